@@ -1,0 +1,1 @@
+"""Sfumato: trains, samples, evaluates and fairly compares image generative models."""

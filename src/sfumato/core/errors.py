@@ -1,0 +1,17 @@
+"""The exceptions that a user can cause. The command line prints them without a traceback."""
+
+
+class SfumatoError(Exception):
+    """A mistake in the input: the message says what, the value, and the remedy."""
+
+
+class ConfigError(SfumatoError):
+    """A recipe, a study file or an override that cannot be understood."""
+
+
+class DataError(SfumatoError):
+    """A data source that is missing, unreadable or empty."""
+
+
+class RunError(SfumatoError):
+    """A run directory or a checkpoint that cannot be used as asked."""

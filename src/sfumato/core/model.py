@@ -1,0 +1,61 @@
+"""What the trainer and the evaluator know of a model: phases to train, and how to sample."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sfumato.core.images import Batch, Images, Labels, Shape
+from sfumato.core.noise import RandomStream
+
+OnStep = Callable[[int, Tensor, Tensor], None]
+"""Called after each sampling step with (step, x_t, predicted x_0)."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One optimization step of a training iteration.
+
+    Args:
+        name: unique within the model; the loss is logged as `loss/<name>`.
+        module: its parameters are optimized in this phase, all others are held fixed. Phases with
+            the same module share its optimizer.
+        loss: (batch, noise) -> one loss an image.
+        every: run in every `every`-th iteration only; the trainer multiplies the loss by it.
+    """
+
+    name: str
+    module: nn.Module
+    loss: Callable[[Batch, RandomStream], Float[Tensor, " B"]]
+    every: int = 1
+
+
+@runtime_checkable
+class GenerativeModel(Protocol):
+    """A diffusion model and a GAN are both this (and an nn.Module)."""
+
+    image_shape: Shape
+    num_classes: int
+    """0 for an unconditional model."""
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations for one image."""
+        ...
+
+    @property
+    def sampled_module(self) -> nn.Module:
+        """The part that `sample` evaluates: its parameters are averaged (EMA)."""
+        ...
+
+    def phases(self) -> Sequence[Phase]:
+        """The phases of one training iteration, in order."""
+        ...
+
+    def sample(
+        self, labels: Labels | None, noise: RandomStream, on_step: OnStep | None = None
+    ) -> Images:
+        """One image in [-1, 1] for each stream of `noise`, on the model's device."""
+        ...

@@ -1,0 +1,92 @@
+"""Random streams. Nothing in the package draws from a global generator.
+
+When sampling, image i depends on its own seed alone, whatever the batch size. When training, the
+draws of a step depend on (seed, step) alone: every process draws for the global batch and takes
+its slice, so that neither a restart nor the number of processes changes a result.
+
+All draws are made on the CPU, where they are the same on every machine, and moved afterwards.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+Draw = Callable[[tuple[int, ...], torch.Generator], Tensor]
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 63-bit seed that is a fixed function of `parts`, and unlike that of any other parts."""
+    text = "\0".join(f"{type(part).__name__}:{part}" for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
+def generator(*parts: int | str) -> torch.Generator:
+    """A CPU generator seeded from `parts`."""
+    return torch.Generator().manual_seed(derive_seed(*parts))
+
+
+class RandomStream(ABC):
+    """A source of random numbers for a batch of images; each call draws afresh."""
+
+    @abstractmethod
+    def _draw(self, draw: Draw, shape: tuple[int, ...]) -> Tensor:
+        """Stack one draw of `shape` an image."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number of images."""
+
+    def normal(self, *shape: int) -> Float[Tensor, "B ..."]:
+        """Standard normal float32 numbers, `shape` for each image, on the CPU."""
+        return self._draw(lambda size, g: torch.randn(size, generator=g), shape)
+
+    def uniform(self, *shape: int) -> Float[Tensor, "B ..."]:
+        """Uniform float64 numbers in [0, 1), `shape` for each image, on the CPU."""
+        return self._draw(lambda size, g: torch.rand(size, generator=g, dtype=torch.float64), shape)
+
+    def integers(self, high: int, *shape: int) -> Int64[Tensor, "B ..."]:
+        """Integers in 0..high-1, `shape` for each image, on the CPU."""
+        return self._draw(lambda size, g: torch.randint(high, size, generator=g), shape)
+
+    def normal_like(self, x: Float[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:
+        """Standard normal numbers with the shape, dtype and device of `x`."""
+        assert len(x) == len(self), f"noise for {len(self)} images asked for {len(x)}"
+        return self.normal(*x.shape[1:]).to(x)
+
+
+class Noise(RandomStream):
+    """Noise(seeds): everything drawn for image i depends on seeds[i] alone."""
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self._generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+
+    def __len__(self) -> int:
+        return len(self._generators)
+
+    def _draw(self, draw: Draw, shape: tuple[int, ...]) -> Tensor:
+        return torch.stack([draw(shape, g) for g in self._generators])
+
+
+class TrainingNoise(RandomStream):
+    """The draws of one training step: a function of the seed parts and of the global batch.
+
+    Args:
+        parts: what the stream is a function of, for example (seed, step, phase name).
+        global_batch: images in the step, over all processes and micro-batches.
+        which: the images of this process and micro-batch.
+    """
+
+    def __init__(self, *parts: int | str, global_batch: int, which: slice | None = None) -> None:
+        self._generator = generator(*parts)
+        self._global_batch = global_batch
+        self._which = which or slice(0, global_batch)
+
+    def __len__(self) -> int:
+        return len(range(*self._which.indices(self._global_batch)))
+
+    def _draw(self, draw: Draw, shape: tuple[int, ...]) -> Tensor:
+        return draw((self._global_batch, *shape), self._generator)[self._which]
