@@ -26,7 +26,7 @@ T = TypeVar("T")
 def component(cls: type[T]) -> type[T]:
     """Make `cls` a frozen, strictly validated dataclass whose unknown keys are errors."""
     config = ConfigDict(strict=True, extra="forbid", validate_default=False)
-    return pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=config)(cls)
+    return pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=config)(cls)  # type: ignore[return-value]
 
 
 @lru_cache(maxsize=64)
@@ -46,14 +46,14 @@ def parse(kind: type[T], mapping: Mapping[str, Any], source: str) -> T:
     """
     try:
         # JSON mode: strict about types, and yet a TOML array may become a tuple, a string a Path.
-        return _adapter(kind).validate_json(json.dumps(mapping))  # type: ignore[no-any-return]
+        return _adapter(kind).validate_json(json.dumps(mapping))  # type: ignore[no-any-return, arg-type]
     except ValidationError as error:
         raise ConfigError(_describe(error, kind, mapping, source)) from None
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
     """The plain mapping of a component: the inverse of `parse`."""
-    mapping: dict[str, Any] = _adapter(type(config)).dump_python(config, mode="json")
+    mapping: dict[str, Any] = TypeAdapter(type(config)).dump_python(config, mode="json")
     return mapping
 
 
@@ -166,17 +166,14 @@ def _missing_remedy(item: Any, name: str) -> str:
 def _keys_of(location: tuple[int | str, ...], mapping: Any) -> list[str]:
     """The keys of the file in an error's location, without the tags pydantic puts between."""
     keys = []
-    for position, part in enumerate(location):
-        is_last = position == len(location) - 1
+    for part in location:
         is_tag = isinstance(mapping, Mapping) and mapping.get("kind") == part and part != "kind"
         if is_tag and part not in mapping:
             continue
         keys.append(str(part))
-        if isinstance(mapping, Mapping) and part in mapping:
+        try:
             mapping = mapping[part]
-        elif isinstance(mapping, list) and isinstance(part, int) and part < len(mapping):
-            mapping = mapping[part]
-        elif not is_last:
+        except (KeyError, IndexError, TypeError):
             mapping = None
     return keys
 

@@ -1,0 +1,1 @@
+"""The networks: each a config with `build(...)` and a module."""
