@@ -58,7 +58,7 @@ def _halvings(image_shape: Shape) -> int:
     if count == 0:
         raise ConfigError(
             f"dcgan: images of {image_shape[1]}x{image_shape[2]} cannot be halved; "
-            "use an even size, for example with data.resolution or data.pad"
+            "use an even size, for example with data.resolution"
         )
     return count
 

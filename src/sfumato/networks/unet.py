@@ -77,7 +77,7 @@ class UNetConfig:
                 raise ConfigError(
                     f"unet: {name} {size} is not divisible by {divisor} (patch {self.patch} x "
                     f"2^{halvings} for {halvings + 1} multipliers); use fewer multipliers or "
-                    f"data.pad={padded}"
+                    f"data.fit=pad data.resolution={padded}"
                 )
         heights = [image_shape[1] // self.patch // 2**level for level in range(halvings + 1)]
         if unknown := [height for height in self.attention if height not in heights]:

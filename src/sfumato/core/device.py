@@ -1,0 +1,20 @@
+"""Which device to compute on."""
+
+import os
+
+import torch
+
+
+def default_device() -> torch.device:
+    """The device named by SFUMATO_DEVICE, else this process's CUDA GPU, else the CPU."""
+    if name := os.environ.get("SFUMATO_DEVICE"):
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """A context that computes in `precision` ("float32" switches autocast off)."""
+    dtype = torch.bfloat16 if precision == "float32" else getattr(torch, precision)
+    return torch.autocast(device.type, dtype=dtype, enabled=precision != "float32")

@@ -1,0 +1,141 @@
+"""Checkpoints: the whole state of a run in safetensors, with a JSON file that vouches for it.
+
+`<images>.safetensors` is written and renamed first, `<images>.json` second: a checkpoint exists
+once its JSON does. The JSON carries the SHA-256 of the tensors, so that a torn or corrupted file
+is noticed before anything of it is used. Nothing in either file is ever executed.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sfumato.core.errors import RunError
+from sfumato.core.files import atomic_path, write_json
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors by name, and the plain values that go with them."""
+
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def save_checkpoint(directory: Path, images: int, checkpoint: Checkpoint, keep: int) -> Path:
+    """Write a checkpoint at position `images` and delete all but the newest `keep`."""
+    directory.mkdir(exist_ok=True)
+    path = directory / f"{images:012d}.safetensors"
+    write_tensors(path, checkpoint.tensors)
+    record = {"format": FORMAT, "sha256": _sha256(path), **checkpoint.state}
+    write_json(path.with_suffix(".json"), record)
+    for old in list_checkpoints(directory)[keep:]:
+        old.with_suffix(".json").unlink()  # first what makes it a checkpoint
+        old.unlink(missing_ok=True)
+    return path
+
+
+def list_checkpoints(directory: Path) -> list[Path]:
+    """The tensor files of the complete checkpoints, newest first."""
+    records = directory.glob("*.json") if directory.is_dir() else ()
+    return sorted((path.with_suffix(".safetensors") for path in records), reverse=True)
+
+
+def load_newest(directory: Path) -> tuple[Checkpoint, list[str]]:
+    """The newest sound checkpoint, and a warning for each newer one that is not.
+
+    Raises:
+        RunError: there is none, or none is sound.
+    """
+    warnings: list[str] = []
+    for path in list_checkpoints(directory):
+        try:
+            return load_checkpoint(path), warnings
+        except RunError as error:
+            warnings.append(f"{error}; falling back to the one before")
+    if warnings:
+        raise RunError(
+            f"no usable checkpoint in {directory}: "
+            + "; ".join(w.split(";")[0] for w in warnings)
+            + "; start again in a new run directory"
+        )
+    raise RunError(f"there is no checkpoint in {directory}; start the run without --resume")
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read and verify one checkpoint.
+
+    Raises:
+        RunError: it is missing, truncated or altered.
+    """
+    try:
+        record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot read the record of checkpoint {path.name}: {error}") from None
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise RunError(f"checkpoint {path.name} is not of format {FORMAT}")
+    if not path.is_file() or _sha256(path) != record.get("sha256"):
+        raise RunError(f"checkpoint {path} is missing, truncated or altered (its SHA-256 differs)")
+    return Checkpoint(read_tensors(path), record)
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors atomically. Views are copied, so that no two share memory."""
+    separate = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(separate, temporary)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        RunError: it is missing or not a complete safetensors file.
+    """
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise RunError(f"there is no file {path}; check the path") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise RunError(f"{path} is not a complete safetensors file ({error})") from None
+
+
+def check_tensors(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str) -> None:
+    """Refuse tensors whose names or shapes differ from the expected ones.
+
+    Raises:
+        RunError: names the first difference; the file is of another configuration.
+    """
+    for name in sorted({*expected, *given}):
+        if name not in given or name not in expected:
+            where = "missing from" if name not in given else "unknown to the model, but in"
+            raise RunError(f"tensor {name!r} is {where} {source}; it is of another configuration")
+        if expected[name].shape != given[name].shape:
+            raise RunError(
+                f"tensor {name!r} has shape {list(given[name].shape)} in {source} and "
+                f"{list(expected[name].shape)} in the model; it is of another configuration"
+            )
+
+
+def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Load tensors whose names and shapes must be exactly those of `module`.
+
+    Raises:
+        RunError: they are of another configuration.
+    """
+    check_tensors(module.state_dict(), tensors, source)
+    module.load_state_dict(dict(tensors))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

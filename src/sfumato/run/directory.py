@@ -1,0 +1,207 @@
+"""The run directory: the record of a run.
+
+config.json        the resolved experiment
+data.json          what the data were: shape, classes, digest, counts
+environment.json   versions, machine, commit
+metrics.jsonl      one row of numbers every `training.log_images`
+samples/           pictures at fixed noise, named by images seen; training.webp animates them
+checkpoints/       full state, to resume from
+final.safetensors  the weights that samples are drawn with
+summary.json       parameters, images seen, seconds
+"""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sfumato.core.config import differences, parse, to_mapping
+from sfumato.core.errors import RunError
+from sfumato.core.files import write_json
+from sfumato.run.experiment import Experiment
+
+HARMLESS = (
+    "name",
+    "evaluation.",
+    "training.budget_",
+    "training.log_images",
+    "training.sample_images",
+    "training.checkpoint_images",
+    "training.keep_checkpoints",
+)
+"""Keys that may change when a run is resumed: they do not alter the steps still to come."""
+
+
+def create(directory: Path, experiment: Experiment) -> None:
+    """Begin a run directory.
+
+    Raises:
+        RunError: it exists already (a run is never overwritten), or cannot be written.
+    """
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise RunError(
+            f"run directory {directory} already exists and is not empty; "
+            "continue it with --resume, or choose another with --output"
+        )
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(directory / "config.json", to_mapping(experiment))
+        write_json(directory / "environment.json", environment())
+    except OSError as error:
+        raise RunError(
+            f"cannot write run directory {directory}: {error.strerror}; "
+            "choose a writable place with --output"
+        ) from None
+
+
+def read_experiment(directory: Path) -> Experiment:
+    """The resolved experiment of a run directory.
+
+    Raises:
+        RunError: there is no run there.
+    """
+    return parse(Experiment, read_json(directory, "config.json"), str(directory / "config.json"))
+
+
+def read_json(directory: Path, name: str) -> dict[str, Any]:
+    """One of the JSON files of a run directory.
+
+    Raises:
+        RunError: it is missing or not JSON.
+    """
+    path = directory / name
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(
+            f"{directory} is not a run directory: it has no {name}; check the path"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot read {path}: {error}") from None
+    if not isinstance(content, dict):
+        raise RunError(f"{path} does not hold a JSON object")
+    return content
+
+
+def check_same_experiment(directory: Path, experiment: Experiment, force: bool) -> None:
+    """Refuse to resume with a config that would change the steps still to come.
+
+    Raises:
+        RunError: names every key that changed, with both values.
+    """
+    recorded = to_mapping(read_experiment(directory))
+    given = to_mapping(experiment)
+    if given["training"]["decay_images"] is None:
+        given["training"]["decay_images"] = recorded["training"]["decay_images"]
+    changed = {
+        key: values
+        for key, values in differences(recorded, given).items()
+        if not key.startswith(HARMLESS)
+    }
+    if changed and not force:
+        listing = ", ".join(f"{key} ({old!r} -> {new!r})" for key, (old, new) in changed.items())
+        raise RunError(
+            f"cannot resume {directory}: the config differs from the recorded one in {listing}; "
+            "undo the change, start a new run, or pass --force"
+        )
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold the run directory: a second process is refused until this one ends, however it ends.
+
+    Raises:
+        RunError: another process works on it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # no advisory locks on this system
+        yield
+        return
+    with (directory / "lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(
+                f"another process is working on run directory {directory}; wait for it or stop it"
+            ) from None
+        yield
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and commit."""
+    return {
+        "sfumato": version("sfumato"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "numpy": version("numpy"),
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "commit": _commit(),
+    }
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """The commit of the source tree that the package runs from, if it is one."""
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "--short=12", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
+
+
+class MetricsLog:
+    """Appends rows of numbers to metrics.jsonl."""
+
+    def __init__(self, path: Path, images: int) -> None:
+        """Open the log and drop every row after position `images`, and any torn last line."""
+        rows = [row for row in read_metrics(path) if row["images"] <= images]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, row: dict[str, float]) -> None:
+        """Append one row."""
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The complete rows of a metrics.jsonl."""
+    rows: list[dict[str, float]] = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:  # a line torn by a crash
+                break
+    return rows

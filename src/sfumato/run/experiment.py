@@ -1,0 +1,139 @@
+"""An experiment: data, model, training and evaluation, as one config."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from sfumato.core.config import component, merge, override, parse, read_toml
+from sfumato.core.errors import ConfigError
+from sfumato.data.config import DataConfig
+from sfumato.diffusion.model import DiffusionConfig
+from sfumato.gan.model import GANConfig
+from sfumato.run.ema import AverageProfile, ExponentialAverage
+from sfumato.run.evaluate import EvaluationConfig
+from sfumato.run.optimizer import Adam, ConstantRate, Optimizer, RateSchedule
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+
+Model = Annotated[DiffusionConfig | GANConfig, Field(discriminator="kind")]
+
+
+@component
+class TrainingConfig:
+    """How to train.
+
+    Args:
+        seed: of the initialization, the order of the images and the noise.
+        batch_size: images in an optimizer step, over all processes.
+        micro_batch_size: images in memory at once in a process; the gradients of micro-batches
+            are accumulated. None: the whole share of the process.
+        budget_images, budget_steps, budget_seconds: where to stop; exactly one is given.
+        learning_rate: after the warm-up.
+        optimizer: one is built for each module that is trained.
+        rate: how the learning rate changes.
+        warmup_images: the learning rate rises linearly from 0 over so many images.
+        decay_images: the position at which `rate` ends. None: the budget of the first start,
+            which is recorded, so that extending the budget does not stretch the decay.
+        clip_gradient: largest norm of the gradient of a module; None: no clipping.
+        averages: weight averages kept during training; the first is the one sampled with.
+        precision: of the forward and backward pass; weights stay float32.
+        log_images, sample_images, checkpoint_images: images between rows of the log, pictures of
+            samples (0: none), checkpoints.
+        keep_checkpoints: how many to keep.
+    """
+
+    seed: int = 0
+    batch_size: int = 128
+    micro_batch_size: int | None = None
+    budget_images: int | None = None
+    budget_steps: int | None = None
+    budget_seconds: float | None = None
+    learning_rate: float = 2e-4
+    optimizer: Optimizer = Adam()
+    rate: RateSchedule = ConstantRate()
+    warmup_images: int = 0
+    decay_images: int | None = None
+    clip_gradient: float | None = 1.0
+    averages: tuple[AverageProfile, ...] = (ExponentialAverage(),)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    log_images: int = 5_000
+    sample_images: int = 100_000
+    checkpoint_images: int = 100_000
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        budgets = (self.budget_images, self.budget_steps, self.budget_seconds)
+        given = [budget for budget in budgets if budget is not None]
+        if len(given) != 1 or given[0] <= 0:
+            raise ValueError(
+                "training needs exactly one budget above 0: budget_images, budget_steps or "
+                f"budget_seconds; got {list(budgets)}"
+            )
+        for name in ("batch_size", "log_images", "checkpoint_images", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"training needs {name} >= 1, got {getattr(self, name)}")
+        if self.micro_batch_size is not None and self.micro_batch_size < 1:
+            raise ValueError(f"training needs micro_batch_size >= 1, got {self.micro_batch_size}")
+        if self.learning_rate <= 0:
+            raise ValueError(f"training needs learning_rate > 0, got {self.learning_rate}")
+        if self.sample_images < 0 or self.warmup_images < 0:
+            raise ValueError("training needs sample_images >= 0 and warmup_images >= 0")
+
+
+@component
+class Experiment:
+    """Everything that determines a run.
+
+    Args:
+        name: of the run, for people.
+        data: where the images come from.
+        model: a diffusion model or a GAN.
+        conditional: whether the model is told the class (where the data have classes).
+        training: how to train.
+        evaluation: how to score the samples.
+    """
+
+    name: str
+    data: DataConfig = DataConfig()
+    model: Model
+    conditional: bool = True
+    training: TrainingConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+def recipe_names() -> list[str]:
+    """The names of the experiments that come with the package."""
+    names = (path.stem for path in RECIPES.glob("*.toml"))
+    return sorted(name for name in names if "arms" not in read_toml(RECIPES / f"{name}.toml"))
+
+
+def read_recipe(name_or_path: str) -> dict[str, Any]:
+    """The mapping of a recipe given by name (`digits-ddpm`) or by path (`my/recipe.toml`).
+
+    A recipe may begin with `base = "other"`, whose keys it then changes.
+    Raises:
+        ConfigError: no such recipe, or not TOML.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        path = RECIPES / f"{name_or_path}.toml"
+        if not path.exists():
+            raise ConfigError(
+                f"there is no recipe {name_or_path!r}; give a path ending in .toml, or one of: "
+                + ", ".join(recipe_names())
+            )
+    mapping = read_toml(path)
+    base = mapping.pop("base", None)
+    mapping.setdefault("name", path.stem)
+    return merge(read_recipe(base), mapping) if base else mapping
+
+
+def load_experiment(name_or_path: str, overrides: list[str]) -> Experiment:
+    """A recipe with overrides applied, validated.
+
+    Raises:
+        ConfigError: an unknown or ill-typed key; the message names the nearest valid one.
+    """
+    mapping = override(read_recipe(name_or_path), overrides)
+    return parse(Experiment, mapping, source=name_or_path)

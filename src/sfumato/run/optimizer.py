@@ -1,0 +1,133 @@
+"""Optimizers and learning-rate schedules as config."""
+
+import math
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+
+from sfumato.core.config import component
+
+
+def _check_betas(name: str, betas: tuple[float, float]) -> None:
+    if not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"{name} needs 0 <= betas < 1, got betas={list(betas)}")
+
+
+@component
+class Adam:
+    """Adam (Kingma & Ba 2015). DCGAN uses betas [0.5, 0.999]."""
+
+    kind: Literal["adam"] = "adam"
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        _check_betas("adam", self.betas)
+
+    def build(
+        self, parameters: Iterable[torch.nn.Parameter], learning_rate: float
+    ) -> torch.optim.Optimizer:
+        """The optimizer, in its fused form."""
+        return torch.optim.Adam(
+            parameters, lr=learning_rate, betas=self.betas, eps=self.epsilon, fused=True
+        )
+
+
+@component
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
+
+    kind: Literal["adamw"] = "adamw"
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+    weight_decay: float = 0.01
+
+    def __post_init__(self) -> None:
+        _check_betas("adamw", self.betas)
+
+    def build(
+        self, parameters: Iterable[torch.nn.Parameter], learning_rate: float
+    ) -> torch.optim.Optimizer:
+        """The optimizer, in its fused form."""
+        return torch.optim.AdamW(
+            parameters,
+            lr=learning_rate,
+            betas=self.betas,
+            eps=self.epsilon,
+            weight_decay=self.weight_decay,
+            fused=True,
+        )
+
+
+@component
+class SGD:
+    """Stochastic gradient descent with momentum."""
+
+    kind: Literal["sgd"] = "sgd"
+    momentum: float = 0.9
+
+    def build(
+        self, parameters: Iterable[torch.nn.Parameter], learning_rate: float
+    ) -> torch.optim.Optimizer:
+        """The optimizer, in its fused form."""
+        return torch.optim.SGD(parameters, lr=learning_rate, momentum=self.momentum, fused=True)
+
+
+@component
+class RMSprop:
+    """RMSprop, as Wasserstein GANs with clipping use it (Arjovsky et al. 2017)."""
+
+    kind: Literal["rmsprop"] = "rmsprop"
+    smoothing: float = 0.99
+
+    def build(
+        self, parameters: Iterable[torch.nn.Parameter], learning_rate: float
+    ) -> torch.optim.Optimizer:
+        """The optimizer."""
+        return torch.optim.RMSprop(parameters, lr=learning_rate, alpha=self.smoothing)
+
+
+Optimizer = Annotated[Adam | AdamW | SGD | RMSprop, Field(discriminator="kind")]
+
+
+@component
+class ConstantRate:
+    """The learning rate as given, to the end."""
+
+    kind: Literal["constant"] = "constant"
+
+    def factor(self, images: float, end: float) -> float:
+        """The factor on the learning rate after `images` of `end`."""
+        return 1.0
+
+
+@component
+class CosineRate:
+    """Half a cosine from the learning rate to `final` times it (Loshchilov & Hutter 2017)."""
+
+    kind: Literal["cosine"] = "cosine"
+    final: float = 0.0
+
+    def factor(self, images: float, end: float) -> float:
+        """The factor on the learning rate after `images` of `end`."""
+        progress = min(images / end, 1.0)
+        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@component
+class InverseSquareRootRate:
+    """Constant for `flat_images`, then falling as 1 / sqrt(images) (Karras et al. 2024, EDM2)."""
+
+    kind: Literal["inverse_sqrt"] = "inverse_sqrt"
+    flat_images: int
+
+    def factor(self, images: float, end: float) -> float:
+        """The factor on the learning rate after `images`."""
+        return 1 / math.sqrt(max(images / self.flat_images, 1.0))
+
+
+RateSchedule = Annotated[
+    ConstantRate | CosineRate | InverseSquareRootRate, Field(discriminator="kind")
+]

@@ -1,0 +1,119 @@
+"""Drawing images from a trained run."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sfumato.core.config import override, parse, to_mapping
+from sfumato.core.device import autocast, default_device
+from sfumato.core.errors import RunError
+from sfumato.core.images import Labels, UInt8Images, to_uint8
+from sfumato.core.model import GenerativeModel, OnStep
+from sfumato.core.noise import Noise
+from sfumato.run.checkpoint import load_into, read_tensors
+from sfumato.run.directory import read_experiment, read_json
+from sfumato.run.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A trained model, its experiment, and the description of its data."""
+
+    directory: Path
+    experiment: Experiment
+    model: nn.Module
+    data: dict[str, Any]
+
+
+def load_run(run_dir: Path, overrides: list[str] | None = None) -> LoadedRun:
+    """The model of a finished run, with the weights it samples with, on the default device.
+
+    Args:
+        run_dir: a run directory.
+        overrides: changes such as `model.sampler.steps=20`; those that change the shape of the
+            network are refused.
+    Raises:
+        RunError: no run is there, or it is not finished.
+    """
+    experiment = read_experiment(run_dir)
+    if overrides:
+        mapping = override(to_mapping(experiment), overrides)
+        experiment = parse(Experiment, mapping, "override")
+    weights = run_dir / "final.safetensors"
+    if not weights.exists():
+        raise RunError(
+            f"run {run_dir} is not finished: it has no final.safetensors; "
+            "finish it with sfumato train ... --resume"
+        )
+    data = read_json(run_dir, "data.json")
+    num_classes = data["num_classes"] if experiment.conditional else 0
+    model = experiment.model.build(tuple(data["image_shape"]), num_classes)
+    load_into(model, read_tensors(weights), str(weights))
+    model.to(default_device()).eval().requires_grad_(False)
+    return LoadedRun(run_dir, experiment, model, data)
+
+
+def sample_batches(
+    model: nn.Module,
+    labels: Labels | None,
+    seeds: range,
+    batch_size: int = 256,
+    precision: str = "float32",
+    on_step: OnStep | None = None,
+) -> Iterator[UInt8Images]:
+    """Generate one image (uint8, on the CPU) for each seed, in batches.
+
+    Image i depends on seeds[i] and labels[i] alone.
+    """
+    assert isinstance(model, GenerativeModel)
+    device = next(model.parameters()).device
+    for start in range(0, len(seeds), batch_size):
+        some = seeds[start : start + batch_size]
+        chosen = None if labels is None else labels[start : start + batch_size]
+        with torch.inference_mode(), autocast(device, precision):
+            images = model.sample(chosen, Noise(some), on_step)
+        yield to_uint8(images).cpu()
+
+
+def sample_images(
+    model: nn.Module,
+    labels: Labels | None,
+    seeds: range,
+    batch_size: int = 256,
+    precision: str = "float32",
+    tell: Callable[[int], None] = lambda done: None,
+) -> UInt8Images:
+    """All images of `sample_batches`; `tell` hears the number done after each batch."""
+    parts: list[UInt8Images] = []
+    done = 0
+    for images in sample_batches(model, labels, seeds, batch_size, precision):
+        parts.append(images)
+        done += len(images)
+        tell(done)
+    return torch.cat(parts)
+
+
+def balanced_labels(count: int, classes: list[int]) -> Labels:
+    """`count` labels that go through `classes` in blocks of (nearly) equal size."""
+    return torch.tensor([classes[i * len(classes) // count] for i in range(count)])
+
+
+def class_numbers(names: list[str], class_names: list[str]) -> list[int]:
+    """Numbers of classes given by name or number.
+
+    Raises:
+        RunError: names a class that does not exist, and those that do.
+    """
+    numbers = []
+    for name in names:
+        if name in class_names:
+            numbers.append(class_names.index(name))
+        elif name.isdecimal() and int(name) < len(class_names):
+            numbers.append(int(name))
+        else:
+            raise RunError(f"there is no class {name!r}; the classes are {', '.join(class_names)}")
+    return numbers
