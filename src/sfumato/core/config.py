@@ -30,7 +30,7 @@ def component(cls: type[T]) -> type[T]:
 
 
 @lru_cache(maxsize=64)
-def _adapter(kind: Any) -> TypeAdapter[Any]:
+def _adapter(kind: Any) -> Any:  # a TypeAdapter, which beartype cannot check
     return TypeAdapter(kind)
 
 
