@@ -1,0 +1,73 @@
+"""Where downloads and packed sets are kept, and how content gets its name."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pooch
+
+from sfumato.core.errors import DataError
+from sfumato.core.files import write_json
+
+
+def cache_folder() -> Path:
+    """The folder SFUMATO_CACHE, or `sfumato` in the user's cache folder."""
+    return Path(os.environ.get("SFUMATO_CACHE") or pooch.os_cache("sfumato")).expanduser()
+
+
+def make_folder(folder: Path) -> Path:
+    """Make `folder` in the cache.
+
+    Raises:
+        DataError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = None if os.access(folder, os.W_OK) else "Permission denied"
+    except OSError as error:
+        reason = error.strerror
+    if reason:
+        raise DataError(
+            f"cannot write to the cache {folder}: {reason}; set the environment variable "
+            "SFUMATO_CACHE to a folder that can be written"
+        )
+    return folder
+
+
+def content_digest(files: Sequence[Path], root: Path) -> str:
+    """SHA-256 over the names (relative to `root`) and contents of `files`.
+
+    Hashing a large set takes minutes, so the answer is kept under the files' sizes and times of
+    change.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    stamp = hashlib.sha256()
+    try:
+        for path in files:
+            status = path.stat()
+            stamp.update(f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        remembered = make_folder(cache_folder() / "contents") / f"{stamp.hexdigest()}.json"
+        if remembered.is_file():
+            return str(json.loads(remembered.read_text())["content"])
+        with ThreadPoolExecutor() as pool:
+            digests = pool.map(file_digest, files)
+            content = hashlib.sha256()
+            for path, digest in zip(files, digests, strict=True):
+                content.update(f"{path.relative_to(root).as_posix()}\0{digest}\n".encode())
+    except OSError as error:
+        raise DataError(
+            f"cannot read {error.filename}: {error.strerror}; check that it exists and may be read"
+        ) from None
+    write_json(remembered, {"content": content.hexdigest()})
+    return content.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

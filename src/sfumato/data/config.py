@@ -1,0 +1,76 @@
+"""Which images, which of them, and in which form."""
+
+from typing import Literal
+
+from sfumato.augment.geometric import Augmentation
+from sfumato.core.config import component
+from sfumato.data.prepare import Fit, Resize
+
+
+@component
+class DataConfig:
+    """A data set: where it comes from, which part of it, and how its images are prepared.
+
+    Args:
+        source: a name of the catalogue (`sfumato data list`), `hf:NAME` for a set of the Hugging
+            Face hub, or a path: a folder of images, a zip or tar of them, `.npz`, idx files, a
+            set saved by the `datasets` library, a packed set.
+        classes: keep these classes only, by name or number; they are renumbered in this order.
+            () keeps all.
+        class_names: names for the classes of a source that only numbers them; () leaves as is.
+        resolution: pixels a side, or (height, width); "auto" is the most common size.
+        fit: how another aspect ratio is met. "crop" cuts the largest centred part, "letterbox"
+            shows the whole image between black bars, "pad" does not scale at all: it adds black
+            bars or cuts, centred (28x28 digits for a network that needs 32x32).
+        resize: the filter, always antialiased. "area" is the mean of the covered pixels
+            (bilinear when enlarging).
+        channels: 1 grey, 3 RGB, 4 RGBA; "auto" is grey if every image is, else RGB.
+            Transparent images are laid on white unless channels is 4.
+        held_out: "auto" is the test split of the source; where it has none, a fifth of the
+            images (digits: a third). A number in (0, 1) is that share of the training images,
+            and leaves the test split of the source unseen. Chosen by content, within each class.
+        limit: at most this many training images, chosen by content, within each class.
+        fraction: this share of the training images, chosen likewise.
+        duplicates: "keep", or "drop" repeated images within each split and the training images
+            that are also held out.
+        augment: random changes of the training images.
+    """
+
+    source: str = "digits"
+    classes: tuple[int | str, ...] = ()
+    class_names: tuple[str, ...] = ()
+    resolution: Literal["auto"] | int | tuple[int, int] = "auto"
+    fit: Fit = "crop"
+    resize: Resize = "area"
+    channels: Literal["auto", 1, 3, 4] = "auto"
+    held_out: Literal["auto"] | float = "auto"
+    limit: int | None = None
+    fraction: float = 1.0
+    duplicates: Literal["keep", "drop"] = "keep"
+    augment: Augmentation = Augmentation()
+
+    def __post_init__(self) -> None:
+        if not self.source:
+            raise ValueError("source is empty; give a name of `sfumato data list` or a path")
+        if self.resolution != "auto" and min(self.size or (0,)) < 1:
+            raise ValueError(
+                f"resolution is {self.resolution}; it should be 'auto', a positive number of "
+                "pixels or [height, width]"
+            )
+        if self.held_out != "auto" and not 0 < self.held_out < 1:
+            raise ValueError(f"held_out is {self.held_out}; it should lie between 0 and 1")
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"fraction is {self.fraction}; it should be above 0 and at most 1")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit is {self.limit}; it should be at least 1")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"classes names a class twice: {list(self.classes)}")
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) in pixels, or None for "auto"."""
+        if self.resolution == "auto":
+            return None
+        if isinstance(self.resolution, int):
+            return self.resolution, self.resolution
+        return self.resolution

@@ -1,0 +1,117 @@
+"""Decoding an image file of unknown origin, and noting what was odd about it."""
+
+import io
+import warnings
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 2**27
+"""A photograph of 134 megapixels decodes to 400 MB; what claims more is taken for an attack."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "MPO")
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif",
+    ".ppm", ".pgm", ".pbm",
+)  # fmt: skip
+ORIENTATION = 0x0112
+"""The EXIF tag."""
+
+
+class UnusableImageError(Exception):
+    """An image that has to be left out. `kind` is "unreadable", "bomb" or "tiny"."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
+@dataclass
+class Decoded:
+    """An image of mode L, RGB or RGBA, upright, and the oddities that were dealt with."""
+
+    image: Image.Image
+    notes: set[str] = field(default_factory=set)
+
+
+def open_image(content: bytes) -> Image.Image:
+    """Read the header only.
+
+    Raises:
+        UnusableImageError: not an image, or too large.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # bombs are judged below, by our own limit
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise UnusableImageError("bomb", str(error)) from None
+    except UnidentifiedImageError:
+        raise UnusableImageError("unreadable", "not an image of a known format") from None
+    except Exception as error:  # Pillow's parsers raise anything on hostile bytes
+        raise UnusableImageError("unreadable", f"{type(error).__name__}: {error}") from None
+    if image.width * image.height > MAX_PIXELS:
+        raise UnusableImageError(
+            "bomb", f"{image.width}x{image.height} pixels, more than {MAX_PIXELS}"
+        )
+    return image
+
+
+def decode(content: bytes) -> Decoded:
+    """Decode the first frame of an image file, turn it upright, and bring it to L, RGB or RGBA.
+
+    Raises:
+        UnusableImageError: it cannot be decoded completely.
+    """
+    image = open_image(content)
+    notes = set()
+    if getattr(image, "n_frames", 1) > 1 and image.format in ("GIF", "WEBP", "PNG", "TIFF"):
+        notes.add("animated")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image.load()
+            if image.getexif().get(ORIENTATION, 1) in range(2, 9):
+                notes.add("rotated")
+                image = ImageOps.exif_transpose(image)
+        return Decoded(_simplify(image, notes), notes)
+    except UnusableImageError:
+        raise
+    except Exception as error:
+        raise UnusableImageError("unreadable", f"{type(error).__name__}: {error}") from None
+
+
+def _simplify(image: Image.Image, notes: set[str]) -> Image.Image:
+    """Bring any mode of Pillow to L, RGB or RGBA; RGBA only when something is transparent."""
+    if image.mode == "F":
+        raise UnusableImageError("unreadable", "floating-point pixels have no agreed range")
+    if image.mode.startswith("I"):
+        notes.add("16-bit")
+        return _from_16_bit(image)
+    if image.mode == "CMYK":
+        notes.add("cmyk")
+    if image.mode in ("P", "PA"):
+        notes.add("palette")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        if image.getchannel("A").getextrema() != (255, 255):
+            notes.add("transparent")
+            return image
+        image = image.convert("RGB")
+    if image.mode in ("1", "L"):
+        return image.convert("L")
+    return image.convert("RGB")
+
+
+def _from_16_bit(image: Image.Image) -> Image.Image:
+    """Grey in 0..65535 to 0..255, so that both ends are met exactly."""
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise UnusableImageError("unreadable", "grey values outside 0..65535")
+    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Whether the header promises an image without colour."""
+    return image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")

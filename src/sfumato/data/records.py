@@ -1,0 +1,221 @@
+"""Packing encoded images in parallel, so that a kill costs the chunks under way and no more.
+
+In the folder of an unfinished split, `images.npy` already has its full length; a file
+`chunks/<start>.json` appears once the pixels of that chunk are safely in it.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sfumato.core.errors import DataError
+from sfumato.core.files import sync_directory, write_json
+from sfumato.data.chunk import Chunk, Header, prepare, scan
+from sfumato.data.packed import IMAGES, Packed, describe
+from sfumato.data.pool import run_ranges
+from sfumato.data.prepare import Preparation
+from sfumato.data.source import Part, Records
+from sfumato.data.split import Hashes, first_of_each
+from sfumato.data.summary import Summary
+
+CHUNK = 256
+"""Images prepared, written and recorded at a time."""
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """The job that reads headers."""
+
+    records: Records
+
+    def __call__(self, start: int, stop: int) -> Header:
+        return scan(self.records, start, stop)
+
+
+@dataclass(frozen=True)
+class _Prepare:
+    """The job that prepares images and writes them to their rows of a file."""
+
+    records: Records
+    preparation: Preparation
+    path: Path
+    offset: int
+
+    def __call__(self, start: int, stop: int) -> Chunk:
+        images, chunk = prepare(self.records, start, stop, self.preparation)
+        with self.path.open("rb+") as file:
+            file.seek(self.offset + start * images[0].nbytes)
+            file.write(images)
+            file.flush()
+            os.fsync(file.fileno())
+        return chunk
+
+
+def scan_records(sets: Sequence[Records], workers: int | None) -> Header:
+    """What the headers of all images say."""
+    header = Header()
+    for records in sets:
+        ranges = _ranges(len(records))
+        results = run_ranges(_Scan(records), ranges, lambda _: Header(), _joined_headers, workers)
+        with _progress() as progress:
+            task = progress.add_task("reading headers", total=len(records))
+            for start, stop, result in results:
+                header = _joined_headers(header, result)
+                progress.advance(task, stop - start)
+    return header
+
+
+def pack_records(
+    folder: Path,
+    name: str,
+    part: Part,
+    class_names: tuple[str, ...],
+    preparation: Preparation,
+    workers: int | None,
+) -> None:
+    """Pack encoded images into `folder`, continuing what an earlier process began there.
+
+    Raises:
+        DataError: not enough room on the disk, or no image can be used.
+        OSError: the folder cannot be written.
+    """
+    records = part.images
+    assert not isinstance(records, np.ndarray)
+    shape = (len(records), *preparation.shape)
+    (folder / "chunks").mkdir(parents=True, exist_ok=True)
+    offset = _open_images(folder / IMAGES, shape)
+    chunks = _read_chunks(folder)
+    missing = [(start, stop) for start, stop in _ranges(len(records)) if start not in chunks]
+    job = _Prepare(records, preparation, folder / IMAGES, offset)
+    results = run_ranges(job, missing, _crashed, _joined_chunks, workers)
+    with _progress() as progress:
+        task = progress.add_task(f"packing {name}", total=len(records))
+        progress.advance(task, len(records) - sum(stop - start for start, stop in missing))
+        for start, stop, chunk in results:
+            write_json(folder / "chunks" / f"{start}.json", dataclasses.asdict(chunk))
+            chunks[start] = chunk
+            progress.advance(task, stop - start)
+    _finish(folder, name, part, class_names, preparation, [chunks[s] for s in sorted(chunks)])
+
+
+def _finish(
+    folder: Path,
+    name: str,
+    part: Part,
+    class_names: tuple[str, ...],
+    preparation: Preparation,
+    chunks: Sequence[Chunk],
+) -> None:
+    """Close the gaps of dropped images and describe the result."""
+    records = part.images
+    assert not isinstance(records, np.ndarray)
+    hashes = _hashes(chunks)
+    kept = np.ones(len(records), bool)
+    summary = Summary()
+    for chunk in chunks:
+        for row, (kind, reason) in chunk.dropped.items():
+            kept[row] = False
+            summary.add(kind, [f"{records.name(row)}: {reason}"])
+        for kind, rows in chunk.notes.items():
+            summary.add(kind, map(records.name, rows))
+    rows = np.flatnonzero(kept)
+    if not len(rows):
+        reasons = "; ".join(summary.lines())
+        raise DataError(f"{name}: none of {len(records)} images can be used: {reasons}")
+    repeated = rows[~first_of_each(hashes[rows])]
+    summary.add("duplicate", (records.name(row) for row in repeated))
+    if len(rows) < len(kept):
+        _keep_rows(folder / IMAGES, rows)
+    images = np.load(folder / IMAGES, mmap_mode="r")
+    labels = None if part.labels is None else part.labels[rows]
+    packed = Packed(images, labels, hashes[rows], class_names, preparation, summary)
+    describe(folder, name, packed)
+    shutil.rmtree(folder / "chunks")
+
+
+def _open_images(path: Path, shape: tuple[int, ...]) -> int:
+    """Make the file for all images unless it is there; the position of the first pixel.
+
+    Raises:
+        DataError: the disk has no room for it.
+    """
+    if not path.is_file():
+        needed, free = int(np.prod(shape, dtype=object)), shutil.disk_usage(path.parent).free
+        if needed > free:
+            raise DataError(
+                f"{path.parent} needs {needed / 1e9:.1f} GB for {shape[0]} images, but only "
+                f"{free / 1e9:.1f} GB are free; make room or set SFUMATO_CACHE to another folder"
+            )
+        temporary = path.with_suffix(".new")
+        np.lib.format.open_memmap(temporary, "w+", np.uint8, shape).flush()
+        temporary.replace(path)
+        sync_directory(path.parent)
+    return int(np.load(path, mmap_mode="r").offset)
+
+
+def _keep_rows(path: Path, rows: np.ndarray) -> None:
+    """Rewrite the image file with `rows` only."""
+    images = np.load(path, mmap_mode="r")
+    if len(images) == len(rows):  # done before an earlier process was killed
+        return
+    temporary = path.with_suffix(".new")
+    kept = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(rows), *images.shape[1:]))
+    for start in range(0, len(rows), CHUNK):
+        kept[start : start + CHUNK] = images[rows[start : start + CHUNK]]
+    kept.flush()
+    temporary.replace(path)
+    sync_directory(path.parent)
+
+
+def _read_chunks(folder: Path) -> dict[int, Chunk]:
+    chunks = {}
+    for path in (folder / "chunks").glob("[0-9]*.json"):
+        found = json.loads(path.read_text())
+        dropped = {int(row): (kind, reason) for row, (kind, reason) in found["dropped"].items()}
+        chunks[int(path.stem)] = Chunk(dropped, found["notes"], found["hashes"])
+    return chunks
+
+
+def _hashes(chunks: Sequence[Chunk]) -> Hashes:
+    text = "".join(digest for chunk in chunks for digest in chunk.hashes)
+    return np.frombuffer(bytes.fromhex(text), np.uint8).reshape(-1, 32)
+
+
+def _ranges(count: int) -> list[tuple[int, int]]:
+    return [(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+
+
+def _crashed(row: int) -> Chunk:
+    return Chunk(dropped={row: ("crashed", "the decoder crashed")}, hashes=["0" * 64])
+
+
+def _joined_headers(a: Header, b: Header) -> Header:
+    return Header(a.sizes + b.sizes, a.num_coloured + b.num_coloured)
+
+
+def _joined_chunks(a: Chunk, b: Chunk) -> Chunk:
+    kinds = {*a.notes, *b.notes}
+    notes = {kind: a.notes.get(kind, []) + b.notes.get(kind, []) for kind in sorted(kinds)}
+    return Chunk(a.dropped | b.dropped, notes, a.hashes + b.hashes)
+
+
+def _progress() -> Progress:
+    """A progress bar on stderr; silent when that is not a terminal."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )

@@ -1,0 +1,74 @@
+"""What every kind of source gives: images of one or two splits, not yet in their final form."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+ImageArray = UInt8[np.ndarray, "N C H W"]
+LabelArray = Int64[np.ndarray, " N"]
+
+
+class Records(Protocol):
+    """Encoded images (JPEG, PNG, ...) with random access; pickled to the packing processes."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """What messages call the image."""
+        ...
+
+    def read(self, index: int) -> bytes:
+        """The file of the image. Raises OSError or ValueError when it cannot be read."""
+        ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split: images, decoded or not, and their classes (None when unlabelled)."""
+
+    images: ImageArray | Records
+    labels: LabelArray | None
+
+    def __post_init__(self) -> None:
+        assert self.labels is None or len(self.labels) == len(self.images)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Both splits as the source has them; `test` is None when it does not divide its images.
+
+    `class_names` are () when unlabelled.
+    """
+
+    train: Part
+    test: Part | None
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A set of images that was found but not read.
+
+    Args:
+        name: short, fit for a file name.
+        files: everything its content depends on; () for a set embedded in a dependency.
+        root: the folder that `files` are named from, so that the identity of the content does
+            not depend on where it lies.
+        read: opens it. Raises DataError.
+        held_out: share of the images to hold out when there is no test split.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    root: Path
+    read: Callable[[], Parts]
+    held_out: float = 0.2
+
+
+def numbered_classes(labels: LabelArray) -> tuple[str, ...]:
+    """Names for classes that have none: their numbers."""
+    return tuple(str(number) for number in range(int(labels.max()) + 1))
