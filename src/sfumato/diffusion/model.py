@@ -1,0 +1,124 @@
+"""The diffusion model: the five concepts put together, trained and sampled like any other model."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sfumato.core.config import component
+from sfumato.core.images import Batch, Images, Labels, Shape
+from sfumato.core.model import OnStep, Phase
+from sfumato.core.noise import RandomStream
+from sfumato.diffusion.broadcast import Times
+from sfumato.diffusion.denoiser import Denoiser
+from sfumato.diffusion.guidance import ClassifierFreeGuidance
+from sfumato.diffusion.loss import AnyLoss, SimpleLoss
+from sfumato.diffusion.parameterization import AnyParameterization, EpsParameterization
+from sfumato.diffusion.samplers.ancestral import DDIMSampler
+from sfumato.diffusion.samplers.samplers import AnySampler
+from sfumato.diffusion.schedule import LinearBetaSchedule, Schedule
+from sfumato.diffusion.time_sampling import AnyTimeSampling, UniformTimes
+from sfumato.networks.networks import Network
+
+
+@component
+class DiffusionConfig:
+    """A diffusion model: DDPM unless said otherwise."""
+
+    kind: Literal["diffusion"] = "diffusion"
+    network: Network
+    schedule: Schedule = LinearBetaSchedule()
+    parameterization: AnyParameterization = EpsParameterization()
+    loss: AnyLoss = SimpleLoss()
+    time_sampling: AnyTimeSampling = UniformTimes()
+    label_dropout: float = 0.1
+    sampler: AnySampler = DDIMSampler()
+    guidance: ClassifierFreeGuidance = ClassifierFreeGuidance()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_dropout < 1:
+            raise ValueError(f"label_dropout must be in [0, 1), got {self.label_dropout}")
+        if self.label_dropout == 0 and self.guidance.scale != 1:
+            raise ValueError(
+                f"guidance scale {self.guidance.scale} needs a network that also knows the "
+                "unlabelled case; set label_dropout > 0 (0.1 is usual) or guidance.scale = 1"
+            )
+        self.parameterization.check(self.schedule)
+        self.sampler.check(self.schedule)
+
+    def build(self, image_shape: Shape, num_classes: int) -> "DiffusionModel":
+        """The model for images of `image_shape`; `num_classes` = 0 is unconditional."""
+        return DiffusionModel(self, image_shape, num_classes)
+
+
+class NoisyLosses(NamedTuple):
+    """The loss of each image, and at which noise level it was incurred."""
+
+    loss: Float[Tensor, " B"]
+    log_snr: Times
+
+
+class DiffusionModel(nn.Module):
+    """Trains a denoiser and samples from it: a GenerativeModel with one phase."""
+
+    def __init__(self, config: DiffusionConfig, image_shape: Shape, num_classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.image_shape = image_shape
+        self.num_classes = num_classes
+        network = config.network.build(image_shape, num_classes)
+        self.denoiser = Denoiser(network, config.schedule, config.parameterization)
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations for one image; a guided step has two, with the label and without.
+
+        With a guidance interval this is an upper bound.
+        """
+        guided = self.config.guidance.scale != 1 and self.num_classes > 0
+        return self.config.sampler.nfe * (2 if guided else 1)
+
+    @property
+    def sampled_module(self) -> nn.Module:
+        """The denoiser, whose weights are averaged."""
+        return self.denoiser
+
+    def phases(self) -> Sequence[Phase]:
+        """One: the denoiser on its loss."""
+        return [Phase("denoiser", self.denoiser, self.loss)]
+
+    def loss(self, batch: Batch, noise: RandomStream) -> Float[Tensor, " B"]:
+        """One loss an image, at times drawn for each."""
+        return self.noisy_losses(batch, noise).loss
+
+    def noisy_losses(self, batch: Batch, noise: RandomStream) -> NoisyLosses:
+        """The training loss of each image with the log-SNR at which it was incurred."""
+        t = self.config.time_sampling(self.config.schedule, noise)
+        labels = self._drop_labels(batch.labels, noise)
+        loss = self.config.loss(self.denoiser, Batch(batch.images, labels), t, noise)
+        return NoisyLosses(loss, self.config.schedule.log_snr(t))
+
+    def sample(
+        self, labels: Labels | None, noise: RandomStream, on_step: OnStep | None = None
+    ) -> Images:
+        """One image in [-1, 1] for each stream of `noise`, on the model's device.
+
+        x_1 is drawn first, so that models of like image shape start from the same noise.
+        """
+        device = next(self.denoiser.parameters()).device
+        x_1 = noise.normal(*self.image_shape).to(device) * self.config.schedule.start_std
+        denoiser = self.config.guidance.guide(self.denoiser, self.num_classes)
+        if labels is not None:
+            labels = labels.to(device)
+        return self.config.sampler(denoiser, x_1, labels, noise, on_step).clamp(-1, 1)
+
+    def _drop_labels(self, labels: Labels | None, noise: RandomStream) -> Labels | None:
+        """Turn a share of the labels into the null class, for classifier-free guidance."""
+        if labels is None or self.num_classes == 0:
+            return None
+        if self.config.label_dropout == 0:
+            return labels
+        dropped = (noise.uniform() < self.config.label_dropout).to(labels.device)
+        return torch.where(dropped, self.num_classes, labels)

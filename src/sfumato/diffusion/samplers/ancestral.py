@@ -1,0 +1,107 @@
+"""First-order samplers that redraw all (DDPM) or part (DDIM) of the noise in each step."""
+
+from itertools import pairwise
+from typing import Literal
+
+from sfumato.core.config import component
+from sfumato.core.images import Images, Labels
+from sfumato.core.model import OnStep
+from sfumato.core.noise import RandomStream
+from sfumato.diffusion.broadcast import TimeGrid, Times, per_image
+from sfumato.diffusion.clip import AnyClip, ClipToRange
+from sfumato.diffusion.denoiser import Denoised, Denoiser
+from sfumato.diffusion.grid import AnyGrid, UniformGrid
+from sfumato.diffusion.samplers.sampler import Sampler, check_steps
+from sfumato.diffusion.transition import Transition
+
+
+@component
+class AncestralSampler(Sampler):
+    """DDPM: draws x_s from the Gaussian p(x_s | x_t), step by step.
+
+    Its mean is the posterior's with the predicted x_0. Its variance is the posterior's ("small",
+    beta-tilde), the forward one ("large", beta), or what the network says of the two ("learned").
+    The last step adds no noise. Any number of steps: a step is a transition between any two times.
+
+    Source: Ho et al. 2020, algorithm 2 and section 3.2; Nichol & Dhariwal 2021, section 3.1 and 4.
+    NFE: `steps`. Weak order 1.
+    """
+
+    kind: Literal["ancestral"] = "ancestral"
+    steps: int = 1000
+    variance: Literal["small", "large"] = "small"
+    grid: AnyGrid = UniformGrid()
+    clip: AnyClip = ClipToRange()
+
+    def __post_init__(self) -> None:
+        check_steps(self.kind, self.steps)
+
+    @property
+    def nfe(self) -> int:
+        return self.steps
+
+    def walk(
+        self,
+        denoiser: Denoiser,
+        x: Images,
+        times: TimeGrid,
+        labels: Labels | None,
+        noise: RandomStream,
+        on_step: OnStep,
+    ) -> Images:
+        for step, (t, s) in enumerate(pairwise(times)):
+            denoised: Denoised = denoiser(x, t, labels)
+            transition = denoiser.schedule.transition(s, t)
+            x = transition.posterior_mean(denoised.x_0, x)
+            if s > 0:
+                x = x + self._std(transition) * noise.normal_like(x)
+            on_step(step, x, denoised.x_0)
+        return x
+
+    def _std(self, transition: Transition) -> Times:
+        if self.variance == "small":
+            return transition.posterior_variance.sqrt()
+        return transition.forward_variance.sqrt()
+
+
+@component
+class DDIMSampler(Sampler):
+    """Keeps the predicted noise and redraws the part `eta` of it: 0 is deterministic, 1 is DDPM.
+
+    Source: Song et al. 2021 (DDIM), eqs. 12 and 16. NFE: `steps`. Order: 1 at eta = 0.
+    """
+
+    kind: Literal["ddim"] = "ddim"
+    steps: int = 50
+    eta: float = 0.0
+    grid: AnyGrid = UniformGrid()
+    clip: AnyClip = ClipToRange()
+
+    def __post_init__(self) -> None:
+        check_steps(self.kind, self.steps)
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"ddim needs 0 <= eta <= 1, got {self.eta}")
+
+    @property
+    def nfe(self) -> int:
+        return self.steps
+
+    def walk(
+        self,
+        denoiser: Denoiser,
+        x: Images,
+        times: TimeGrid,
+        labels: Labels | None,
+        noise: RandomStream,
+        on_step: OnStep,
+    ) -> Images:
+        for step, (t, s) in enumerate(pairwise(times)):
+            denoised: Denoised = denoiser(x, t, labels)
+            transition = denoiser.schedule.transition(s, t)
+            redrawn = self.eta**2 * transition.tau  # share of the variance at s drawn afresh
+            kept = transition.sigma_s * (1 - redrawn).sqrt()
+            x = per_image(transition.alpha_s, x) * denoised.x_0 + kept * denoised.eps
+            if self.eta > 0 and s > 0:
+                x = x + transition.sigma_s * redrawn.sqrt() * noise.normal_like(x)
+            on_step(step, x, denoised.x_0)
+        return x

@@ -1,0 +1,85 @@
+"""What all samplers have in common: a grid of times, a clip, and a walk from noise to data."""
+
+from abc import ABC, abstractmethod
+
+import torch
+
+from sfumato.core.errors import ConfigError
+from sfumato.core.images import Images, Labels
+from sfumato.core.model import OnStep
+from sfumato.core.noise import RandomStream
+from sfumato.diffusion.broadcast import TimeGrid
+from sfumato.diffusion.clip import AnyClip, clipped
+from sfumato.diffusion.denoiser import Denoiser
+from sfumato.diffusion.grid import AnyGrid
+from sfumato.diffusion.schedule import NoiseSchedule
+
+
+class Sampler(ABC):
+    """Walks a batch of images down a grid of times.
+
+    Image i is the same whatever the size of the batch: every random number comes from its own
+    stream in `noise`.
+    """
+
+    kind: str
+    steps: int
+    grid: AnyGrid
+    clip: AnyClip
+
+    @property
+    @abstractmethod
+    def nfe(self) -> int:
+        """Evaluations of the denoiser."""
+
+    def check(self, schedule: NoiseSchedule) -> None:
+        """Raise ValueError, with the reason, if this sampler cannot run on `schedule`."""
+        try:
+            self.grid(schedule, self.steps)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        x_1: Images,
+        labels: Labels | None,
+        noise: RandomStream,
+        on_step: OnStep | None = None,
+    ) -> Images:
+        """Images in the range of the data from x_1, which is noise at t = 1.
+
+        Args:
+            denoiser: predicts x_0 and eps; guided or not.
+            x_1: Gaussian noise with the standard deviation `denoiser.schedule.start_std`.
+            labels: classes; None is unconditional.
+            noise: one stream an image; deterministic samplers leave it alone.
+            on_step: called with (step, x_s, predicted x_0) after each step.
+        """
+        times = self.grid(denoiser.schedule, self.steps)
+        with torch.no_grad():
+            return self.walk(
+                clipped(denoiser, self.clip), x_1, times, labels, noise, on_step or _ignore
+            )
+
+    @abstractmethod
+    def walk(
+        self,
+        denoiser: Denoiser,
+        x: Images,
+        times: TimeGrid,
+        labels: Labels | None,
+        noise: RandomStream,
+        on_step: OnStep,
+    ) -> Images:
+        """x at the last of `times` from x at the first; the times fall."""
+
+
+def _ignore(step: int, x_s: Images, x_0: Images) -> None:
+    """Nobody watches the steps."""
+
+
+def check_steps(kind: str, steps: int) -> None:
+    """Raise ValueError unless there is at least one step."""
+    if steps < 1:
+        raise ValueError(f"{kind} needs steps >= 1, got {steps}")

@@ -1,0 +1,79 @@
+"""Data whose ideal denoiser is known in closed form: every pixel drawn independently."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sfumato.core.images import Images, Labels
+from sfumato.diffusion.broadcast import per_image
+from sfumato.diffusion.denoiser import Denoiser, Output
+from sfumato.diffusion.parameterization import Coefficients, Parameterization
+from sfumato.diffusion.schedule import NoiseSchedule
+
+Pixels = Float[Tensor, "B ..."]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Pixels from a mixture of Gaussians; one component makes them Gaussian."""
+
+    weights: tuple[float, ...]
+    means: tuple[float, ...]
+    stds: tuple[float, ...]
+
+    def _columns(self, x: Pixels) -> tuple[Pixels, Pixels, Pixels]:
+        shape = (-1, *[1] * x.ndim)
+        columns = (torch.tensor(v).to(x).view(shape) for v in (self.weights, self.means, self.stds))
+        weights, means, stds = columns
+        return weights, means, stds
+
+    def denoise(self, x: Pixels, alpha: Pixels, sigma: Pixels) -> Pixels:
+        """E[x_0 | alpha x_0 + sigma eps = x]."""
+        weights, means, stds = self._columns(x)
+        variance = (alpha * stds) ** 2 + sigma**2
+        residual = x - alpha * means
+        share = (weights.log() - residual**2 / variance / 2 - variance.log() / 2).softmax(0)
+        return (share * (means + alpha * stds**2 / variance * residual)).sum(0)
+
+    def log_density(self, x: Pixels, alpha: float = 1.0, sigma: float = 0.0) -> Pixels:
+        """log p_t(x) of each pixel, in nats."""
+        weights, means, stds = self._columns(x)
+        variance = (alpha * stds) ** 2 + sigma**2
+        log_terms = weights.log() - (x - alpha * means) ** 2 / variance / 2
+        return (log_terms - (2 * math.pi * variance).log() / 2).logsumexp(0)
+
+    def sample(self, shape: tuple[int, ...], generator: torch.Generator) -> Pixels:
+        """float64 pixels."""
+        which = torch.multinomial(
+            torch.tensor(self.weights), math.prod(shape), replacement=True, generator=generator
+        )
+        means, stds = (torch.tensor(v, dtype=torch.float64) for v in (self.means, self.stds))
+        noise = torch.randn(math.prod(shape), generator=generator, dtype=torch.float64)
+        return (means[which] + stds[which] * noise).view(shape)
+
+
+GAUSSIAN = Mixture((1.0,), (0.3,), (0.5,))
+BIMODAL = Mixture((0.3, 0.7), (-0.6, 0.5), (0.15, 0.2))
+
+
+class IdealDenoiser(Denoiser):
+    """The minimizer of every loss on `data`, expressed as the output of a parameterization."""
+
+    def __init__(
+        self, data: Mixture, schedule: NoiseSchedule, parameterization: Parameterization
+    ) -> None:
+        super().__init__(nn.Identity(), schedule, parameterization)
+        self.data = data
+
+    def network_output(self, x_t: Images, c: Coefficients, labels: Labels | None) -> Output:
+        alpha, sigma = per_image(c.alpha, x_t), per_image(c.sigma, x_t)
+        x_0 = self.data.denoise(x_t, alpha, sigma)
+        return Output(c.target(x_0, (x_t - alpha * x_0) / sigma), None)
+
+
+def at(*times: float) -> Tensor:
+    """Times as float64: a scalar from one, a vector from several."""
+    return torch.tensor(times[0] if len(times) == 1 else times, dtype=torch.float64)
