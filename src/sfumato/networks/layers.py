@@ -9,8 +9,12 @@ from torch.nn import functional as F
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm with 32 groups, as in DDPM, or as many as divide the channels."""
-    return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
+    """GroupNorm with 32 groups, as in DDPM, or fewer, so that a group has at least 4 channels.
+
+    A group of one channel would remove whatever is added to the channel as a whole, and that is
+    how the time and the class come in.
+    """
+    return nn.GroupNorm(math.gcd(32, max(1, channels // 4), channels), channels, eps=1e-6)
 
 
 def zero_initialized(module: nn.Conv2d) -> nn.Conv2d:

@@ -85,7 +85,7 @@ def sample_images(
     seeds: range,
     batch_size: int = 256,
     precision: str = "float32",
-    tell: Callable[[int], None] = lambda done: None,
+    tell: Callable[[int], None] | None = None,
 ) -> UInt8Images:
     """All images of `sample_batches`; `tell` hears the number done after each batch."""
     parts: list[UInt8Images] = []
@@ -93,7 +93,8 @@ def sample_images(
     for images in sample_batches(model, labels, seeds, batch_size, precision):
         parts.append(images)
         done += len(images)
-        tell(done)
+        if tell is not None:
+            tell(done)
     return torch.cat(parts)
 
 

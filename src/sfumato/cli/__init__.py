@@ -1,0 +1,65 @@
+"""The command line: one file a verb. Heavy imports happen inside the verbs, so help is instant."""
+
+import argparse
+import errno
+import sys
+from collections.abc import Sequence
+
+from sfumato.cli import data, demo, evaluate, info, report, sample, study, train
+from sfumato.core.errors import SfumatoError
+
+VERBS = (demo, train, sample, evaluate, study, report, data, info)
+
+_STORAGE_REMEDIES = {
+    errno.ENOSPC: "free some space or choose another place with --output",
+    errno.EDQUOT: "free some of your quota or choose another place with --output",
+    errno.EROFS: "choose a writable place with --output",
+    errno.EACCES: "change its permissions or choose another place with --output",
+    errno.EPERM: "change its permissions or choose another place with --output",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all verbs."""
+    parser = argparse.ArgumentParser(
+        prog="sfumato",
+        description="Train, sample, evaluate and fairly compare image generative models.",
+        epilog="Begin with: sfumato demo",
+    )
+    parser.add_argument("--version", action=_Version, help="print the version and exit")
+    subparsers = parser.add_subparsers(metavar="VERB", required=True)
+    for verb in VERBS:
+        verb.add_parser(subparsers)
+    return parser
+
+
+class _Version(argparse.Action):
+    """Prints the version; reading the package's metadata is put off until it is asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *unused: object) -> None:
+        from importlib.metadata import version
+
+        parser.exit(message=f"sfumato {version('sfumato')}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit status: 0, 2 for a user's mistake, 130 when stopped."""
+    options = build_parser().parse_args(arguments)
+    try:
+        return options.run(options) or 0
+    except SfumatoError as error:
+        print(f"sfumato: {error}", file=sys.stderr)
+        return 130 if type(error).__name__ == "Interrupted" else 2
+    except OSError as error:
+        if error.errno not in _STORAGE_REMEDIES:
+            raise
+        remedy = _STORAGE_REMEDIES[error.errno]
+        where = f" {error.filename}" if error.filename else ""
+        print(f"sfumato: cannot write{where}: {error.strerror}; {remedy}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("sfumato: stopped", file=sys.stderr)
+        return 130

@@ -1,0 +1,58 @@
+"""`sfumato train`: train one model."""
+
+import argparse
+from pathlib import Path
+
+from sfumato.cli.options import Subparsers, add_output, add_overrides, add_verb
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the verb."""
+    parser = add_verb(
+        subparsers,
+        "train",
+        "train a model by a recipe",
+        "sfumato train fashion-mnist-ddpm\n"
+        "sfumato train digits-ddpm training.learning_rate=2e-4 --output runs/slow\n"
+        "sfumato train my-recipe.toml --dry-run\n"
+        "sfumato train fashion-mnist-ddpm --resume",
+    )
+    parser.add_argument("recipe", help="name of a recipe, or path of a .toml file")
+    add_overrides(parser)
+    add_output(parser, "run directory (default: runs/NAME)")
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted run")
+    parser.add_argument("--force", action="store_true", help="resume even if the config changed")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the config, the parameters, and the time and memory it would take",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train, or say what training would take."""
+    from sfumato.core import distributed
+    from sfumato.core.console import say
+    from sfumato.run.experiment import load_experiment
+
+    experiment = load_experiment(options.recipe, options.overrides)
+    if options.dry_run:
+        from sfumato.run.dry_run import dry_run
+
+        print(dry_run(experiment))
+        return
+    from sfumato.run.train import train
+
+    distributed.start()
+    run_dir: Path = options.output or Path("runs") / experiment.name
+    finished = train(experiment, run_dir, resume=options.resume, force=options.force, tell=say)
+    if distributed.is_main():
+        summary = finished.summary
+        print(
+            f"{run_dir}: {summary['images_seen']:,} images in {summary['train_seconds']:.0f} s "
+            f"({summary['images_per_second']:,.0f} img/s), {summary['parameters']:,} parameters"
+        )
+        print(f"samples: {run_dir / 'training.webp'}")
+        print(f"next:    sfumato sample {run_dir}")
+        print(f"         sfumato evaluate {run_dir}")
