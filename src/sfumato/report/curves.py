@@ -1,0 +1,95 @@
+"""From the rows of metrics.jsonl to curves: losses phase by phase, quality metric by metric."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from sfumato.report.figures import NUM_COLOURS, Curve, curve_figure
+from sfumato.report.results import Results, read_history
+
+MAX_POINTS = 120
+Rows = list[dict[str, Any]]
+Figure = tuple[str, Markup]
+"""A key that can be part of a file name, and the SVG."""
+
+
+def histories(results: Results, directory: Path) -> list[tuple[str, int, Rows]]:
+    """(arm, colour, rows) of every run that has a training history."""
+    found = []
+    for index, arm in enumerate(results.arms):
+        for run in arm.runs:
+            rows = read_history(directory / run.directory)
+            if rows:
+                found.append((arm.name, index % NUM_COLOURS, rows))
+    return found
+
+
+def loss_figures(logs: Sequence[tuple[str, int, Rows]]) -> list[Figure]:
+    """For every training phase its loss, against images seen and against seconds.
+
+    The losses of different phases measure different things, so each has a figure of its own.
+    """
+    keys = {key: None for _, _, rows in logs for row in rows for key in row}
+    phases = [key for key in keys if key.startswith("loss/")]
+    return [
+        figure
+        for key in phases
+        for figure in _pair(key, f"Loss of phase “{key.removeprefix('loss/')}”", logs, None)
+    ]
+
+
+def quality_figures(results: Results, logs: Sequence[tuple[str, int, Rows]]) -> list[Figure]:
+    """Every metric that was measured during training, with its floor as a line."""
+    return [
+        figure
+        for metric in results.metrics
+        if any(_value(row, metric.key) is not None for _, _, rows in logs for row in rows)
+        for figure in _pair(metric.key, metric.label, logs, metric)
+    ]
+
+
+def merged(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float], list[Any]]:
+    """At most MAX_POINTS points: neighbours become their mean, with their (min, max) kept."""
+    size = -(-len(points) // MAX_POINTS)
+    x, y, band = [], [], []
+    for start in range(0, len(points), size):
+        group = points[start : start + size]
+        values = [value for _, value in group]
+        x.append(sum(position for position, _ in group) / len(group))
+        y.append(sum(values) / len(values))
+        band.append((min(values), max(values)))
+    return x, y, band
+
+
+def _pair(
+    key: str, title: str, logs: Sequence[tuple[str, int, Rows]], metric: Any
+) -> list[Figure]:
+    floor = metric.floor if metric else None
+    longest = max((row["seconds"] for _, _, rows in logs for row in rows if "seconds" in row),
+                  default=0)  # fmt: skip
+    unit, size = ("hours", 3600) if longest > 7200 else (
+        ("minutes", 60) if longest > 600 else ("seconds", 1)
+    )  # fmt: skip
+    figures = []
+    for axis, label, scale in (("images", "images seen", 1), ("seconds", unit, size)):
+        curves = []
+        for name, colour, rows in logs:
+            found = [(row.get(axis), _value(row, key)) for row in rows]
+            points = [(x / scale, y) for x, y in found if x is not None and y is not None]
+            x, y, band = merged(points) if points else ([], [], [])
+            curves.append(Curve(name, colour, x, y, band if len(points) > len(x) else None))
+        file = f"{key.replace('/', '-')}-{axis}"
+        figures.append((file, curve_figure(f"{title}", label, curves, floor)))
+    return [figure for figure in figures if figure[1]]
+
+
+def _value(row: dict[str, Any], key: str) -> float | None:
+    """A finite number of a row; an estimate counts as its value."""
+    value = row.get(key)
+    if isinstance(value, dict):
+        value = value.get("value")
+    good = isinstance(value, int | float) and math.isfinite(value)
+    return float(value) if good else None  # type: ignore[arg-type]

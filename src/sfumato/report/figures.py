@@ -1,0 +1,223 @@
+"""Figures as SVG text. Colours are CSS variables (templates/figures.css), so that a figure follows
+the page into dark mode; names stand beside what they name, so that no colour has to be decoded.
+"""
+
+import math
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup, escape
+
+from sfumato.report.axes import Axis, limits, push_apart
+from sfumato.report.results import Estimate, Metric, Results
+from sfumato.report.text import interval, number
+
+TEMPLATES = Path(__file__).parent / "templates"
+WIDTH = 460
+NUM_COLOURS = 8
+_ROW, _SEED, _TOP, _BOTTOM = 44, 24, 36, 46
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line: x ascending; `band` is (low, high) around y, where many rows were merged."""
+
+    name: str
+    colour: int
+    x: list[float]
+    y: list[float]
+    band: list[tuple[float, float]] | None = None
+
+
+def standalone(svg: str) -> str:
+    """A figure as a file of its own, for a README or a paper."""
+    style = (TEMPLATES / "figures.css").read_text(encoding="utf-8")
+    head = '<svg xmlns="http://www.w3.org/2000/svg" '
+    return svg.replace("<svg ", head, 1).replace("</title>", f"</title><style>{style}</style>", 1)
+
+
+def score_figure(results: Results, metric: Metric) -> Markup:
+    """A dot and its interval for every run, the floor as a dashed line; empty without scores."""
+    rows = [(arm, arm.values(metric.key)) for arm in results.arms]
+    scores = [run.scores.get(metric.key) for arm, _ in rows for run in arm.runs]
+    shown = [s for s in scores if s is not None and math.isfinite(s.value)]
+    if not shown:
+        return Markup()
+    names = [textwrap.wrap(arm.name, 17) or [""] for arm, _ in rows]
+    left = 16 + 7.4 * max(len(line) for name in names for line in name)
+    known = [*shown, metric.floor] if metric.floor else shown
+    values = [v for e in known for v in (e.value, *((e.low, e.high) if e.has_interval else ()))]
+    low, high = limits([v for v in values if v is not None], metric.better == "lower")
+    if metric.better == "higher" and max(e.value for e in known) <= 1:
+        high = min(high, 1.0)
+    axis = Axis(low, high, left, WIDTH - 16)
+    heights = [_ROW + _SEED * max(len(values) - 1, 0) for _, values in rows]
+    bottom = _TOP + sum(heights)
+
+    parts = [_x_axis(axis, bottom, metric.label + f" ({metric.better} is better)", number)]
+    if metric.floor is not None:
+        parts.append(_floor_line(axis, metric, bottom))
+    top = float(_TOP)
+    for index, ((arm, _), name, height) in enumerate(zip(rows, names, heights, strict=True)):
+        colour = index % NUM_COLOURS
+        middle = top + height / 2 + 4
+        parts.append(_lines_of_text(name, left - 12, middle))
+        runs = [run for run in arm.runs if run.scores.get(metric.key) in shown]
+        if not runs:
+            parts.append(f'<text class="quiet" x="{left + 6:.1f}" y="{middle + 4:.1f}">–</text>')
+        for k, run in enumerate(runs):
+            score = run.scores[metric.key]
+            assert score is not None
+            y = middle + _SEED * (k - (len(runs) - 1) / 2)
+            parts.append(_dot(axis, score, y, colour, f"{arm.name}, seed {run.seed}"))
+        top += height
+    about = "; ".join(
+        f"{arm.name} {number(arm.mean(metric.key))}"
+        + (f" ({interval(run.scores.get(metric.key))})" if interval(run.scores.get(metric.key)) else "")
+        for arm, _ in rows
+        for run in arm.runs[:1]
+    )  # fmt: skip
+    floor = f"; floor {number(metric.floor.value)}" if metric.floor else ""
+    return _svg(f"{metric.label} of every arm: {about}{floor}.", bottom + _BOTTOM, parts)
+
+
+def curve_figure(
+    title: str, x_label: str, curves: Sequence[Curve], floor: Estimate | None = None
+) -> Markup:
+    """Lines named at their right ends; the y axis is logarithmic where the data ask for it."""
+    curves = [curve for curve in curves if curve.x]
+    if not curves:
+        return Markup()
+    height = max(250, 90 + 18 * len(curves))
+    labels = [*(curve.name for curve in curves), *(["floor"] if floor else [])]
+    right = WIDTH - 18 - 7.2 * min(max(len(label) for label in labels), 17)
+    bottom = height - _BOTTOM
+    ys = [y for curve in curves for y in curve.y] + ([floor.value] if floor else [])
+    log = min(ys) > 0 and max(ys) > 5 * sorted(ys)[len(ys) // 2]
+    low, high = (min(ys) / 1.1, max(ys) * 1.1) if log else limits(ys, from_zero=True)
+    x_axis = Axis(0, max(curve.x[-1] for curve in curves) or 1, 52, right)
+    y_axis = Axis(low, high, bottom, 14, log)
+    parts = [_x_axis(x_axis, bottom, x_label, _tick), _y_axis(y_axis, right)]
+    for curve in curves:
+        if curve.band is not None:
+            edge = [(x, b[1]) for x, b in zip(curve.x, curve.band, strict=True)]
+            edge += [(x, b[0]) for x, b in zip(curve.x, curve.band, strict=True)][::-1]
+            points = _points([(x_axis(x), y_axis(min(max(y, low), high))) for x, y in edge])
+            parts.append(f'<polygon class="band c{curve.colour}" points="{points}"/>')
+    for curve in curves:
+        points = _points(
+            [(x_axis(x), y_axis(y)) for x, y in zip(curve.x, curve.y, strict=True)]
+        )
+        parts.append(f'<polyline class="line c{curve.colour}" points="{points}"/>')
+    ends = [(y_axis(c.y[-1]), c.name, f"c{c.colour}", x_axis(c.x[-1])) for c in curves]
+    if floor is not None:
+        y = y_axis(floor.value)
+        parts.append(f'<line class="floor" x1="52" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        ends.append((y, "floor", "quiet", right))
+    unique = list({end[1]: end for end in ends}.values())  # several seeds share one label
+    places = push_apart([end[0] for end in unique], 16, 16, bottom)
+    for (y, name, style, x), place in zip(unique, places, strict=True):
+        if style != "quiet":
+            parts.append(f'<circle class="dot {style}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>')
+        short = name if len(name) <= 17 else name[:16] + "…"
+        parts.append(
+            f'<text class="name {style}" x="{right + 9:.1f}" y="{place + 4:.1f}">'
+            f"{escape(short)}</text>"
+        )
+    last = "; ".join(f"{curve.name} ends at {number(curve.y[-1])}" for curve in curves)
+    scale = ", logarithmic scale" if log else ""
+    return _svg(f"{title} against {x_label}{scale}: {last}.", height, parts)
+
+
+def _svg(about: str, height: float, parts: list[str]) -> Markup:
+    return Markup(
+        f'<svg class="figure" role="img" viewBox="0 0 {WIDTH} {height:.0f}">'
+        f"<title>{escape(about)}</title>{''.join(parts)}</svg>"
+    )
+
+
+def _x_axis(
+    axis: Axis, y: float, label: str, show: Callable[[int | float], str]
+) -> str:
+    parts = [f'<line class="axis" x1="{axis.start:.1f}" x2="{axis.end:.1f}" y1="{y}" y2="{y}"/>']
+    for tick in axis.ticks(4):
+        x = axis(tick)
+        parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{y}" y2="{y + 4}"/>')
+        text = show(tick)
+        parts.append(f'<text class="tick mid" x="{x:.1f}" y="{y + 18}">{text}</text>')
+    middle = (axis.start + axis.end) / 2
+    parts.append(f'<text class="tick mid" x="{middle:.1f}" y="{y + 37}">{escape(label)}</text>')
+    return "".join(parts)
+
+
+def _y_axis(axis: Axis, right: float) -> str:
+    parts = []
+    for tick in axis.ticks(5):
+        y = axis(tick)
+        parts.append(
+            f'<line class="grid" x1="52" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<text class="tick end" x="46" y="{y + 4:.1f}">{_tick(tick)}</text>'
+        )
+    return "".join(parts)
+
+
+def _floor_line(axis: Axis, metric: Metric, bottom: float) -> str:
+    floor = metric.floor
+    assert floor is not None
+    x = axis(floor.value)
+    parts = []
+    if floor.low is not None and floor.high is not None and floor.has_interval:
+        start, end = axis(max(floor.low, axis.low)), axis(min(floor.high, axis.high))
+        parts.append(
+            f'<rect class="haze" x="{start:.1f}" y="{_TOP - 8}" width="{end - start:.1f}" '
+            f'height="{bottom - _TOP + 8:.1f}"/>'
+        )
+    name = f"floor {number(floor.value)}" if metric.better == "lower" else (
+        f"real images {number(floor.value)}"
+    )  # fmt: skip
+    half = 3.6 * len(name)
+    label = min(max(x, axis.start + half), axis.end + 14 - half)
+    parts.append(
+        f'<line class="floor" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP - 8}" y2="{bottom:.1f}"/>'
+        f'<text class="tick mid" x="{label:.1f}" y="{_TOP - 16}">{name}</text>'
+    )
+    return "".join(parts)
+
+
+def _dot(axis: Axis, score: Estimate, y: float, colour: int, name: str) -> str:
+    x = axis(score.value)
+    parts = [f"<g><title>{escape(name)}: {number(score.value)}</title>"]
+    if score.low is not None and score.high is not None and score.has_interval:
+        low, high = axis(max(score.low, axis.low)), axis(min(score.high, axis.high))
+        parts.append(
+            f'<rect class="span c{colour}" x="{low:.1f}" y="{y - 5:.1f}" '
+            f'width="{high - low:.1f}" height="10" rx="5"/>'
+            f'<line class="line c{colour}" x1="{low:.1f}" x2="{high:.1f}" '
+            f'y1="{y:.1f}" y2="{y:.1f}"/>'
+        )
+    parts.append(
+        f'<circle class="dot c{colour}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>'
+        f'<text class="value mid" x="{x:.1f}" y="{y - 10:.1f}">{number(score.value)}</text></g>'
+    )
+    return "".join(parts)
+
+
+def _lines_of_text(lines: list[str], x: float, middle: float) -> str:
+    top = middle + 4 - 8 * (len(lines) - 1)
+    return "".join(
+        f'<text class="name end" x="{x:.1f}" y="{top + 16 * k:.1f}">{escape(line)}</text>'
+        for k, line in enumerate(lines)
+    )
+
+
+def _points(points: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+
+
+def _tick(value: int | float) -> str:
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if abs(value) >= size:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"

@@ -1,0 +1,91 @@
+"""report.md: the report for a README. Pictures are linked, paths are relative to the report."""
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from sfumato.report.view import Cell, Row, Sample, View
+
+
+def to_markdown(view: View) -> str:
+    """The page as GitHub-flavoured Markdown."""
+    blocks = [f"# {_plain(view.title)}", _plain(view.results.description), _plain(view.summary)]
+    blocks.append(_table(["Arm", *view.columns], [*_rows(view.rows), *_floor(view)]))
+    blocks += [_image(f"Scores ({name})", f"figures/{name}.svg") for name, _ in view.score_figures]
+    for metric, verdicts in view.verdicts:
+        lines = [f"- {_plain(v.text or f'{v.a} against {v.b}: {v.verdict}')}" for v in verdicts]
+        blocks += [f"**{_plain(metric.label)}**", "\n".join(lines)]
+    if view.run_rows:
+        columns = [*(metric.label for metric in view.results.metrics), "Training", "Images seen"]
+        blocks += ["## Every run", _table(["Run", *columns], _rows(view.run_rows))]
+    if view.samples:
+        blocks += ["## Samples", "All arms start from the same noise.", _gallery(view.samples)]
+    films = [film for film in view.films if film.film and film.film.path]
+    if films:
+        blocks += ["## Samples during training", _gallery(films)]
+    for heading, figures in (
+        ("## Quality during training", view.quality_figures),
+        ("## Losses", view.loss_figures),
+    ):
+        if figures:
+            images = [_image(name, f"figures/{name}.svg") for name, _ in figures]
+            blocks += [heading, "\n".join(images)]
+    if view.warnings:
+        blocks += ["## Warnings", "\n".join(f"- {_plain(text)}" for text in view.warnings)]
+    if view.differences:
+        rows = [[f"`{key}`", *map(_plain, values)] for key, values in view.differences]
+        names = [arm.name for arm in view.results.arms]
+        blocks += ["## What differs", _table(["Setting", *names], rows)]
+    for heading, values in (
+        ("## Protocol", view.protocol),
+        ("## Data", view.data),
+        ("## Machine and versions", view.machine),
+    ):
+        if values:
+            rows = [[key.replace("_", " "), _plain(value)] for key, value in values.items()]
+            blocks += [heading, _table(["", ""], rows)]
+    if view.results.commands:
+        blocks += ["## To reproduce", "```sh\n" + "\n".join(view.results.commands) + "\n```"]
+    terms = "\n".join(f"- **{term}**: {meaning}" for term, meaning in view.terms)
+    blocks += ["## Terms", terms]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _rows(rows: Sequence[Row]) -> list[list[str]]:
+    return [
+        [f"**{_plain(row.name)}** (best)" if row.best else _plain(row.name), *map(_cell, row.cells)]
+        for row in rows
+    ]
+
+
+def _floor(view: View) -> list[list[str]]:
+    return [["*Floor (real images)*", *map(_cell, view.floor)]] if view.floor else []
+
+
+def _cell(cell: Cell) -> str:
+    return f"{cell.text} ({cell.note})" if cell.note else cell.text
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    ruler = ["---"] + ["---:"] * (len(header) - 1)
+    lines = [map(_plain, header), ruler, *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _gallery(samples: Sequence[Sample]) -> str:
+    pictures = []
+    for sample in samples:
+        source = sample.picture or sample.film
+        assert source is not None
+        pictures.append(_image(sample.alt, PurePosixPath(source.path).as_posix()))
+    return _table([sample.name for sample in samples], [pictures])
+
+
+def _image(alt: str, path: str) -> str:
+    return f"![{_plain(alt)}]({path.replace(' ', '%20')})"
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown takes literally, on one line."""
+    for character in "\\`*_[]<>|":
+        text = text.replace(character, f"\\{character}")
+    return " ".join(text.split())

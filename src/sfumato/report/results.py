@@ -1,0 +1,242 @@
+"""The files of a study or a run, read and checked. Only what a report cannot do without is
+required: everything else may be missing.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sfumato.core.errors import RunError
+
+
+class _Record(BaseModel):
+    """Keys that a report does not know are none of its business: files may grow."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Estimate(_Record):
+    """A score with its 95 % interval; the bounds are None when none was computed."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    standard_error: float | None = None
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether both bounds are there and finite."""
+        return all(bound is not None and math.isfinite(bound) for bound in (self.low, self.high))
+
+
+class Metric(_Record):
+    """A column of scores; `floor` is the same metric on real images."""
+
+    key: str
+    label: str
+    better: Literal["lower", "higher"]
+    floor: Estimate | None = None
+
+
+class RunRecord(_Record):
+    """One training run of an arm; `directory` is relative to that of the study."""
+
+    seed: int = 0
+    directory: str
+    images_seen: int | None = None
+    train_seconds: float | None = None
+    sample_seconds: float | None = None
+    images_per_second: float | None = None
+    scores: dict[str, Estimate | None] = {}
+    warnings: list[str] = []
+
+
+class Arm(_Record):
+    """What is compared: one configuration, trained once for each seed."""
+
+    name: str
+    parameters: int | None = None
+    nfe: int | None = None
+    config: dict[str, Any] = {}
+    runs: list[RunRecord] = []
+
+    def values(self, metric: str) -> list[float]:
+        """The finite scores of the runs that have one."""
+        scores = [run.scores.get(metric) for run in self.runs]
+        return [score.value for score in scores if score and math.isfinite(score.value)]
+
+    def mean(self, metric: str) -> float | None:
+        """The mean score over the training seeds."""
+        values = self.values(metric)
+        return sum(values) / len(values) if values else None
+
+
+class Verdict(_Record):
+    """Whether arm `a` is better or worse than arm `b`, or neither is shown."""
+
+    metric: str
+    a: str
+    b: str
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    verdict: Literal["better", "worse", "not shown"]
+    text: str = ""
+
+
+class Results(_Record):
+    """Everything that a report shows, apart from pictures and training histories."""
+
+    name: str
+    title: str = ""
+    description: str = ""
+    created: str = ""
+    seconds: float | None = None
+    machine: dict[str, Any] = {}
+    data: dict[str, Any] = {}
+    budget: dict[str, Any] = {}
+    factors: list[str] = []
+    seeds: list[int] = []
+    protocol: dict[str, Any] = {}
+    metrics: list[Metric] = []
+    arms: list[Arm] = Field(min_length=1)
+    verdicts: list[Verdict] = []
+    commands: list[str] = []
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes of the data, empty when it has none."""
+        return [str(name) for name in self.data.get("class_names") or []]
+
+
+def load(directory: Path) -> Results:
+    """The results of a study directory or of a single run directory.
+
+    Raises:
+        RunError: the directory is neither, or a file in it cannot be understood.
+    """
+    path = directory / "results.json"
+    is_run = any((directory / name).exists() for name in ("config.json", "summary.json"))
+    if not path.exists() and not is_run:
+        raise RunError(
+            f"{directory} is neither a study nor a run: it has no results.json, config.json or "
+            "summary.json; give the directory that `sfumato study` or `sfumato train` wrote"
+        )
+    content = read_json(path) if path.exists() else {}
+    if "arms" not in content and is_run:
+        content = _of_run(directory, content)
+    try:
+        return Results.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "missing":
+            wrong = f"key {key!r} is missing"
+        else:
+            wrong = f"{key!r} is {_short(first['input'])}: {first['msg'].lower()}"
+        raise RunError(
+            f"{path}: {wrong}; run the study or the evaluation again to write it anew"
+        ) from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises RunError when the file is unreadable or holds something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror}; check its permissions") from None
+    except ValueError as error:
+        raise RunError(
+            f"{path} is not valid JSON ({error}); it may be cut short: "
+            "run the command that wrote it again"
+        ) from None
+    if not isinstance(content, dict):
+        raise RunError(
+            f"{path} holds {_short(content)} where a JSON object belongs; "
+            "run the command that wrote it again"
+        )
+    return content
+
+
+def read_history(run_directory: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl; lines cut short by an interruption are skipped."""
+    path = run_directory / "metrics.jsonl"
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
+
+
+def _of_run(directory: Path, scores: Mapping[str, Any]) -> dict[str, Any]:
+    """A run, with the scores of its evaluation if it has any, as a study of one arm."""
+    paths = [directory / f"{name}.json" for name in ("config", "summary", "environment", "data")]
+    config, summary, environment, data = (
+        read_json(path) if path.exists() else {} for path in paths
+    )
+    rows = read_history(directory)
+    last = rows[-1] if rows else {}
+    training = config.get("training") or {}
+    name = str(config.get("name") or directory.resolve().name)
+    budget = {
+        key.removeprefix("budget_"): training[key]
+        for key in ("budget_images", "budget_steps", "budget_seconds")
+        if training.get(key) is not None
+    }
+    run = {
+        "seed": training.get("seed", 0),
+        "directory": ".",
+        "images_seen": summary.get("images_seen", last.get("images")),
+        "train_seconds": summary.get("train_seconds", last.get("seconds")),
+        "images_per_second": summary.get("images_per_second"),
+        "scores": scores.get("scores", {}),
+        "warnings": [*summary.get("warnings", []), *scores.get("warnings", [])],
+    }
+    arm = {
+        "name": name,
+        "parameters": summary.get("parameters"),
+        "nfe": scores.get("nfe", summary.get("nfe")),
+        "runs": [run],
+    }
+    return {
+        "name": name,
+        "title": scores.get("title", name),
+        "description": scores.get("description", ""),
+        "created": scores.get("created", summary.get("created", "")),
+        "machine": scores.get("machine", environment),
+        "data": scores.get("data", data or config.get("data") or {}),
+        "budget": budget,
+        "protocol": scores.get("protocol", {}),
+        "metrics": scores.get("metrics", []),
+        "arms": [arm],
+        "commands": scores.get("commands", []),
+    }
+
+
+def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as dotted keys and text, for tables."""
+    flat: dict[str, str] = {}
+    for key, value in mapping.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            flat[f"{prefix}{key}"] = ", ".join(str(item) for item in value)
+        elif value is not None:
+            flat[f"{prefix}{key}"] = str(value)
+    return flat
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
