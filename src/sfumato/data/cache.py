@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -35,6 +36,16 @@ def make_folder(folder: Path) -> Path:
             "SFUMATO_CACHE to a folder that can be written"
         )
     return folder
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Raises DataError unless `needed` bytes are free where `folder` is."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(
+            f"{folder} needs {needed / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free; make "
+            "room or set SFUMATO_CACHE to another folder"
+        )
 
 
 def content_digest(files: Sequence[Path], root: Path) -> str:

@@ -84,7 +84,7 @@ def prepare(
             decoded.notes.add("grey")
         for note in decoded.notes:
             chunk.notes.setdefault(note, []).append(row)
-        chunk.hashes.append(hashlib.sha256(images[row - start]).hexdigest())
+        chunk.hashes.append(hashlib.sha256(images[row - start].data).hexdigest())
     return images, chunk
 
 

@@ -147,5 +147,5 @@ class Splits:
 
 def image_hashes(images: ImageArray) -> Hashes:
     """SHA-256 of the pixels of each image."""
-    digests = b"".join(hashlib.sha256(np.ascontiguousarray(i)).digest() for i in images)
+    digests = b"".join(hashlib.sha256(np.ascontiguousarray(i).data).digest() for i in images)
     return np.frombuffer(digests, np.uint8).reshape(len(images), 32)

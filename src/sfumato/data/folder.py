@@ -56,8 +56,18 @@ def image_folder(folder: Path) -> Source:
 
 def image_paths(folder: Path) -> list[str]:
     """The image files below `folder`, relative to it, sorted; hidden ones are left out."""
-    found = []
-    for directory, folders, names in os.walk(folder, followlinks=True):
+
+    def refuse(error: OSError) -> None:
+        raise DataError(
+            f"cannot read {error.filename}: {error.strerror}; check that it may be read"
+        )
+
+    found, seen = [], set()
+    for directory, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        if (real := os.path.realpath(directory)) in seen:  # a link to a folder above it
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         inside = Path(directory).relative_to(folder)
         found += [
@@ -88,7 +98,7 @@ def divide(paths: Sequence[str], records: RecordsOf) -> Parts:
     for wanted in (True, False):
         rows = np.flatnonzero(is_train == wanted)
         chosen = None if labels is None else labels[rows]
-        parts.append(Part(records([paths[row] for row in rows]), chosen))
+        parts.append(Part(records([paths[int(row)] for row in rows]), chosen))
     train, test = parts
     if labels is not None and (missing := set(labels) - set(labels[is_train])):
         raise DataError(

@@ -30,6 +30,22 @@ class PackedParts:
 
     train: Packed
     test: Packed | None
+    folder: Path | None
+    """Where they are; None in memory."""
+
+
+def is_packed_source(folder: Path) -> bool:
+    """Whether `folder` was written by `sfumato data pack --output`."""
+    return is_packed(folder / "train")
+
+
+def packed_folder(folder: Path) -> Source:
+    """A packed set as a source: it is read where it is."""
+
+    def refuse() -> Parts:
+        raise AssertionError("a packed set is not packed again")
+
+    return Source(folder.resolve().name, files=(), root=folder, read=refuse, is_packed=True)
 
 
 def pack(source: Source, config: DataConfig, strict: bool, workers: int | None) -> PackedParts:
@@ -39,20 +55,37 @@ def pack(source: Source, config: DataConfig, strict: bool, workers: int | None) 
         DataError: it cannot be read, the cache cannot be written, or `strict` and something is
             odd about an image.
     """
+    if source.is_packed:
+        return _open(source.root, source, config, strict)
     if not source.files:
         parts = source.read()
         preparation = _resolve(source, parts, config, workers)
         test = None if parts.test is None else _in_memory(parts.test, parts, preparation)
-        return PackedParts(_in_memory(parts.train, parts, preparation), test)
+        return PackedParts(_in_memory(parts.train, parts, preparation), test, None)
     folder = make_folder(cache_folder() / "packed") / f"{source.name}-{_key(source, config)}"
     with FileLock(folder.with_name(f"{folder.name}.lock")):
         if not is_packed(folder / "train"):
             _pack_into(folder, source, config, workers)
+    return _open(folder, source, config, strict)
+
+
+def _open(folder: Path, source: Source, config: DataConfig, strict: bool) -> PackedParts:
     train = read_packed(folder / "train")
     test = read_packed(folder / "test") if is_packed(folder / "test") else None
+    has = train.preparation
+    wanted_size, wanted_channels = config.size, config.channels
+    if wanted_size not in (None, (has.height, has.width)) or wanted_channels not in (
+        "auto",
+        has.channels,
+    ):
+        raise DataError(
+            f"{source.name} is packed as {has.channels} x {has.height} x {has.width}, but "
+            f"resolution is {config.resolution} and channels {config.channels}; pack it again "
+            "from its source, or leave them on auto"
+        )
     if strict:
         _refuse_odd(source, train, test)
-    return PackedParts(train, test)
+    return PackedParts(train, test, folder)
 
 
 def _key(source: Source, config: DataConfig) -> str:

@@ -50,7 +50,7 @@ class Preparation:
             inside = tuple(max(1, round(s * ratio)) for s in image.size)
             image = self._scale(image, (inside[0], inside[1]), None)
         canvas = Image.new(image.mode, target)  # black; transparent where there is alpha
-        canvas.paste(image, tuple((t - s) // 2 for t, s in zip(target, image.size, strict=True)))
+        canvas.paste(image, ((target[0] - image.width) // 2, (target[1] - image.height) // 2))
         return canvas
 
     def _scale(

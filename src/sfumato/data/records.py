@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sfumato.core.console import progress_bar
 from sfumato.core.errors import DataError
 from sfumato.core.files import sync_directory, write_json
+from sfumato.data.cache import require_space
 from sfumato.data.chunk import Chunk, Header, prepare, scan
 from sfumato.data.packed import IMAGES, Packed, describe
 from sfumato.data.pool import run_ranges
@@ -53,7 +53,7 @@ class _Prepare:
         images, chunk = prepare(self.records, start, stop, self.preparation)
         with self.path.open("rb+") as file:
             file.seek(self.offset + start * images[0].nbytes)
-            file.write(images)
+            file.write(images.data)
             file.flush()
             os.fsync(file.fileno())
         return chunk
@@ -65,11 +65,11 @@ def scan_records(sets: Sequence[Records], workers: int | None) -> Header:
     for records in sets:
         ranges = _ranges(len(records))
         results = run_ranges(_Scan(records), ranges, lambda _: Header(), _joined_headers, workers)
-        with _progress() as progress:
-            task = progress.add_task("reading headers", total=len(records))
+        done = 0
+        with progress_bar("reading headers", len(records)) as show:
             for start, stop, result in results:
                 header = _joined_headers(header, result)
-                progress.advance(task, stop - start)
+                show(done := done + stop - start)
     return header
 
 
@@ -96,13 +96,13 @@ def pack_records(
     missing = [(start, stop) for start, stop in _ranges(len(records)) if start not in chunks]
     job = _Prepare(records, preparation, folder / IMAGES, offset)
     results = run_ranges(job, missing, _crashed, _joined_chunks, workers)
-    with _progress() as progress:
-        task = progress.add_task(f"packing {name}", total=len(records))
-        progress.advance(task, len(records) - sum(stop - start for start, stop in missing))
+    done = len(records) - sum(stop - start for start, stop in missing)
+    with progress_bar(f"packing {name}", len(records)) as show:
+        show(done)
         for start, stop, chunk in results:
             write_json(folder / "chunks" / f"{start}.json", dataclasses.asdict(chunk))
             chunks[start] = chunk
-            progress.advance(task, stop - start)
+            show(done := done + stop - start)
     _finish(folder, name, part, class_names, preparation, [chunks[s] for s in sorted(chunks)])
 
 
@@ -124,8 +124,8 @@ def _finish(
         for row, (kind, reason) in chunk.dropped.items():
             kept[row] = False
             summary.add(kind, [f"{records.name(row)}: {reason}"])
-        for kind, rows in chunk.notes.items():
-            summary.add(kind, map(records.name, rows))
+        for kind, noted in chunk.notes.items():
+            summary.add(kind, map(records.name, noted))
     rows = np.flatnonzero(kept)
     if not len(rows):
         reasons = "; ".join(summary.lines())
@@ -148,12 +148,7 @@ def _open_images(path: Path, shape: tuple[int, ...]) -> int:
         DataError: the disk has no room for it.
     """
     if not path.is_file():
-        needed, free = int(np.prod(shape, dtype=object)), shutil.disk_usage(path.parent).free
-        if needed > free:
-            raise DataError(
-                f"{path.parent} needs {needed / 1e9:.1f} GB for {shape[0]} images, but only "
-                f"{free / 1e9:.1f} GB are free; make room or set SFUMATO_CACHE to another folder"
-            )
+        require_space(path.parent, int(np.prod(shape, dtype=object)))
         temporary = path.with_suffix(".new")
         np.lib.format.open_memmap(temporary, "w+", np.uint8, shape).flush()
         temporary.replace(path)
@@ -205,17 +200,3 @@ def _joined_chunks(a: Chunk, b: Chunk) -> Chunk:
     kinds = {*a.notes, *b.notes}
     notes = {kind: a.notes.get(kind, []) + b.notes.get(kind, []) for kind in sorted(kinds)}
     return Chunk(a.dropped | b.dropped, notes, a.hashes + b.hashes)
-
-
-def _progress() -> Progress:
-    """A progress bar on stderr; silent when that is not a terminal."""
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 from threading import Lock
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -75,10 +75,10 @@ def open_rows(images: ImageArray, mapped_bytes: int | None = None) -> Rows:
     `mapped_bytes` is the largest map that is read as such; None is MAPPED_BYTES.
     """
     limit = MAPPED_BYTES if mapped_bytes is None else mapped_bytes
-    base = images.base
-    whole = isinstance(images, np.memmap) and not isinstance(base, np.ndarray)
-    if whole and images.nbytes > limit and images.flags.c_contiguous:
-        return FileRows(Path(str(images.filename)), int(images.offset), images.shape)
+    is_whole_file = isinstance(images, np.memmap) and not isinstance(images.base, np.ndarray)
+    if is_whole_file and images.nbytes > limit and images.flags.c_contiguous:
+        mapped: Any = images  # jaxtyping's array type hides what a memory map adds
+        return FileRows(Path(mapped.filename), mapped.offset, mapped.shape)
     return ArrayRows(images)
 
 

@@ -60,6 +60,7 @@ class Source:
             not depend on where it lies.
         read: opens it. Raises DataError.
         held_out: share of the images to hold out when there is no test split.
+        is_packed: it is in packed form already, in `root`.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Source:
     root: Path
     read: Callable[[], Parts]
     held_out: float = 0.2
+    is_packed: bool = False
 
 
 def numbered_classes(labels: LabelArray) -> tuple[str, ...]:

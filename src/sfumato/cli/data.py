@@ -1,0 +1,173 @@
+"""`sfumato data`: look at data sets, pack them, and write them out."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sfumato.cli.options import Subparsers, add_output, add_overrides, add_verb
+
+if TYPE_CHECKING:
+    from sfumato.data.config import DataConfig
+    from sfumato.data.dataset import Splits
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the verb and its own verbs."""
+    parser = add_verb(
+        subparsers,
+        "data",
+        "look at data sets, pack them, and write them out",
+        "sfumato data list\n"
+        "sfumato data show fashion-mnist\n"
+        "sfumato data pack ~/photos data.resolution=64 --strict\n"
+        "sfumato data export cifar10 data.classes=[cat] --output cats.npz",
+    )
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    listed = add_verb(verbs, "list", "the sets that have a name", "sfumato data list")
+    listed.set_defaults(run=list_sets)
+
+    show = _add_set_verb(
+        verbs,
+        "show",
+        "counts, channel statistics, duplicates, and a picture of each class",
+        "sfumato data show digits\nsfumato data show cifar10 data.classes=[cat,frog] -o cats.png",
+    )
+    add_output(show, "the picture (default: NAME.png here)")
+    show.set_defaults(run=show_set)
+
+    pack = _add_set_verb(
+        verbs,
+        "pack",
+        "prepare a set for training, once; training does it too when needed",
+        "sfumato data pack ~/photos data.resolution=[64,96] data.fit=letterbox\n"
+        "sfumato data pack ~/photos --output photos-64 data.resolution=64",
+    )
+    add_output(pack, "also write the chosen images as a packed set into this folder")
+    pack.set_defaults(run=pack_set)
+
+    export = _add_set_verb(
+        verbs,
+        "export",
+        "write the images as PNG files, one folder a class, or as .npz",
+        "sfumato data export digits --output digits\n"
+        "sfumato data export mnist data.limit=1000 --output mnist-1000.npz",
+    )
+    add_output(export, "a folder, or a file ending in .npz (default: NAME here)")
+    export.set_defaults(run=export_set)
+
+
+def _add_set_verb(
+    verbs: Subparsers, name: str, summary: str, example: str
+) -> argparse.ArgumentParser:
+    parser = add_verb(verbs, name, summary, example)
+    parser.add_argument(
+        "source", metavar="NAME", help="a name of `sfumato data list`, hf:NAME, or a path"
+    )
+    add_overrides(parser)
+    parser.add_argument(
+        "--strict", action="store_true", help="refuse odd images instead of handling them"
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores)")
+    return parser
+
+
+def list_sets(options: argparse.Namespace) -> None:
+    """Print the catalogue."""
+    del options
+    from rich.console import Console
+    from rich.table import Table
+
+    from sfumato.data.cache import cache_folder
+    from sfumato.data.catalogue import CATALOGUE, OTHER_SOURCES
+
+    table = Table("name", "images", "form", "from")
+    for name, entry in CATALOGUE.items():
+        table.add_row(name, entry.images, entry.form, entry.origin)
+    Console().print(table)
+    print("or:")
+    for form, meaning in OTHER_SOURCES.items():
+        print(f"  {form:8} {meaning}")
+    print(f"downloads and packed sets are in {cache_folder()} (set by SFUMATO_CACHE)")
+
+
+def show_set(options: argparse.Namespace) -> None:
+    """Print tables about a set and write its contact sheet."""
+    from rich.console import Console
+
+    from sfumato.data.show import contact_sheet, tables
+
+    splits = _load(options)
+    console = Console()
+    for table in tables(splits):
+        console.print(table)
+    path = options.output or Path(f"{splits.train.name}.png")
+    _make_parent(path)
+    contact_sheet(splits).save(path, format="PNG")
+    print(f"contact sheet: {path}")
+
+
+def pack_set(options: argparse.Namespace) -> None:
+    """Pack a set into the cache, and into a folder when asked."""
+    from sfumato.data.catalogue import find
+    from sfumato.data.export import write_packed_splits
+    from sfumato.data.packing import pack
+
+    if options.output is not None:
+        _refuse_existing(options.output)
+    config = _config(options)
+    packed = pack(find(config.source), config, options.strict, options.workers)
+    for name, part in (("train", packed.train), ("test", packed.test)):
+        if part is not None:
+            count, channels, height, width = part.images.shape
+            print(f"{name}: {count} images, {channels} x {height} x {width}")
+            for line in part.summary.lines():
+                print(f"  {line}")
+    if packed.folder is not None:
+        print(f"packed: {packed.folder}")
+    if options.output is not None:
+        write_packed_splits(_load(options), options.output)
+        print(f"written: {options.output}")
+
+
+def export_set(options: argparse.Namespace) -> None:
+    """Write a set as PNG files or as .npz."""
+    from sfumato.data.export import write_npz, write_png_folder
+
+    splits = _load(options)
+    path = options.output or Path(splits.train.name)
+    _refuse_existing(path)
+    _make_parent(path)
+    if path.suffix == ".npz":
+        write_npz(splits, path)
+    else:
+        write_png_folder(splits, path)
+    print(f"written: {path}")
+
+
+def _config(options: argparse.Namespace) -> "DataConfig":
+    """The config of a source with `data.key=value` laid over it."""
+    from sfumato.core.config import override, parse
+    from sfumato.core.errors import ConfigError
+    from sfumato.data.config import DataConfig
+
+    changed = override({"data": {"source": options.source}}, options.overrides)
+    if other := sorted(set(changed) - {"data"}):
+        raise ConfigError(f"{other[0]!r} is no key of a data set; write data.KEY=VALUE")
+    return parse(DataConfig, changed["data"], "data")
+
+
+def _load(options: argparse.Namespace) -> "Splits":
+    from sfumato.data.catalogue import load
+
+    return load(_config(options), options.strict, options.workers)
+
+
+def _refuse_existing(path: Path) -> None:
+    from sfumato.core.errors import DataError
+
+    if path.exists():
+        raise DataError(f"{path} exists already; remove it or choose another --output")
+
+
+def _make_parent(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
