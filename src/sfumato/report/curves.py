@@ -8,12 +8,14 @@ from typing import Any
 from markupsafe import Markup
 
 from sfumato.report.figures import NUM_COLOURS, Curve, curve_figure
-from sfumato.report.results import Results, read_history
+from sfumato.report.results import Estimate, Results, read_history
 
-MAX_POINTS = 120
+MAX_POINTS = 80
 Rows = list[dict[str, Any]]
 Figure = tuple[str, Markup]
-"""A key that can be part of a file name, and the SVG."""
+"""A name that can be that of a file, and the SVG."""
+Group = tuple[str, list[Figure]]
+"""A heading and its figures."""
 
 
 def histories(results: Results, directory: Path) -> list[tuple[str, int, Rows]]:
@@ -27,28 +29,28 @@ def histories(results: Results, directory: Path) -> list[tuple[str, int, Rows]]:
     return found
 
 
-def loss_figures(logs: Sequence[tuple[str, int, Rows]]) -> list[Figure]:
+def loss_figures(logs: Sequence[tuple[str, int, Rows]]) -> list[Group]:
     """For every training phase its loss, against images seen and against seconds.
 
     The losses of different phases measure different things, so each has a figure of its own.
     """
     keys = {key: None for _, _, rows in logs for row in rows for key in row}
     phases = [key for key in keys if key.startswith("loss/")]
-    return [
-        figure
-        for key in phases
-        for figure in _pair(key, f"Loss of phase “{key.removeprefix('loss/')}”", logs, None)
+    titles = [key.removeprefix("loss/").replace("_", " ") for key in phases]
+    groups = [
+        (title.capitalize(), _pair(key, f"Loss of the phase {title}", logs, None))
+        for key, title in zip(phases, titles, strict=True)
     ]
+    return [group for group in groups if group[1]]
 
 
-def quality_figures(results: Results, logs: Sequence[tuple[str, int, Rows]]) -> list[Figure]:
+def quality_figures(results: Results, logs: Sequence[tuple[str, int, Rows]]) -> list[Group]:
     """Every metric that was measured during training, with its floor as a line."""
-    return [
-        figure
+    groups = [
+        (metric.label, _pair(metric.key, metric.label, logs, metric.floor))
         for metric in results.metrics
-        if any(_value(row, metric.key) is not None for _, _, rows in logs for row in rows)
-        for figure in _pair(metric.key, metric.label, logs, metric)
     ]
+    return [group for group in groups if group[1]]
 
 
 def merged(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float], list[Any]]:
@@ -61,13 +63,13 @@ def merged(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[flo
         x.append(sum(position for position, _ in group) / len(group))
         y.append(sum(values) / len(values))
         band.append((min(values), max(values)))
+    x[0], x[-1] = points[0][0], points[-1][0]
     return x, y, band
 
 
 def _pair(
-    key: str, title: str, logs: Sequence[tuple[str, int, Rows]], metric: Any
+    key: str, title: str, logs: Sequence[tuple[str, int, Rows]], floor: Estimate | None
 ) -> list[Figure]:
-    floor = metric.floor if metric else None
     longest = max((row["seconds"] for _, _, rows in logs for row in rows if "seconds" in row),
                   default=0)  # fmt: skip
     unit, size = ("hours", 3600) if longest > 7200 else (
@@ -82,7 +84,7 @@ def _pair(
             x, y, band = merged(points) if points else ([], [], [])
             curves.append(Curve(name, colour, x, y, band if len(points) > len(x) else None))
         file = f"{key.replace('/', '-')}-{axis}"
-        figures.append((file, curve_figure(f"{title}", label, curves, floor)))
+        figures.append((file, curve_figure(title, label, curves, floor)))
     return [figure for figure in figures if figure[1]]
 
 

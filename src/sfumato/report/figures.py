@@ -11,13 +11,13 @@ from pathlib import Path
 from markupsafe import Markup, escape
 
 from sfumato.report.axes import Axis, limits, push_apart
+from sfumato.report.numbers import number, spread
 from sfumato.report.results import Estimate, Metric, Results
-from sfumato.report.text import interval, number
 
 TEMPLATES = Path(__file__).parent / "templates"
 WIDTH = 460
 NUM_COLOURS = 8
-_ROW, _SEED, _TOP, _BOTTOM = 44, 24, 36, 46
+_ROW, _SEED, _TOP, _BOTTOM = 46, 28, 36, 46
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def score_figure(results: Results, metric: Metric) -> Markup:
     if not shown:
         return Markup()
     names = [textwrap.wrap(arm.name, 17) or [""] for arm, _ in rows]
-    left = 16 + 7.4 * max(len(line) for name in names for line in name)
+    left = 14 + 8.9 * max(len(line) for name in names for line in name)
     known = [*shown, metric.floor] if metric.floor else shown
     values = [v for e in known for v in (e.value, *((e.low, e.high) if e.has_interval else ()))]
     low, high = limits([v for v in values if v is not None], metric.better == "lower")
@@ -56,7 +56,7 @@ def score_figure(results: Results, metric: Metric) -> Markup:
     heights = [_ROW + _SEED * max(len(values) - 1, 0) for _, values in rows]
     bottom = _TOP + sum(heights)
 
-    parts = [_x_axis(axis, bottom, metric.label + f" ({metric.better} is better)", number)]
+    parts = [_x_axis(axis, bottom, metric.label + f" ({metric.better} is better)", _tick)]
     if metric.floor is not None:
         parts.append(_floor_line(axis, metric, bottom))
     top = float(_TOP)
@@ -74,11 +74,9 @@ def score_figure(results: Results, metric: Metric) -> Markup:
             parts.append(_dot(axis, score, y, colour, f"{arm.name}, seed {run.seed}"))
         top += height
     about = "; ".join(
-        f"{arm.name} {number(arm.mean(metric.key))}"
-        + (f" ({interval(run.scores.get(metric.key))})" if interval(run.scores.get(metric.key)) else "")
+        f"{arm.name} {number(arm.mean(metric.key))} ({spread(arm, metric.key) or 'no interval'})"
         for arm, _ in rows
-        for run in arm.runs[:1]
-    )  # fmt: skip
+    )
     floor = f"; floor {number(metric.floor.value)}" if metric.floor else ""
     return _svg(f"{metric.label} of every arm: {about}{floor}.", bottom + _BOTTOM, parts)
 
@@ -91,11 +89,12 @@ def curve_figure(
     if not curves:
         return Markup()
     height = max(250, 90 + 18 * len(curves))
-    labels = [*(curve.name for curve in curves), *(["floor"] if floor else [])]
-    right = WIDTH - 18 - 7.2 * min(max(len(label) for label in labels), 17)
+    right = WIDTH - 10 - 8.9 * min(max(len(curve.name) for curve in curves), 17)
     bottom = height - _BOTTOM
     ys = [y for curve in curves for y in curve.y] + ([floor.value] if floor else [])
     log = min(ys) > 0 and max(ys) > 5 * sorted(ys)[len(ys) // 2]
+    if not log:
+        ys += [edge for curve in curves for edges in curve.band or [] for edge in edges]
     low, high = (min(ys) / 1.1, max(ys) * 1.1) if log else limits(ys, from_zero=True)
     x_axis = Axis(0, max(curve.x[-1] for curve in curves) or 1, 52, right)
     y_axis = Axis(low, high, bottom, 14, log)
@@ -107,20 +106,24 @@ def curve_figure(
             points = _points([(x_axis(x), y_axis(min(max(y, low), high))) for x, y in edge])
             parts.append(f'<polygon class="band c{curve.colour}" points="{points}"/>')
     for curve in curves:
-        points = _points(
-            [(x_axis(x), y_axis(y)) for x, y in zip(curve.x, curve.y, strict=True)]
-        )
+        points = _points([(x_axis(x), y_axis(y)) for x, y in zip(curve.x, curve.y, strict=True)])
         parts.append(f'<polyline class="line c{curve.colour}" points="{points}"/>')
     ends = [(y_axis(c.y[-1]), c.name, f"c{c.colour}", x_axis(c.x[-1])) for c in curves]
     if floor is not None:
         y = y_axis(floor.value)
-        parts.append(f'<line class="floor" x1="52" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        ends.append((y, "floor", "quiet", right))
+        parts.append(
+            f'<line class="floor" x1="52" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<text class="tick" x="58" y="{y - 6:.1f}">floor {number(floor.value)}</text>'
+        )
     unique = list({end[1]: end for end in ends}.values())  # several seeds share one label
     places = push_apart([end[0] for end in unique], 16, 16, bottom)
     for (y, name, style, x), place in zip(unique, places, strict=True):
-        if style != "quiet":
-            parts.append(f'<circle class="dot {style}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>')
+        if right - x > 12:  # trained for a shorter time than another: lead the eye to the name
+            parts.append(
+                f'<line class="leader {style}" x1="{x + 6:.1f}" x2="{right + 5:.1f}" '
+                f'y1="{y:.1f}" y2="{place:.1f}"/>'
+            )
+        parts.append(f'<circle class="dot {style}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>')
         short = name if len(name) <= 17 else name[:16] + "…"
         parts.append(
             f'<text class="name {style}" x="{right + 9:.1f}" y="{place + 4:.1f}">'
@@ -138,9 +141,7 @@ def _svg(about: str, height: float, parts: list[str]) -> Markup:
     )
 
 
-def _x_axis(
-    axis: Axis, y: float, label: str, show: Callable[[int | float], str]
-) -> str:
+def _x_axis(axis: Axis, y: float, label: str, show: Callable[[int | float], str]) -> str:
     parts = [f'<line class="axis" x1="{axis.start:.1f}" x2="{axis.end:.1f}" y1="{y}" y2="{y}"/>']
     for tick in axis.ticks(4):
         x = axis(tick)

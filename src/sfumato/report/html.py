@@ -8,9 +8,9 @@ from sfumato.core.errors import RunError
 from sfumato.core.files import write_bytes
 from sfumato.report.figures import TEMPLATES, standalone
 from sfumato.report.markdown import to_markdown
+from sfumato.report.numbers import duration
 from sfumato.report.results import load
 from sfumato.report.tables import to_csv
-from sfumato.report.text import duration
 from sfumato.report.view import View, build
 
 
@@ -32,7 +32,7 @@ def write_report(directory: Path) -> Path:
     path = directory / "report.html"
     try:
         (directory / "figures").mkdir(exist_ok=True)
-        for name, svg in [*view.score_figures, *view.quality_figures, *view.loss_figures]:
+        for name, svg in view.figures:
             write_bytes(directory / "figures" / f"{name}.svg", standalone(svg).encode())
         write_bytes(directory / "report.md", to_markdown(view).encode())
         write_bytes(directory / "results.csv", to_csv(view.results).encode())

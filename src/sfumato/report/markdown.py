@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from sfumato.report.view import Cell, Row, Sample, View
+from sfumato.report.rows import Cell, Row
+from sfumato.report.view import Sample, View
 
 
 def to_markdown(view: View) -> str:
@@ -22,13 +23,13 @@ def to_markdown(view: View) -> str:
     films = [film for film in view.films if film.film and film.film.path]
     if films:
         blocks += ["## Samples during training", _gallery(films)]
-    for heading, figures in (
+    for heading, groups in (
         ("## Quality during training", view.quality_figures),
         ("## Losses", view.loss_figures),
     ):
-        if figures:
-            images = [_image(name, f"figures/{name}.svg") for name, _ in figures]
-            blocks += [heading, "\n".join(images)]
+        for index, (title, figures) in enumerate(groups):
+            images = [_image(f"{title} ({name})", f"figures/{name}.svg") for name, _ in figures]
+            blocks += [heading if index == 0 else "", f"### {_plain(title)}", "\n".join(images)]
     if view.warnings:
         blocks += ["## Warnings", "\n".join(f"- {_plain(text)}" for text in view.warnings)]
     if view.differences:
@@ -62,7 +63,7 @@ def _floor(view: View) -> list[list[str]]:
 
 
 def _cell(cell: Cell) -> str:
-    return f"{cell.text} ({cell.note})" if cell.note else cell.text
+    return f"{cell.text} ({cell.notes})" if cell.notes else cell.text
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

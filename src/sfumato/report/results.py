@@ -122,14 +122,18 @@ def load(directory: Path) -> Results:
     """
     path = directory / "results.json"
     is_run = any((directory / name).exists() for name in ("config.json", "summary.json"))
-    if not path.exists() and not is_run:
-        raise RunError(
-            f"{directory} is neither a study nor a run: it has no results.json, config.json or "
-            "summary.json; give the directory that `sfumato study` or `sfumato train` wrote"
-        )
-    content = read_json(path) if path.exists() else {}
-    if "arms" not in content and is_run:
-        content = _of_run(directory, content)
+    if path.exists():
+        return validated(read_json(path), str(path))
+    if is_run:
+        return validated(_of_run(directory), str(directory))
+    raise RunError(
+        f"{directory} is neither a study nor a run: it has no results.json, config.json or "
+        "summary.json; give the directory that `sfumato study` or `sfumato train` wrote"
+    )
+
+
+def validated(content: Mapping[str, Any], source: str) -> Results:
+    """Results from plain values. Raises RunError, which names `source` and the first bad key."""
     try:
         return Results.model_validate(content)
     except ValidationError as error:
@@ -140,7 +144,7 @@ def load(directory: Path) -> Results:
         else:
             wrong = f"{key!r} is {_short(first['input'])}: {first['msg'].lower()}"
         raise RunError(
-            f"{path}: {wrong}; run the study or the evaluation again to write it anew"
+            f"{source}: {wrong}; run the study or the evaluation again to write it anew"
         ) from None
 
 
@@ -179,49 +183,46 @@ def read_history(run_directory: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _of_run(directory: Path, scores: Mapping[str, Any]) -> dict[str, Any]:
-    """A run, with the scores of its evaluation if it has any, as a study of one arm."""
-    paths = [directory / f"{name}.json" for name in ("config", "summary", "environment", "data")]
-    config, summary, environment, data = (
+def of_evaluation(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """The evaluation of a run as results of a single arm.
+
+    Args:
+        evaluation: "metrics" and "protocol" as in results.json, and what a run has there:
+            "scores", "warnings", and so on; all of it may be missing.
+    """
+    run = {"directory": ".", **evaluation}
+    name = str(evaluation.get("name", "run"))
+    return {**evaluation, "name": name, "arms": [{**evaluation, "name": name, "runs": [run]}]}
+
+
+def _of_run(directory: Path) -> dict[str, Any]:
+    """Everything that a run directory tells, as results of a single arm."""
+    names = ("config", "summary", "environment", "data", "evaluation")
+    paths = [directory / f"{name}.json" for name in names]
+    config, summary, environment, data, evaluation = (
         read_json(path) if path.exists() else {} for path in paths
     )
-    rows = read_history(directory)
-    last = rows[-1] if rows else {}
+    last = (read_history(directory) or [{}])[-1]
     training = config.get("training") or {}
     name = str(config.get("name") or directory.resolve().name)
     budget = {
-        key.removeprefix("budget_"): training[key]
-        for key in ("budget_images", "budget_steps", "budget_seconds")
-        if training.get(key) is not None
+        key: training[f"budget_{key}"]
+        for key in ("images", "steps", "seconds")
+        if training.get(f"budget_{key}") is not None
     }
-    run = {
+    known = {
+        "name": name,
         "seed": training.get("seed", 0),
-        "directory": ".",
-        "images_seen": summary.get("images_seen", last.get("images")),
-        "train_seconds": summary.get("train_seconds", last.get("seconds")),
-        "images_per_second": summary.get("images_per_second"),
-        "scores": scores.get("scores", {}),
-        "warnings": [*summary.get("warnings", []), *scores.get("warnings", [])],
-    }
-    arm = {
-        "name": name,
-        "parameters": summary.get("parameters"),
-        "nfe": scores.get("nfe", summary.get("nfe")),
-        "runs": [run],
-    }
-    return {
-        "name": name,
-        "title": scores.get("title", name),
-        "description": scores.get("description", ""),
-        "created": scores.get("created", summary.get("created", "")),
-        "machine": scores.get("machine", environment),
-        "data": scores.get("data", data or config.get("data") or {}),
+        "images_seen": last.get("images"),
+        "train_seconds": last.get("seconds"),
+        "machine": environment,
+        "data": data or config.get("data") or {},
         "budget": budget,
-        "protocol": scores.get("protocol", {}),
-        "metrics": scores.get("metrics", []),
-        "arms": [arm],
-        "commands": scores.get("commands", []),
+        **summary,
+        **evaluation,
     }
+    known["warnings"] = [*summary.get("warnings", []), *evaluation.get("warnings", [])]
+    return of_evaluation(known)
 
 
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

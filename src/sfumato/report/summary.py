@@ -1,7 +1,7 @@
 """The result in plain words, saying no more than the verdicts do."""
 
+from sfumato.report.numbers import count, duration, interval, join, number, ratio_to_floor
 from sfumato.report.results import Metric, Results
-from sfumato.report.text import count, duration, interval, join, number, ratio_to_floor
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
@@ -24,7 +24,7 @@ def summarize(results: Results) -> str:
         sentences.append(_single(results, main) if len(results.arms) == 1 else _best(results, main))
         sentences += [_other(results, metric) for metric in results.metrics[1:]]
     else:
-        sentences.append("Nothing was scored yet; `sfumato evaluate` does that.")
+        sentences.append("Nothing was scored yet.")
     return " ".join(sentence for sentence in sentences if sentence)
 
 
@@ -59,7 +59,9 @@ def _single(results: Results, metric: Metric) -> str:
     details = [part for part in (f"95 % interval {bounds}" if bounds else "",
                                  ratio_to_floor(value, metric)) if part]  # fmt: skip
     aside = f" ({'; '.join(details)})" if details else ""
-    return f"It reaches a {metric.label} of {number(value)}{aside}; with one arm there is nothing to compare."
+    return (
+        f"It reaches a {metric.label} of {number(value)}{aside}. With one arm nothing is compared."
+    )
 
 
 def _best(results: Results, metric: Metric) -> str:
@@ -86,7 +88,8 @@ def _best(results: Results, metric: Metric) -> str:
             f"{metric.better} than that of {rest}."
         )
     losers = set().union(*beaten.values()) if beaten else set()
-    leaders = [arm.name for arm in results.arms if arm.name not in losers and arm.name in values]
+    leaders = [name for name in values if name not in losers]
+    leaders.sort(key=lambda name: values[name], reverse=metric.better == "higher")
     quoted = join([f"“{name}” ({number(values[name])})" for name in leaders]) if leaders else ""
     if not losers or not leaders:
         return f"No arm is shown to be better than another by its {metric.label}."
@@ -98,9 +101,12 @@ def _best(results: Results, metric: Metric) -> str:
             "than at least one arm."
         )
     which = "which of the two is better" if len(leaders) == 2 else "which of them is best"
+    by_all = all(losers <= beaten.get(leader, set()) for leader in leaders)
+    both = "both" if len(leaders) == 2 else "all of them"
     return (
-        f"By {metric.label}, {quoted} lead and {which} is not shown; {below} "
-        f"{'is' if len(losers) == 1 else 'are'} shown to be worse than at least one other arm."
+        f"By {metric.label}, {quoted} lead, and {which} is not shown; {below} "
+        f"{'is' if len(losers) == 1 else 'are'} shown to be worse than "
+        f"{both if by_all else 'at least one other arm'}."
     )
 
 

@@ -4,40 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sfumato.report.curves import Figure, histories, loss_figures, quality_figures
+from sfumato.report.curves import Figure, Group, histories, loss_figures, quality_figures
 from sfumato.report.figures import NUM_COLOURS, score_figure
+from sfumato.report.numbers import MISSING
 from sfumato.report.pictures import Film, Picture, read_film, read_picture
-from sfumato.report.results import Arm, Metric, Results, RunRecord, Verdict, flatten
-from sfumato.report.summary import best_arm, summarize
-from sfumato.report.text import (
-    MISSING,
-    count,
-    duration,
-    interval,
-    number,
-    ratio_to_floor,
-    short_count,
-    spread,
-)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A number of a table: what to read, what stands small beneath it, what to sort by."""
-
-    text: str
-    note: str = ""
-    sort: float | None = None
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of a table: an arm, or one of its runs."""
-
-    name: str
-    colour: int | None
-    best: bool
-    cells: list[Cell]
+from sfumato.report.results import Arm, Metric, Results, Verdict, flatten
+from sfumato.report.rows import Cell, Row, arm_rows, columns, floor_cells, run_rows
+from sfumato.report.summary import summarize
 
 
 @dataclass(frozen=True)
@@ -69,13 +42,19 @@ class View:
     samples: list[Sample]
     more_samples: list[Sample]
     films: list[Sample]
-    loss_figures: list[Figure]
-    quality_figures: list[Figure]
+    loss_figures: list[Group]
+    quality_figures: list[Group]
     warnings: list[str]
     differences: list[tuple[str, list[str]]]
     protocol: dict[str, str]
     data: dict[str, str]
     machine: dict[str, str]
+
+    @property
+    def figures(self) -> list[Figure]:
+        """All figures of the page."""
+        groups = [*self.quality_figures, *self.loss_figures]
+        return [*self.score_figures, *(figure for _, figures in groups for figure in figures)]
 
 
 def build(results: Results, directory: Path) -> View:
@@ -88,11 +67,10 @@ def build(results: Results, directory: Path) -> View:
         results=results,
         title=results.title or results.name,
         summary=summarize(results),
-        columns=[*(metric.label for metric in results.metrics),
-                 "Training", "Parameters", "Images seen", "NFE"],
-        rows=[_arm_row(results, arm, index) for index, arm in enumerate(results.arms)],
-        floor=_floor_cells(results),
-        run_rows=_run_rows(results) if several_runs else [],
+        columns=columns(results),
+        rows=arm_rows(results),
+        floor=floor_cells(results),
+        run_rows=run_rows(results) if several_runs else [],
         terms=_terms(results),
         score_figures=[figure for figure in scores if figure[1]],
         verdicts=_verdicts(results),
@@ -106,53 +84,7 @@ def build(results: Results, directory: Path) -> View:
         protocol=flatten(results.protocol),
         data=flatten({k: v for k, v in results.data.items() if k != "grid"}),
         machine=flatten(results.machine),
-    )  # fmt: skip
-
-
-def _arm_row(results: Results, arm: Arm, index: int) -> Row:
-    cells = [_score(arm, metric) for metric in results.metrics]
-    seconds = [run.train_seconds for run in arm.runs if run.train_seconds is not None]
-    seen = [run.images_seen for run in arm.runs if run.images_seen is not None]
-    mean_seconds = sum(seconds) / len(seconds) if seconds else None
-    rates = [run.images_per_second for run in arm.runs if run.images_per_second is not None]
-    rate = f"{short_count(sum(rates) / len(rates))} images/s" if rates else ""
-    cells += [
-        Cell(duration(mean_seconds), rate, mean_seconds),
-        Cell(short_count(arm.parameters), "", arm.parameters),
-        Cell(count(max(seen, default=None)), "", max(seen, default=None)),
-        Cell(count(arm.nfe), "", arm.nfe),
-    ]
-    best = bool(results.metrics) and best_arm(results, results.metrics[0]) == arm.name
-    return Row(arm.name, index % NUM_COLOURS, best, cells)
-
-
-def _score(arm: Arm, metric: Metric) -> Cell:
-    mean = arm.mean(metric.key)
-    notes = [spread(arm, metric.key), ratio_to_floor(mean, metric)]
-    return Cell(number(mean), " · ".join(note for note in notes if note), mean)
-
-
-def _floor_cells(results: Results) -> list[Cell] | None:
-    floors = [metric.floor for metric in results.metrics]
-    if not any(floors):
-        return None
-    cells = [Cell(number(f.value), interval(f)) if f else Cell(MISSING) for f in floors]
-    return [*cells, *[Cell("")] * 4]
-
-
-def _run_rows(results: Results) -> list[Row]:
-    """A line for every training seed, with the interval of its own samples."""
-    return [
-        Row(f"{arm.name}, seed {run.seed}", index % NUM_COLOURS, False, _run_cells(results, run))
-        for index, arm in enumerate(results.arms)
-        for run in arm.runs
-    ]
-
-
-def _run_cells(results: Results, run: RunRecord) -> list[Cell]:
-    scores = [run.scores.get(metric.key) for metric in results.metrics]
-    cells = [Cell(number(s.value), interval(s)) if s else Cell(MISSING) for s in scores]
-    return [*cells, Cell(duration(run.train_seconds)), Cell(count(run.images_seen))]
+    )
 
 
 def _verdicts(results: Results) -> list[tuple[Metric, list[Verdict]]]:
@@ -164,13 +96,10 @@ def _verdicts(results: Results) -> list[tuple[Metric, list[Verdict]]]:
 
 
 def _samples(results: Results, directory: Path) -> tuple[list[Sample], list[Sample]]:
-    """The grids of the first seed with the real images before them, and those of other seeds."""
+    """The grids of the first seeds with real images after them, and those of the other seeds."""
     rows = f"one class a row: {', '.join(results.class_names)}" if results.class_names else ""
-    first, more = [], []
-    real = read_picture(directory, results.data.get("grid"))
-    if real is not None:
-        alt = "Real held-out images" + (f", {rows}." if rows else ".")
-        first.append(Sample("Real images", None, "held out from training", alt, real))
+    first: list[Sample] = []
+    more: list[Sample] = []
     for index, arm in enumerate(results.arms):
         for k, run in enumerate(arm.runs):
             picture = read_picture(directory, f"{run.directory}/grid.png")
@@ -184,6 +113,10 @@ def _samples(results: Results, directory: Path) -> tuple[list[Sample], list[Samp
             caption = " · ".join(note for note in notes if note)
             sample = Sample(arm.name, index % NUM_COLOURS, caption, alt, picture)
             (first if k == 0 else more).append(sample)
+    real = read_picture(directory, results.data.get("grid"))
+    if real is not None:
+        alt = "Real held-out images" + (f", {rows}." if rows else ".")
+        first.append(Sample("Real images", None, "held out from training", alt, real))
     return first, more
 
 
@@ -225,20 +158,50 @@ def _terms(results: Results) -> list[tuple[str, str]]:
     keys = {metric.key for metric in results.metrics}
     terms = []
     if "frechet_distance" in keys:
-        terms.append(("Fréchet distance", "How far the distribution of the samples is from that of "
-                      "real images, both seen through a feature network. Lower is better."))
+        terms.append(
+            (
+                "Fréchet distance",
+                "How far the distribution of the samples is from that of "
+                "real images, both seen through a feature network. Lower is better.",
+            )
+        )
     if "label_accuracy" in keys:
-        terms.append(("Label accuracy", "The share of samples that a separate classifier "
-                      "recognises as the class they were asked to show."))
+        terms.append(
+            (
+                "Label accuracy",
+                "The share of samples that a separate classifier "
+                "recognises as the class they were asked to show.",
+            )
+        )
     if any(metric.floor for metric in results.metrics):
-        terms.append(("Floor", "The same score for real images that the models never saw. A perfect "
-                      "model would reach it; nothing can be expected to do better."))
+        terms.append(
+            (
+                "Floor",
+                "The same score for real images that the models never saw. A perfect "
+                "model would reach it; nothing can be expected to do better.",
+            )
+        )
     if keys:
-        terms.append(("Interval", "With other draws of the samples the score would fall in this "
-                      "range 19 times out of 20."))
+        terms.append(
+            (
+                "Interval",
+                "Samples are drawn by chance, and the score varies with them. "
+                "A range made this way holds its average over many draws 19 times out of 20.",
+            )
+        )
     if results.verdicts:
-        terms.append(("Not shown", "The difference is no larger than chance explains. It does not "
-                      "mean that the two are equal."))
-    terms.append(("NFE", "Network evaluations for one image: how often the network runs. "
-                  "It decides how long sampling takes."))
+        terms.append(
+            (
+                "Not shown",
+                "The difference is no larger than chance explains. It does not "
+                "mean that the two are equal.",
+            )
+        )
+    terms.append(
+        (
+            "NFE",
+            "Network evaluations for one image: how often the network runs. "
+            "It decides how long sampling takes.",
+        )
+    )
     return terms  # fmt: skip

@@ -41,6 +41,11 @@ if (films.length) {
   };
   pause.addEventListener("change", () => pause.checked || start());
   slider.addEventListener("input", () => { pause.checked = true; show(); });
+  addEventListener("beforeprint", () => {
+    pause.checked = true;
+    slider.value = 1000;
+    show();
+  });
   pause.checked = matchMedia("(prefers-reduced-motion: reduce)").matches;
   show();
   if (!pause.checked) start();
