@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from sfumato.report.axes import Number
 from sfumato.report.figures import NUM_COLOURS, Curve, curve_figure
 from sfumato.report.results import Estimate, Results, read_history
 
@@ -53,7 +54,7 @@ def quality_figures(results: Results, logs: Sequence[tuple[str, int, Rows]]) -> 
     return [group for group in groups if group[1]]
 
 
-def merged(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float], list[Any]]:
+def merged(points: Sequence[tuple[Number, Number]]) -> tuple[list[Number], list[Number], list[Any]]:
     """At most MAX_POINTS points: neighbours become their mean, with their (min, max) kept."""
     size = -(-len(points) // MAX_POINTS)
     x, y, band = [], [], []
@@ -88,10 +89,10 @@ def _pair(
     return [figure for figure in figures if figure[1]]
 
 
-def _value(row: dict[str, Any], key: str) -> float | None:
+def _value(row: dict[str, Any], key: str) -> Number | None:
     """A finite number of a row; an estimate counts as its value."""
     value = row.get(key)
     if isinstance(value, dict):
         value = value.get("value")
-    good = isinstance(value, int | float) and math.isfinite(value)
+    good = isinstance(value, Number) and math.isfinite(value)
     return float(value) if good else None  # type: ignore[arg-type]

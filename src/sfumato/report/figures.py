@@ -10,7 +10,7 @@ from pathlib import Path
 
 from markupsafe import Markup, escape
 
-from sfumato.report.axes import Axis, limits, push_apart
+from sfumato.report.axes import Axis, Number, limits, push_apart
 from sfumato.report.numbers import number, spread
 from sfumato.report.results import Estimate, Metric, Results
 
@@ -26,16 +26,18 @@ class Curve:
 
     name: str
     colour: int
-    x: list[float]
-    y: list[float]
-    band: list[tuple[float, float]] | None = None
+    x: list[Number]
+    y: list[Number]
+    band: list[tuple[Number, Number]] | None = None
 
 
 def standalone(svg: str) -> str:
     """A figure as a file of its own, for a README or a paper."""
     style = (TEMPLATES / "figures.css").read_text(encoding="utf-8")
     head = '<svg xmlns="http://www.w3.org/2000/svg" '
-    return svg.replace("<svg ", head, 1).replace("</title>", f"</title><style>{style}</style>", 1)
+    return (
+        str(svg).replace("<svg ", head, 1).replace("</title>", f"</title><style>{style}</style>", 1)
+    )
 
 
 def score_figure(results: Results, metric: Metric) -> Markup:
@@ -134,14 +136,14 @@ def curve_figure(
     return _svg(f"{title} against {x_label}{scale}: {last}.", height, parts)
 
 
-def _svg(about: str, height: float, parts: list[str]) -> Markup:
+def _svg(about: str, height: Number, parts: list[str]) -> Markup:
     return Markup(
         f'<svg class="figure" role="img" viewBox="0 0 {WIDTH} {height:.0f}">'
         f"<title>{escape(about)}</title>{''.join(parts)}</svg>"
     )
 
 
-def _x_axis(axis: Axis, y: float, label: str, show: Callable[[int | float], str]) -> str:
+def _x_axis(axis: Axis, y: Number, label: str, show: Callable[[Number], str]) -> str:
     parts = [f'<line class="axis" x1="{axis.start:.1f}" x2="{axis.end:.1f}" y1="{y}" y2="{y}"/>']
     for tick in axis.ticks(4):
         x = axis(tick)
@@ -153,7 +155,7 @@ def _x_axis(axis: Axis, y: float, label: str, show: Callable[[int | float], str]
     return "".join(parts)
 
 
-def _y_axis(axis: Axis, right: float) -> str:
+def _y_axis(axis: Axis, right: Number) -> str:
     parts = []
     for tick in axis.ticks(5):
         y = axis(tick)
@@ -164,7 +166,7 @@ def _y_axis(axis: Axis, right: float) -> str:
     return "".join(parts)
 
 
-def _floor_line(axis: Axis, metric: Metric, bottom: float) -> str:
+def _floor_line(axis: Axis, metric: Metric, bottom: Number) -> str:
     floor = metric.floor
     assert floor is not None
     x = axis(floor.value)
@@ -187,7 +189,7 @@ def _floor_line(axis: Axis, metric: Metric, bottom: float) -> str:
     return "".join(parts)
 
 
-def _dot(axis: Axis, score: Estimate, y: float, colour: int, name: str) -> str:
+def _dot(axis: Axis, score: Estimate, y: Number, colour: int, name: str) -> str:
     x = axis(score.value)
     parts = [f"<g><title>{escape(name)}: {number(score.value)}</title>"]
     if score.low is not None and score.high is not None and score.has_interval:
@@ -205,7 +207,7 @@ def _dot(axis: Axis, score: Estimate, y: float, colour: int, name: str) -> str:
     return "".join(parts)
 
 
-def _lines_of_text(lines: list[str], x: float, middle: float) -> str:
+def _lines_of_text(lines: list[str], x: Number, middle: Number) -> str:
     top = middle + 4 - 8 * (len(lines) - 1)
     return "".join(
         f'<text class="name end" x="{x:.1f}" y="{top + 16 * k:.1f}">{escape(line)}</text>'
@@ -213,11 +215,11 @@ def _lines_of_text(lines: list[str], x: float, middle: float) -> str:
     )
 
 
-def _points(points: Sequence[tuple[float, float]]) -> str:
+def _points(points: Sequence[tuple[Number, Number]]) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
-def _tick(value: int | float) -> str:
+def _tick(value: Number) -> str:
     for unit, size in (("M", 1e6), ("k", 1e3)):
         if abs(value) >= size:
             return f"{value / size:g}{unit}"

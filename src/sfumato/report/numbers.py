@@ -2,12 +2,13 @@
 
 import math
 
+from sfumato.report.axes import Number
 from sfumato.report.results import Arm, Estimate, Metric
 
 MISSING = "–"
 
 
-def number(value: int | float | None) -> str:
+def number(value: Number | None) -> str:
     """A score or a loss, to about three digits: 118.5, 8.13, 0.964."""
     if value is None or not math.isfinite(value):
         return MISSING
@@ -21,12 +22,12 @@ def number(value: int | float | None) -> str:
     return f"{value:.3f}" if size >= 0.01 or value == 0 else f"{value:.2g}"
 
 
-def count(value: int | float | None) -> str:
+def count(value: Number | None) -> str:
     """A whole number with separators: 1,437."""
     return MISSING if value is None else f"{value:,.0f}"
 
 
-def short_count(value: int | float | None) -> str:
+def short_count(value: Number | None) -> str:
     """A large number in few characters: 950, 1.25 M, 200 k."""
     if value is None:
         return MISSING
@@ -36,7 +37,7 @@ def short_count(value: int | float | None) -> str:
     return f"{value:.4g}"
 
 
-def duration(seconds: int | float | None) -> str:
+def duration(seconds: Number | None) -> str:
     """Seconds as 8.4 s, 61 s, 4 min 05 s or 3 h 20 min."""
     if seconds is None or not math.isfinite(seconds):
         return MISSING
@@ -55,7 +56,7 @@ def interval(estimate: Estimate | None) -> str:
     return f"{number(estimate.low)} to {number(estimate.high)}"
 
 
-def ratio_to_floor(value: float | None, metric: Metric) -> str:
+def ratio_to_floor(value: Number | None, metric: Metric) -> str:
     """How many times the floor a score is, where less is better and the ratio means something."""
     if value is None or metric.better != "lower" or metric.floor is None:
         return ""

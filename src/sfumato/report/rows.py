@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from sfumato.report.axes import Number
 from sfumato.report.figures import NUM_COLOURS
 from sfumato.report.numbers import (
     MISSING,
@@ -23,7 +24,7 @@ class Cell:
 
     text: str
     note: str = ""
-    sort: float | None = None
+    sort: Number | None = None
     ratio: str = ""
     """How many times the floor it is, where that means something."""
 

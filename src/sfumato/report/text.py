@@ -21,9 +21,12 @@ def study_table(results: Mapping[str, Any]) -> str:
         RunError: it cannot be understood.
     """
     checked = validated(results, "results")
-    verdicts = [f"  {verdict.text}" for verdict in checked.verdicts if verdict.text]
-    blocks = [_table(checked), textwrap.fill(summarize(checked), WIDTH), "\n".join(verdicts)]
-    return "\n\n".join(block for block in blocks if block)
+    blocks = [_table(checked), textwrap.fill(summarize(checked), WIDTH)]
+    for metric in checked.metrics:
+        verdicts = [v for v in checked.verdicts if v.metric == metric.key and v.text]
+        if verdicts:
+            blocks.append("\n".join([f"{metric.label}:", *(f"  {v.text}" for v in verdicts)]))
+    return "\n\n".join(blocks)
 
 
 def evaluation_table(evaluation: Mapping[str, Any]) -> str:

@@ -1,0 +1,87 @@
+"""Scales, ticks and the merging of rows, against what they must satisfy."""
+
+import re
+from itertools import pairwise
+from xml.etree import ElementTree
+
+import pytest
+
+from sfumato.report.axes import Axis, limits, push_apart
+from sfumato.report.curves import MAX_POINTS, loss_figures, merged
+from sfumato.report.figures import Curve, curve_figure, standalone
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0, 200_000, [0, 50_000, 100_000, 150_000, 200_000]),
+        (-0.01, 1.04, [0, 0.5, 1.0]),
+        (3.3, 21.4, [5, 10, 15, 20]),
+        (0.87, 1.0, [0.9, 0.95, 1.0]),
+    ],
+)
+def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None:
+    assert Axis(low, high, 0.0, 100.0).ticks(4) == pytest.approx(expected)
+
+
+def test_log_axis_turns_factors_into_lengths() -> None:
+    axis = Axis(0.01, 10.0, 300.0, 0.0, log=True)
+    assert [axis(v) for v in (0.01, 0.1, 1.0, 10.0)] == pytest.approx([300, 200, 100, 0])
+    assert Axis(0.04, 0.9, 0.0, 1.0, log=True).ticks() == pytest.approx([0.05, 0.1, 0.2, 0.5])
+    assert len(Axis(1e-9, 1e9, 0.0, 1.0, log=True).ticks()) <= 7
+
+
+def test_limits_start_at_zero_only_where_that_wastes_no_space() -> None:
+    assert limits([4.4, 18.0], from_zero=True)[0] == 0
+    assert limits([97.0, 100.0], from_zero=True)[0] > 90
+    assert limits([0.0, 0.0], from_zero=True) == (0, 1)
+    low, high = limits([5.0], from_zero=False)
+    assert low < 5 < high
+
+
+def test_labels_are_moved_apart_and_stay_in_order() -> None:
+    places = push_apart([50.0, 52.0, 10.0, 51.0], gap=16.0, low=0.0, high=100.0)
+    order = sorted(range(4), key=lambda k: places[k])
+    assert order == [2, 0, 3, 1]
+    gaps = [places[b] - places[a] for a, b in pairwise(order)]
+    assert min(gaps) >= 16
+    assert places[2] == 10, "a label with room stays where it is"
+    crowded = push_apart([99.0] * 20, gap=16.0, low=0.0, high=100.0)
+    assert min(crowded) >= -1e-9
+    assert max(crowded) <= 100
+
+
+def test_merging_keeps_the_mean_the_ends_and_the_extremes() -> None:
+    points = [(float(k), float(k % 7)) for k in range(1, 7 * MAX_POINTS * 2 + 1)]
+    x, y, band = merged(points)
+    assert len(x) == MAX_POINTS
+    assert (x[0], x[-1]) == (points[0][0], points[-1][0])
+    assert y == pytest.approx([3.0] * MAX_POINTS)  # every group holds whole periods
+    assert band == [(0.0, 6.0)] * MAX_POINTS
+    assert merged(points[:5])[:2] == ([1, 2, 3, 4, 5], [1, 2, 3, 4, 5])
+
+
+def test_phases_have_figures_of_their_own_and_nan_is_no_point() -> None:
+    rows = [{"images": k, "seconds": k / 10, "loss/g": 1.0 / k, "loss/d": 0.7} for k in (1, 2, 3)]
+    rows.append({"images": 4, "seconds": 0.4, "loss/g": float("nan"), "loss/d": 0.8})
+    groups = loss_figures([("gan", 0, rows), ("other", 1, [{"images": 1, "loss/mse": 0.1}])])
+    names = {title: [name for name, _ in figures] for title, figures in groups}
+    assert names == {
+        "G": ["loss-g-images", "loss-g-seconds"],
+        "D": ["loss-d-images", "loss-d-seconds"],
+        "Mse": ["loss-mse-images"],
+    }
+    (line,) = re.findall(r'polyline class="line c0" points="([^"]+)"', groups[0][1][0][1])
+    assert len(line.split()) == 3
+
+
+def test_curves_are_valid_svg_with_falling_lines() -> None:
+    curve = Curve("a < b & c", 2, [0.0, 50.0, 100.0], [3.0, 2.0, 1.0])
+    svg = standalone(curve_figure("Loss", "images seen", [curve]))
+    root = ElementTree.fromstring(svg)
+    (line,) = root.iter("{http://www.w3.org/2000/svg}polyline")
+    points = [tuple(map(float, p.split(","))) for p in line.attrib["points"].split()]
+    assert [p[0] for p in points] == sorted(p[0] for p in points)
+    assert [p[1] for p in points] == sorted(p[1] for p in points), "down the page is less"
+    assert points[1][0] - points[0][0] == pytest.approx(points[2][0] - points[1][0], abs=0.2)
+    assert any(text.text == "a < b & c" for text in root.iter())

@@ -1,0 +1,140 @@
+"""The result in words follows from the verdicts, and says no more than they do."""
+
+import csv
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from report.fixture import ARMS, FLOOR, FRECHET, results, write_study
+from sfumato.core.errors import RunError
+from sfumato.report import write_report
+from sfumato.report.numbers import duration, number, short_count
+from sfumato.report.results import Results
+from sfumato.report.summary import best_arm, summarize
+from sfumato.report.tables import to_csv
+from sfumato.report.text import evaluation_table, study_table
+
+
+def _with(verdicts: list[tuple[str, str, str]], arms: int = 3) -> Results:
+    content = results()
+    content["arms"] = content["arms"][:arms]
+    content["verdicts"] = [
+        {"metric": "frechet_distance", "a": a, "b": b, "verdict": verdict}
+        for a, verdict, b in verdicts
+    ]
+    return Results.model_validate(content)
+
+
+LINEAR, COSINE, DCGAN = ARMS
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "best", "words"),
+    [
+        (
+            [(LINEAR, "worse", COSINE), (LINEAR, "better", DCGAN), (COSINE, "better", DCGAN)],
+            COSINE,
+            "“ddpm-cosine” is best: its Fréchet distance of 7.51 (1.7 × floor) is shown to be "
+            "lower than that of every other arm",
+        ),
+        (
+            [(LINEAR, "not shown", COSINE), (LINEAR, "better", DCGAN), (COSINE, "better", DCGAN)],
+            None,
+            "“ddpm-cosine” (7.51) and “ddpm-linear” (8.13) lead, and which of the two is better is "
+            "not shown; “dcgan” is shown to be worse than both",
+        ),
+        (
+            [(LINEAR, "not shown", COSINE), (LINEAR, "not shown", DCGAN), (DCGAN, "worse", COSINE)],
+            None,
+            "lead, and which of the two is better is not shown; “dcgan” is shown to be worse than "
+            "at least one other arm",
+        ),
+        (
+            [(LINEAR, "not shown", COSINE), (LINEAR, "not shown", DCGAN)],
+            None,
+            "No arm is shown to be better than another by its Fréchet distance",
+        ),
+        ([], None, "no verdict was computed: whether that is more than chance is not shown"),
+    ],
+)
+def test_summary_says_what_the_verdicts_show(
+    verdicts: list[tuple[str, str, str]], best: str | None, words: str
+) -> None:
+    checked = _with(verdicts)
+    assert best_arm(checked, checked.metrics[0]) == best
+    assert words in summarize(checked)
+
+
+def test_a_single_arm_is_compared_with_nothing() -> None:
+    text = summarize(_with([], arms=1))
+    assert "One model was trained on the digits images (1,437 of them), until it had seen" in text
+    assert "8.13 (95 % interval 7.42 to 8.83; 1.8 × floor). With one arm nothing is" in text
+    assert "best" not in text
+
+
+def test_numbers_keep_what_matters() -> None:
+    values = [118.53, 8.1271, 0.96389, 12345.6, 0.00123, float("nan"), None, 0.0]
+    assert [number(value) for value in values] == [
+        "118.5", "8.13", "0.964", "12,346", "0.0012", "–", "–", "0.000",
+    ]  # fmt: skip
+    assert [duration(s) for s in (0.42, 64.4, 245, 12_000)] == [
+        "0.4 s", "64 s", "4 min 05 s", "3 h 20 min",
+    ]  # fmt: skip
+    assert [short_count(n) for n in (950, 412_673, 1_248_001)] == ["950", "413 k", "1.25 M"]
+
+
+def test_csv_keeps_every_digit() -> None:
+    content = results(seeds=(0, 1))
+    rows = list(csv.DictReader(io.StringIO(to_csv(Results.model_validate(content)))))
+    assert [(row["arm"], row["seed"]) for row in rows] == [(a, s) for a in ARMS for s in "01"]
+    for row, run in zip(rows, (run for arm in content["arms"] for run in arm["runs"]), strict=True):
+        score: dict[str, Any] = run["scores"]["frechet_distance"]
+        assert float(row["frechet_distance"]) == score["value"]
+        assert float(row["frechet_distance_low"]) == score["low"]
+        assert float(row["frechet_distance_floor"]) == FLOOR
+        assert float(row["train_seconds"]) == run["train_seconds"]
+
+
+def test_markdown_links_to_files_that_exist(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    write_report(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    links = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
+    assert len(links) == 2 + 4 + 3 + 2 + 6  # scores, grids, animations, quality, losses
+    assert all((tmp_path / link).is_file() for link in links)
+    assert "| ddpm-cosine | 7.51 (6.81 to 8.22 · 1.7 × floor) |" in text
+    assert "| *Floor (real images)* | 4.41 (3.99 to 4.82) |" in text
+    tables = [block for block in text.split("\n\n") if block.startswith("|")]
+    for table in tables:
+        columns = [len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()]
+        assert len(set(columns)) == 1, table
+    assert (tmp_path / "figures/scores-frechet_distance.svg").read_text().startswith("<svg xmlns=")
+
+
+def test_terminal_table_is_aligned() -> None:
+    table = study_table(results())
+    head, _, first = table.splitlines()[:3]
+    assert head.split("  ")[-1] == "NFE"
+    assert len(head) <= 100
+    for heading, value in (("Fréchet distance", "8.13"), ("× floor", "1.8"), ("NFE", "50")):
+        end = head.index(heading) + len(heading)
+        assert first[end - len(value) : end] == value
+    for arm in ARMS:
+        assert number(FRECHET[arm]) in table
+    assert "Label accuracy:\n  ddpm-linear is not shown to differ from ddpm-cosine" in table
+
+
+def test_evaluation_table() -> None:
+    metric = {"key": "fd", "label": "Distance", "better": "lower", "floor": {"value": 2.0}}
+    evaluation = {"name": "mine", "metrics": [metric], "scores": {"fd": {"value": 5.0}}}
+    assert evaluation_table(evaluation).splitlines() == [
+        "             Distance  × floor",
+        "──────────────────────────────",
+        "mine             5.00      2.5",
+        "real images      2.00",
+    ]
+    with pytest.raises(RunError, match=r"evaluation: 'metrics.0.better' is 'up'"):
+        evaluation_table({"metrics": [metric | {"better": "up"}]})
