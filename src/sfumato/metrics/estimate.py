@@ -1,0 +1,78 @@
+"""A number with its interval: what every metric returns."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from scipy.stats import norm
+
+from sfumato.core.errors import SfumatoError
+
+
+class MetricError(SfumatoError):
+    """Images or features that cannot be scored as asked."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its interval.
+
+    Args:
+        value: the estimate.
+        low, high: ends of the 95 % interval; None where none is known.
+        n: the number of images it was computed from.
+        standard_error: of `value` over draws of the n images; None where none is known.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    standard_error: float | None
+
+    def to_mapping(self) -> dict[str, float | int | None]:
+        """A plain dictionary, as written to JSON."""
+        return asdict(self)
+
+    @staticmethod
+    def from_mapping(mapping: Mapping[str, Any]) -> "Estimate":
+        """The inverse of `to_mapping`."""
+        return Estimate(**mapping)
+
+
+def critical_value(level: float = 0.95) -> float:
+    """The normal quantile of a two-sided interval: 1.96 at 95 %."""
+    return float(norm.ppf(0.5 + level / 2))
+
+
+def with_standard_error(
+    value: float,
+    standard_error: float,
+    n: int,
+    least: float = -math.inf,
+    most: float = math.inf,
+) -> Estimate:
+    """An estimate with a normal interval, cut to the values that are possible."""
+    reach = critical_value() * standard_error
+    low, high = max(value - reach, least), min(value + reach, most)
+    return Estimate(value, low, high, n, standard_error)
+
+
+def proportion(successes: int, n: int) -> Estimate:
+    """A proportion with Wilson's interval.
+
+    The standard error is that of the interval (its half-width over 1.96), so that it does not
+    vanish at 0 and 1. Source: Wilson 1927, J. Am. Stat. Assoc. 22, 209.
+
+    Raises:
+        MetricError: n is 0.
+    """
+    if n < 1:
+        raise MetricError("a proportion of 0 images was asked for; give at least one image")
+    z = critical_value()
+    share = successes / n
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    reach = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    low, high = max(0.0, centre - reach), min(1.0, centre + reach)
+    return Estimate(share, low, high, n, reach / z)

@@ -1,0 +1,49 @@
+"""Feature networks: from uint8 images to the vectors that distances are measured between."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sfumato.core.images import UInt8Images
+
+
+@dataclass(frozen=True)
+class FeatureNetwork:
+    """A named, hashed function from images to features.
+
+    Args:
+        name: for the protocol.
+        digest: SHA-256 of the weights.
+        dim: the number of features.
+        resize: how images reach the size of the network; "none" where they keep their own.
+        compute: uint8 images [B, C, H, W] to features, on the device it chooses.
+    """
+
+    name: str
+    digest: str
+    dim: int
+    resize: str
+    compute: Callable[[UInt8Images], Float[Tensor, "B d"]]
+
+    @torch.inference_mode()
+    def __call__(self, images: UInt8Images) -> Float[Tensor, "B d"]:
+        """Features in float32, on the CPU."""
+        return self.compute(images).float().cpu()
+
+
+def weight_digest(module: nn.Module) -> str:
+    """SHA-256, in hexadecimal, of the names, shapes and values of a module's state."""
+    return tensors_digest(module.state_dict())
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256, in hexadecimal, of the names, types, shapes and values of tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
