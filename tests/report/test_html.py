@@ -216,23 +216,31 @@ def test_single_run_before_and_after_its_evaluation(tmp_path: Path) -> None:
     (run / "grid.png").unlink()
     config = {"name": "digits-ddpm", "training": {"seed": 3, "budget_images": 200_000}}
     (run / "config.json").write_text(json.dumps(config))
-    summary = {"parameters": 1_248_001, "images_seen": 200_064, "train_seconds": 64.2, "nfe": 50}
+    summary = {
+        "parameters": 1_248_001,
+        "sampled_parameters": 750_000,
+        "images_seen": 200_064,
+        "train_seconds": 64.2,
+        "nfe": 50,
+    }
     (run / "summary.json").write_text(json.dumps(summary))
     text = _squeeze(Page(write_report(run).read_text()).text)
     assert "One model was trained, until it had seen 200,000 images. Nothing was scored" in text
-    assert "1.25 M" in text
+    assert "750 k 1.25 M to train" in text
 
     metric = {"key": "frechet_distance", "label": "Fréchet distance", "better": "lower"}
     evaluation = {
         "metrics": [{**metric, "floor": {"value": 4.0}}],
         "scores": {"frechet_distance": {"value": 8.0, "low": 7.0, "high": 9.0}},
         "protocol": {"num_images": 360},
+        "sampling": {"sampler": {"kind": "ancestral", "steps": 50}},
     }
     (run / "evaluation.json").write_text(json.dumps(evaluation))
     page = Page(write_report(run).read_text())
     text = _squeeze(page.text)
     assert "It reaches a Fréchet distance of 8.00 (95 % interval 7.00 to 9.00; 2 × floor)" in text
     assert "num images 360" in text
+    assert "sampler · steps 50" in text
     assert len(page.all("img")) == 2  # without grid.png the last samples of training stand in
 
 

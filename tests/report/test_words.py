@@ -71,7 +71,7 @@ def test_summary_says_what_the_verdicts_show(
 def test_a_single_arm_is_compared_with_nothing() -> None:
     text = summarize(_with([], arms=1))
     assert "One model was trained on the digits images (1,437 of them), until it had seen" in text
-    assert "8.13 (95 % interval 7.42 to 8.83; 1.8 × floor). With one arm nothing is" in text
+    assert "8.13 (95\u00a0% interval 7.42 to 8.83; 1.8 × floor). With one arm nothing is" in text
     assert "best" not in text
 
 

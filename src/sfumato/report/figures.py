@@ -35,9 +35,8 @@ def standalone(svg: str) -> str:
     """A figure as a file of its own, for a README or a paper."""
     style = (TEMPLATES / "figures.css").read_text(encoding="utf-8")
     head = '<svg xmlns="http://www.w3.org/2000/svg" '
-    return (
-        str(svg).replace("<svg ", head, 1).replace("</title>", f"</title><style>{style}</style>", 1)
-    )
+    styled = str(svg).replace("</title>", f"</title><style>{style}</style>", 1)
+    return styled.replace("<svg ", head, 1)
 
 
 def score_figure(results: Results, metric: Metric) -> Markup:

@@ -52,6 +52,7 @@ class RunRecord(_Record):
     train_seconds: float | None = None
     sample_seconds: float | None = None
     images_per_second: float | None = None
+    training_parameters: int | None = None
     scores: dict[str, Estimate | None] = {}
     warnings: list[str] = []
 
@@ -221,6 +222,10 @@ def _of_run(directory: Path) -> dict[str, Any]:
         **summary,
         **evaluation,
     }
+    if "sampled_parameters" in summary:  # as in a study: those that a sample needs
+        known["parameters"] = summary["sampled_parameters"]
+        known["training_parameters"] = summary.get("parameters")
+    known["protocol"] = {**evaluation.get("protocol", {}), **evaluation.get("sampling", {})}
     known["warnings"] = [*summary.get("warnings", []), *evaluation.get("warnings", [])]
     return of_evaluation(known)
 

@@ -64,9 +64,13 @@ def _arm_row(results: Results, arm: Arm, index: int) -> Row:
     rate = f"{short_count(sum(rates) / len(rates))} images/s" if rates else ""
     drawing = [run.sample_seconds for run in arm.runs if run.sample_seconds is not None]
     sampling = f"sampled in {duration(sum(drawing) / len(drawing))}" if drawing else ""
+    more = [
+        run.training_parameters for run in arm.runs if run.training_parameters != arm.parameters
+    ]
+    training = f"{short_count(more[0])} to train" if more and more[0] else ""
     cells += [
         Cell(duration(mean_seconds), rate, mean_seconds),
-        Cell(short_count(arm.parameters), "", arm.parameters),
+        Cell(short_count(arm.parameters), training, arm.parameters),
         Cell(count(max(seen, default=None)), "", max(seen, default=None)),
         Cell(count(arm.nfe), sampling, arm.nfe),
     ]

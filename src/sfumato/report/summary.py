@@ -56,7 +56,7 @@ def _single(results: Results, metric: Metric) -> str:
     if value is None:
         return f"It has no {metric.label} yet."
     bounds = interval(arm.runs[0].scores.get(metric.key)) if len(arm.runs) == 1 else ""
-    details = [part for part in (f"95 % interval {bounds}" if bounds else "",
+    details = [part for part in (f"95\u00a0% interval {bounds}" if bounds else "",
                                  ratio_to_floor(value, metric)) if part]  # fmt: skip
     aside = f" ({'; '.join(details)})" if details else ""
     return (
