@@ -26,8 +26,11 @@ def run(options: argparse.Namespace) -> None:
     """Sample, score, write RUN/evaluation.json and print the table."""
     import json
 
-    from sfumato.report.text import evaluation_table
+    from sfumato.report.console import print_table
     from sfumato.run.score import evaluate_run
 
     evaluation = evaluate_run(options.run_dir, options.overrides)
-    print(json.dumps(evaluation, indent=2) if options.json else evaluation_table(evaluation))
+    if options.json:
+        print(json.dumps(evaluation, indent=2))
+    else:
+        print_table(options.run_dir)

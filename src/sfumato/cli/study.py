@@ -35,11 +35,12 @@ def run_and_print(study: object, directory: Path) -> None:
     """Run a study in `directory`, write its report, print the table."""
     from sfumato.core.console import say
     from sfumato.report.html import write_report
-    from sfumato.report.text import study_table
-    from sfumato.study.study import Study, run_study
+    from sfumato.report.console import print_table
+    from sfumato.study.launch import run_study
+    from sfumato.study.study import Study
 
     assert isinstance(study, Study)
-    results = run_study(study, directory, tell=say)
+    run_study(study, directory, tell=say)
     report = write_report(directory)
-    print(study_table(results))
-    print(f"\nreport: {report}")
+    print_table(directory)
+    print(f"report: {report}")

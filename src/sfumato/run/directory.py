@@ -25,6 +25,7 @@ import torch
 from sfumato.core.config import differences, parse, to_mapping
 from sfumato.core.errors import RunError
 from sfumato.core.files import write_json
+from sfumato.data.dataset import Dataset
 from sfumato.run.experiment import Experiment
 
 HARMLESS = (
@@ -148,6 +149,18 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "commit": _commit(),
+    }
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """What data.json says: the shape and classes a model is built for, and the content."""
+    return {
+        "source": dataset.name,
+        "train": len(dataset),
+        "image_shape": list(dataset.image_shape),
+        "num_classes": dataset.num_classes,
+        "class_names": list(dataset.class_names),
+        "digest": dataset.digest,
     }
 
 

@@ -13,7 +13,7 @@ from sfumato.core.config import to_mapping
 from sfumato.core.device import default_device
 from sfumato.data.catalogue import load
 from sfumato.run.experiment import Experiment
-from sfumato.run.train import Trainer, build_model, with_decay_recorded
+from sfumato.run.train import Trainer, build_model, with_decay_fixed
 
 WARM_UP = 2
 TIMED = 5
@@ -21,7 +21,7 @@ TIMED = 5
 
 def dry_run(experiment: Experiment) -> str:
     """The resolved config, the parameter count, and estimates of time and memory, as text."""
-    experiment = with_decay_recorded(experiment)
+    experiment = with_decay_fixed(experiment)
     splits = load(experiment.data)
     config = experiment.training
     trainer = Trainer(

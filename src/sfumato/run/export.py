@@ -1,6 +1,7 @@
 """Samples to files: PNG folders, npz, grids, animations."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,7 +81,7 @@ def _write_images(
 ) -> Path:
     array = images.numpy().transpose(0, 2, 3, 1)  # files are N, H, W, C
     if output.suffix == ".npz":
-        arrays = {"x": array, "seeds": np.array(seeds)}
+        arrays: dict[str, Any] = {"x": array, "seeds": np.array(seeds)}
         if labels is not None:
             arrays["y"] = labels.numpy()
         output.parent.mkdir(parents=True, exist_ok=True)

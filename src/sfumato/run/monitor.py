@@ -5,7 +5,6 @@ import signal
 import time
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Self
 
 import torch
 from PIL import Image
@@ -47,7 +46,7 @@ class StopRequest:
         self.requested = False
         self._previous: dict[int, signal.Handlers | None] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "StopRequest":
         with contextlib.suppress(ValueError):  # not the main thread: signals stay as they are
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._on_signal)  # type: ignore[assignment]
@@ -124,7 +123,7 @@ class Monitor:
         )
         self._task = self._progress.add_task(experiment.name, total=1.0, rate="")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Monitor":
         self._progress.start()
         return self
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sfumato.augment.geometric import Augmentation
 from sfumato.core import distributed
+from sfumato.core.config import to_mapping
 from sfumato.core.device import autocast, default_device
 from sfumato.core.errors import RunError
 from sfumato.core.files import write_json
@@ -177,8 +178,8 @@ class Trainer:
         for name, tensor in checkpoint.tensors.items():
             group, _, key = name.partition("/")
             if group != "model":
-                number, _, key = key.partition("/")
-                group = f"{group}/{number}"
+                which, _, key = key.partition("/")
+                group = f"{group}/{which}"
             groups.setdefault(group, {})[key] = tensor
         load_into(self.model, groups.get("model", {}), source)
         for number, average in enumerate(self.averages):
@@ -186,8 +187,8 @@ class Trainer:
         for number, optimizer in enumerate(self.optimizers.values()):
             state: dict[int, dict[str, Tensor]] = {}
             for name, tensor in groups.get(f"optimizer/{number}", {}).items():
-                parameter, _, key = name.partition("/")
-                state.setdefault(int(parameter), {})[key] = tensor
+                index, _, key = name.partition("/")
+                state.setdefault(int(index), {})[key] = tensor
             param_groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": state, "param_groups": param_groups})
         saved = checkpoint.state
@@ -202,7 +203,15 @@ def build_model(experiment: Experiment, dataset: Dataset) -> nn.Module:
         return experiment.model.build(dataset.image_shape, num_classes)
 
 
-def with_decay_recorded(experiment: Experiment) -> Experiment:
+def _with_recorded_decay(experiment: Experiment, run_dir: Path) -> Experiment:
+    """The experiment with the length of the decay that the run began with, unless it gives one."""
+    if experiment.training.decay_images is not None:
+        return experiment
+    recorded = run_directory.read_experiment(run_dir).training.decay_images
+    return replace(experiment, training=replace(experiment.training, decay_images=recorded))
+
+
+def with_decay_fixed(experiment: Experiment) -> Experiment:
     """The experiment with the length of the learning-rate decay fixed to its first budget."""
     config = experiment.training
     if config.decay_images is not None:
@@ -236,21 +245,19 @@ def train(
         RunError: the directory exists, is in use, or holds a run of another config.
         Interrupted: stopped by Ctrl-C or SIGTERM, after saving a checkpoint.
     """
-    experiment = with_decay_recorded(experiment)
-    if resume and (run_dir / "config.json").exists():
+    resuming = resume and (run_dir / "config.json").exists()
+    if resuming:
         run_directory.check_same_experiment(run_dir, experiment, force)
-        recorded = run_directory.read_experiment(run_dir).training.decay_images
-        if not force:
-            training = replace(experiment.training, decay_images=recorded)
-            experiment = replace(experiment, training=training)
+        experiment = _with_recorded_decay(experiment, run_dir)
     elif resume and run_dir.exists() and any(run_dir.iterdir()):
         raise RunError(f"{run_dir} is not a run directory: it has no config.json; check the path")
+    experiment = with_decay_fixed(experiment)
     splits = load(experiment.data)
     device = default_device()
     trainer = Trainer(
         experiment.training, build_model(experiment, splits.train), device, experiment.data.augment
     )
-    if not (resume and (run_dir / "config.json").exists()):
+    if not resuming:
         run_directory.create(run_dir, experiment)
     with run_directory.locked(run_dir):
         return _train_in(run_dir, experiment, trainer, splits.train, tell)
@@ -269,8 +276,8 @@ def _train_in(
         for warning in warnings:
             tell(warning)
         trainer.restore(checkpoint, f"the checkpoint in {checkpoints}")
-    write_json(run_dir / "config.json", run_directory.to_mapping(experiment))
-    write_json(run_dir / "data.json", dataset.describe())
+    write_json(run_dir / "config.json", to_mapping(experiment))
+    write_json(run_dir / "data.json", run_directory.describe(dataset))
     config = experiment.training
     monitor = Monitor(
         run_dir,

@@ -1,0 +1,122 @@
+"""Scoring a run: draw the samples that the protocol asks for, and compare them with real ones."""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sfumato.core.config import differences, to_mapping
+from sfumato.core.console import progress_bar, say
+from sfumato.core.errors import RunError
+from sfumato.core.files import atomic_path, write_json
+from sfumato.core.images import Labels, UInt8Images
+from sfumato.core.model import GenerativeModel
+from sfumato.core.pictures import image_grid
+from sfumato.data.catalogue import load
+from sfumato.run.evaluate import METRICS, Evaluator
+from sfumato.run.experiment import Experiment
+from sfumato.run.sample import LoadedRun, load_run, sample_images
+
+COLUMNS = 8
+ROWS = 10
+
+def evaluate_run(run_dir: Path, overrides: list[str]) -> dict[str, Any]:
+    """Score a finished run by its own protocol, changed by `overrides`; see `score_run`.
+
+    Raises:
+        RunError: no finished run, or an override that would change what was trained.
+    """
+    loaded = load_run(run_dir, overrides)
+    recorded = to_mapping(load_run(run_dir).experiment) if overrides else {}
+    for key in differences(recorded, to_mapping(loaded.experiment)) if overrides else {}:
+        if not key.startswith(("evaluation.", "model.sampler", "model.guidance")):
+            raise RunError(
+                f"override of {key}: it was settled when {run_dir} was trained; "
+                "evaluation.*, model.sampler.* and model.guidance.* may change"
+            )
+    splits = load(loaded.experiment.data)
+    if loaded.data["digest"] != splits.train.digest:
+        raise RunError(
+            f"the data of {run_dir} have changed since it was trained: digest "
+            f"{loaded.data['digest'][:12]}, now {splits.train.digest[:12]}; restore them, or train anew"
+        )
+    say("preparing the evaluation: classifiers and the floor")
+    evaluator = Evaluator(splits, loaded.experiment.evaluation)
+    return score_run(run_dir, evaluator, loaded)
+
+
+def score_run(
+    run_dir: Path, evaluator: Evaluator, loaded: LoadedRun | None = None
+) -> dict[str, Any]:
+    """Sample, score, and write evaluation.json and grid.png into the run directory.
+
+    Image i is drawn from seed i with the i-th label of the evaluator, in every run that is scored
+    by it: the runs start from the same noise.
+    """
+    loaded = loaded or load_run(run_dir)
+    assert isinstance(loaded.model, GenerativeModel)
+    labels = evaluator.labels
+    began = time.perf_counter()
+    seeds = range(evaluator.num_images)
+    given = labels if loaded.model.num_classes else None
+    with progress_bar(f"sampling {loaded.experiment.name}", len(seeds)) as tell:
+        images = sample_images(loaded.model, given, seeds, tell=tell)
+    sample_seconds = time.perf_counter() - began
+    scores = evaluator.score(images, given)
+    evaluation = {
+        "metrics": metric_columns(evaluator),
+        "protocol": protocol(evaluator, loaded.experiment),
+        "nfe": loaded.model.nfe,
+        "sampling": sampling(loaded.experiment),
+        "sample_seconds": sample_seconds,
+        "scores": {key: score.to_mapping() for key, score in scores.items()},
+    }
+    with atomic_path(run_dir / "grid.png") as path:
+        rows = preview_rows(labels, evaluator.num_images)
+        save_grid(images[rows], path)
+    write_json(run_dir / "evaluation.json", evaluation)
+    return evaluation
+
+
+def metric_columns(evaluator: Evaluator) -> list[dict[str, Any]]:
+    """The metrics with their floors, as results.json lists them."""
+    return [
+        asdict(metric) | {"floor": evaluator.floors[metric.key].to_mapping()}
+        for metric in METRICS
+        if metric.key in evaluator.floors
+    ]
+
+
+def protocol(evaluator: Evaluator, experiment: Experiment) -> dict[str, str | int | float]:
+    """What a score depends on beside the model: the evaluator's part, and the sampling's."""
+    averages = experiment.training.averages
+    return {
+        **evaluator.protocol,
+        "weights": f"{averages[0].kind} moving average" if averages else "as trained",
+        "sampling_precision": "float32",
+        "sampling_seeds": f"0 to {evaluator.num_images - 1}",
+    }
+
+
+def sampling(experiment: Experiment) -> dict[str, Any]:
+    """How a model samples, where there is a choice: its sampler and guidance."""
+    model = to_mapping(experiment)["model"]
+    return {key: model[key] for key in ("sampler", "guidance") if key in model}
+
+
+def preview_rows(labels: Labels | None, count: int) -> torch.Tensor:
+    """Which images the picture shows: the first 8 of each class, a class a row."""
+    if labels is None:
+        return torch.arange(min(count, COLUMNS * ROWS // 2))
+    rows = [torch.nonzero(labels == c).flatten()[:COLUMNS] for c in range(min(int(labels.max()) + 1, ROWS))]
+    full = [row for row in rows if len(row) == COLUMNS]  # a short row would shift the others
+    return torch.cat(full or rows)
+
+
+def save_grid(images: UInt8Images, path: Path) -> None:
+    """Write images as one picture, small ones enlarged."""
+    scale = max(1, 48 // max(images.shape[2:]))
+    image_grid(np.asarray(images), COLUMNS, scale).save(path, "PNG")
