@@ -7,10 +7,11 @@ import lzma
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO
+from typing import IO, Any
 
 from sfumato.core.errors import DataError
 from sfumato.core.files import atomic_path
@@ -21,11 +22,12 @@ from sfumato.data.source import Parts, Records, Source
 
 ZIP_SUFFIXES = (".zip",)
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-OPENERS: dict[bytes, Callable[[Path], IO[bytes]]] = {
-    b"\x1f\x8b": lambda path: gzip.open(path),
-    b"BZh": lambda path: bz2.open(path),
-    b"\xfd7zXZ": lambda path: lzma.open(path),
+OPENERS: dict[bytes, Any] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ": lzma.open,
 }
+"""How to decompress a file that begins like this."""
 MAX_BYTES = 2**30
 """No image file is larger; a member that claims to be is not read."""
 MAX_RATIO = 100
@@ -170,7 +172,7 @@ def _uncompressed(path: Path) -> Path:
     return copy
 
 
-def unpack_stream(stream: IO[bytes], target: Path, limit: int, path: Path) -> None:
+def unpack_stream(stream: BufferedIOBase | IO[bytes], target: Path, limit: int, path: Path) -> None:
     """Write a stream out of the archive `path` to `target`, atomically.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from sfumato.core.images import Labels, Shape, UInt8Images
@@ -35,12 +35,12 @@ class Dataset:
 
     def __init__(
         self,
-        images: ImageArray,
-        labels: LabelArray | None,
+        images: UInt8[np.ndarray, "stored C H W"],
+        labels: Int64[np.ndarray, " k"] | None,
         class_names: tuple[str, ...],
         name: str,
         split: SplitName,
-        hashes: Hashes | None = None,
+        hashes: UInt8[np.ndarray, "k 32"] | None = None,
         rows: Int64[np.ndarray, " k"] | None = None,
     ) -> None:
         self._stored = images

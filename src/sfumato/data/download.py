@@ -18,6 +18,8 @@ from sfumato.core.files import write_json
 from sfumato.data.cache import cache_folder, make_folder
 from sfumato.data.progress import byte_bar
 
+pooch.get_logger().setLevel("WARNING")  # the progress bar says it already
+
 PATIENCE = 5
 """Attempts in a row that bring no new byte before an address is given up."""
 PAUSE = 0.5

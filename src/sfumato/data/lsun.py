@@ -16,7 +16,7 @@ from sfumato.core.errors import DataError
 from sfumato.data.archive import unpack_stream
 from sfumato.data.cache import cache_folder, make_folder, require_space
 from sfumato.data.download import RemoteFile, fetch
-from sfumato.data.source import Part, Parts, Records, Source
+from sfumato.data.source import JoinedRecords, Part, Parts, Records, Source
 
 if TYPE_CHECKING:
     import lmdb
@@ -60,14 +60,15 @@ def _open(folder: Path) -> "lmdb.Environment":
 
 def lsun(category: str) -> Source:
     """A scene category of LSUN; its 300 validation images are the test split."""
-    folder = make_folder(cache_folder() / "unpacked" / "lsun" / category)
+    dataset = f"lsun-{category.replace('_', '-')}"
+    folder = make_folder(cache_folder() / "unpacked" / dataset)
     for split in ("train", "val"):
         name = f"{category}_{split}_lmdb"
         if not (folder / name / DATABASE).is_file():
             # The authors publish no checksums; the zip's own are verified in unpacking.
             file = RemoteFile(f"{name}.zip", f"{HOST}/{name}.zip", None)
-            _unpack(fetch(f"lsun-{category}", file), folder / name / DATABASE)
-    return lsun_folder(folder, f"lsun-{category}")
+            _unpack(fetch(dataset, file), folder / name / DATABASE)
+    return lsun_folder(folder, dataset)
 
 
 def is_lsun_folder(folder: Path) -> bool:
@@ -111,31 +112,6 @@ def _part(databases: dict[str, Path]) -> Part:
         return Part(parts[0], None)
     sizes = [len(part) for part in parts]
     return Part(JoinedRecords(tuple(parts)), np.repeat(np.arange(len(parts)), sizes))
-
-
-@dataclass(frozen=True)
-class JoinedRecords(Records):
-    """Several sets of records, one after another."""
-
-    parts: tuple[LmdbRecords, ...]
-
-    def __len__(self) -> int:
-        return sum(len(part) for part in self.parts)
-
-    def name(self, index: int) -> str:
-        part, row = self._at(index)
-        return part.name(row)
-
-    def read(self, index: int) -> bytes:
-        part, row = self._at(index)
-        return part.read(row)
-
-    def _at(self, index: int) -> tuple[LmdbRecords, int]:
-        for part in self.parts:
-            if index < len(part):
-                return part, index
-            index -= len(part)
-        raise IndexError(index)
 
 
 def _keys(folder: Path) -> tuple[bytes, ...]:

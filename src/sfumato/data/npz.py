@@ -1,9 +1,9 @@
 """NumPy archives: `x` and `y`, or `x_train, y_train, x_test, y_test`."""
 
-import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -22,9 +22,10 @@ def npz_file(path: Path, class_names: tuple[str, ...] = ()) -> Source:
     def read() -> Parts:
         try:
             with np.load(path, allow_pickle=False) as archive:
-                return _parts(path, archive, class_names)
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+                arrays = dict(archive)
+        except (OSError, EOFError, ValueError, MemoryError, BadZipFile, zlib.error) as error:
             raise DataError(f"cannot read {path}: {error}; {LAYOUT}") from None
+        return _parts(path, arrays, class_names)
 
     return Source(name=path.stem, files=(path,), root=path.parent, read=read)
 

@@ -17,7 +17,7 @@ from sfumato.data.dataset import image_hashes
 from sfumato.data.packed import FORMAT, Packed, is_packed, read_packed, write_packed
 from sfumato.data.prepare import Preparation
 from sfumato.data.records import pack_records, scan_records
-from sfumato.data.source import Part, Parts, Source
+from sfumato.data.source import JoinedRecords, Part, Parts, Source
 from sfumato.data.split import Hashes, first_of_each
 from sfumato.data.summary import Summary
 
@@ -143,8 +143,9 @@ def _resolve(source: Source, parts: Parts, config: DataConfig, workers: int | No
         size = size or (images.shape[2], images.shape[3])
         channels = images.shape[1] if channels == "auto" else channels
     elif size is None or channels == "auto":
-        everything = [part.images for part in _both(parts) if part is not None]
-        header = scan_records([r for r in everything if not isinstance(r, np.ndarray)], workers)
+        sets = [part.images for part in _both(parts) if part is not None]
+        records = JoinedRecords(tuple(r for r in sets if not isinstance(r, np.ndarray)))
+        header = scan_records(records, workers)
         if not header.sizes:
             raise DataError(f"{source.name}: none of its images can be read; check the files")
         # Of equally common sizes the smallest, so that the order of files does not matter.

@@ -59,17 +59,15 @@ class _Prepare:
         return chunk
 
 
-def scan_records(sets: Sequence[Records], workers: int | None) -> Header:
+def scan_records(records: Records, workers: int | None) -> Header:
     """What the headers of all images say."""
-    header = Header()
-    for records in sets:
-        ranges = _ranges(len(records))
-        results = run_ranges(_Scan(records), ranges, lambda _: Header(), _joined_headers, workers)
-        done = 0
-        with progress_bar("reading headers", len(records)) as show:
-            for start, stop, result in results:
-                header = _joined_headers(header, result)
-                show(done := done + stop - start)
+    header, done = Header(), 0
+    ranges = _ranges(len(records))
+    results = run_ranges(_Scan(records), ranges, lambda _: Header(), _joined_headers, workers)
+    with progress_bar("reading headers", len(records)) as show:
+        for start, stop, result in results:
+            header = _joined_headers(header, result)
+            show(done := done + stop - start)
     return header
 
 

@@ -1,9 +1,10 @@
 """Reading scattered rows of an image array, in memory or in a file larger than memory."""
 
 import os
+from abc import ABC, abstractmethod
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -17,16 +18,16 @@ by explicit reads: the pages of a map count as the process's own memory, and sch
 memory end processes for it."""
 
 
-class Rows(Protocol):
+class Rows(ABC):
     """Random access to images."""
 
+    @abstractmethod
     def read(self, rows: Int64[np.ndarray, " b"]) -> UInt8[np.ndarray, "b C H W"]:
         """A fresh array of the images at `rows`."""
-        ...
 
+    @abstractmethod
     def expect(self, rows: Int64[np.ndarray, " b"]) -> None:
         """Say which rows will be read next, so that the disk can begin."""
-        ...
 
 
 class ArrayRows(Rows):

@@ -1,9 +1,9 @@
 """What every kind of source gives: images of one or two splits, not yet in their final form."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -12,18 +12,45 @@ ImageArray = UInt8[np.ndarray, "N C H W"]
 LabelArray = Int64[np.ndarray, " N"]
 
 
-class Records(Protocol):
+class Records(ABC):
     """Encoded images (JPEG, PNG, ...) with random access; pickled to the packing processes."""
 
-    def __len__(self) -> int: ...
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number of images."""
 
+    @abstractmethod
     def name(self, index: int) -> str:
         """What messages call the image."""
-        ...
 
+    @abstractmethod
     def read(self, index: int) -> bytes:
         """The file of the image. Raises OSError or ValueError when it cannot be read."""
-        ...
+
+
+@dataclass(frozen=True)
+class JoinedRecords(Records):
+    """Several sets of records, one after another."""
+
+    parts: tuple[Records, ...]
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    def name(self, index: int) -> str:
+        part, row = self._at(index)
+        return part.name(row)
+
+    def read(self, index: int) -> bytes:
+        part, row = self._at(index)
+        return part.read(row)
+
+    def _at(self, index: int) -> tuple[Records, int]:
+        for part in self.parts:
+            if index < len(part):
+                return part, index
+            index -= len(part)
+        raise IndexError(index)
 
 
 @dataclass(frozen=True)
