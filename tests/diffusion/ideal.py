@@ -45,6 +45,23 @@ class Mixture:
         log_terms = weights.log() - (x - alpha * means) ** 2 / variance / 2
         return (log_terms - (2 * math.pi * variance).log() / 2).logsumexp(0)
 
+    def transported(
+        self, x: Pixels, start: tuple[float, float], end: tuple[float, float]
+    ) -> Pixels:
+        """Where the probability flow takes x between two (alpha, sigma): quantiles are kept."""
+        wanted = self._cdf(x, *start)
+        low, high = torch.full_like(x, -1000.0), torch.full_like(x, 1000.0)
+        for _ in range(80):
+            middle = (low + high) / 2
+            below = self._cdf(middle, *end) < wanted
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return (low + high) / 2
+
+    def _cdf(self, x: Pixels, alpha: float, sigma: float) -> Pixels:
+        weights, means, stds = self._columns(x)
+        z = (x - alpha * means) / ((alpha * stds) ** 2 + sigma**2).sqrt()
+        return (weights * torch.special.ndtr(z)).sum(0)
+
     def sample(self, shape: tuple[int, ...], generator: torch.Generator) -> Pixels:
         """float64 pixels."""
         which = torch.multinomial(
@@ -56,6 +73,7 @@ class Mixture:
 
 
 GAUSSIAN = Mixture((1.0,), (0.3,), (0.5,))
+SMOOTH = Mixture((0.4, 0.6), (-0.5, 0.5), (0.6, 0.5))
 BIMODAL = Mixture((0.3, 0.7), (-0.6, 0.5), (0.15, 0.2))
 
 

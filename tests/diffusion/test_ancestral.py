@@ -6,10 +6,10 @@ import torch
 from diffusion.ideal import BIMODAL, GAUSSIAN, IdealDenoiser
 from sfumato.core.noise import Noise
 from sfumato.diffusion.clip import NoClip
+from sfumato.diffusion.discrete_schedules import CosineSchedule, LinearBetaSchedule
 from sfumato.diffusion.grid import TrailingGrid
 from sfumato.diffusion.parameterization import EpsParameterization
 from sfumato.diffusion.samplers.ancestral import AncestralSampler, DDIMSampler
-from sfumato.diffusion.schedule import CosineSchedule, LinearBetaSchedule
 
 
 def test_ddim_error_halves_when_steps_double() -> None:

@@ -7,7 +7,8 @@ import torch
 
 from diffusion.ideal import at
 from sfumato.core.errors import ConfigError
-from sfumato.diffusion.schedule import CosineSchedule, LinearBetaSchedule, NoiseSchedule
+from sfumato.diffusion.discrete_schedules import CosineSchedule, LinearBetaSchedule
+from sfumato.diffusion.schedule import NoiseSchedule
 
 DISCRETE = [
     LinearBetaSchedule(),

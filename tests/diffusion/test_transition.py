@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from diffusion.ideal import at
-from sfumato.diffusion.schedule import CosineSchedule, LinearBetaSchedule, NoiseSchedule
+from sfumato.diffusion.discrete_schedules import CosineSchedule, LinearBetaSchedule
+from sfumato.diffusion.schedule import NoiseSchedule
 
 
 def betas_of(schedule: NoiseSchedule) -> torch.Tensor:

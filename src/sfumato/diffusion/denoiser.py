@@ -60,13 +60,17 @@ class Denoiser(nn.Module):
             labels: classes; None is the null class.
         """
         c = self.parameterization.coefficients(self.schedule, t)
-        output, fraction = self.network_output(x_t, c, labels)
-        x_0 = per_image(c.c_skip, x_t) * x_t + per_image(c.c_out, x_t) * output
+        return self.interpret(self.network_output(x_t, c, labels), c, x_t)
+
+    def interpret(self, output: Output, c: Coefficients, x_t: Images) -> Denoised:
+        """What the network's output says of x_0 and eps."""
+        F, fraction = output
+        x_0 = per_image(c.c_skip, x_t) * x_t + per_image(c.c_out, x_t) * F
         # eps = (x_t - alpha x_0) / sigma, with the terms gathered in float64 first: in float32
         # the difference would lose all digits at small sigma.
         on_x_t = (1 - c.alpha * c.c_skip) / c.sigma
         on_output = -c.alpha * c.c_out / c.sigma
-        eps = per_image(on_x_t, x_t) * x_t + per_image(on_output, x_t) * output
+        eps = per_image(on_x_t, x_t) * x_t + per_image(on_output, x_t) * F
         return Denoised(x_0, eps, fraction)
 
     def network_output(self, x_t: Images, c: Coefficients, labels: Labels | None) -> Output:

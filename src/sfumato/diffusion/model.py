@@ -13,12 +13,13 @@ from sfumato.core.model import OnStep, Phase
 from sfumato.core.noise import RandomStream
 from sfumato.diffusion.broadcast import Times
 from sfumato.diffusion.denoiser import Denoiser
+from sfumato.diffusion.discrete_schedules import LinearBetaSchedule
 from sfumato.diffusion.guidance import ClassifierFreeGuidance
 from sfumato.diffusion.loss import AnyLoss, SimpleLoss
 from sfumato.diffusion.parameterization import AnyParameterization, EpsParameterization
 from sfumato.diffusion.samplers.ancestral import DDIMSampler
 from sfumato.diffusion.samplers.samplers import AnySampler
-from sfumato.diffusion.schedule import LinearBetaSchedule, Schedule
+from sfumato.diffusion.schedules import Schedule
 from sfumato.diffusion.time_sampling import AnyTimeSampling, UniformTimes
 from sfumato.networks.networks import Network
 
@@ -31,6 +32,7 @@ class DiffusionConfig:
     network: Network
     schedule: Schedule = LinearBetaSchedule()
     parameterization: AnyParameterization = EpsParameterization()
+    learned_variance: bool = False
     loss: AnyLoss = SimpleLoss()
     time_sampling: AnyTimeSampling = UniformTimes()
     label_dropout: float = 0.1
@@ -46,7 +48,9 @@ class DiffusionConfig:
                 "unlabelled case; set label_dropout > 0 (0.1 is usual) or guidance.scale = 1"
             )
         self.parameterization.check(self.schedule)
-        self.sampler.check(self.schedule)
+        self.loss.check(self.schedule, self.learned_variance)
+        self.time_sampling.check(self.schedule)
+        self.sampler.check(self.schedule, self.parameterization, self.learned_variance)
 
     def build(self, image_shape: Shape, num_classes: int) -> "DiffusionModel":
         """The model for images of `image_shape`; `num_classes` = 0 is unconditional."""
@@ -54,9 +58,14 @@ class DiffusionConfig:
 
 
 class NoisyLosses(NamedTuple):
-    """The loss of each image, and at which noise level it was incurred."""
+    """The loss of each image, and at which noise level it was incurred.
+
+    `loss` is what is minimized: `error` times the weight that importance sampling of the times
+    calls for. To see *where* a model is bad, average `error` over bins of `log_snr`.
+    """
 
     loss: Float[Tensor, " B"]
+    error: Float[Tensor, " B"]
     log_snr: Times
 
 
@@ -68,8 +77,14 @@ class DiffusionModel(nn.Module):
         self.config = config
         self.image_shape = image_shape
         self.num_classes = num_classes
-        network = config.network.build(image_shape, num_classes)
-        self.denoiser = Denoiser(network, config.schedule, config.parameterization)
+        channels = image_shape[0] * (2 if config.learned_variance else 1)
+        self.denoiser = Denoiser(
+            config.network.build(image_shape, num_classes, channels),
+            config.schedule,
+            config.parameterization,
+            config.learned_variance,
+        )
+        self.time_sampler = config.time_sampling.build(config.schedule)
 
     @property
     def nfe(self) -> int:
@@ -95,10 +110,12 @@ class DiffusionModel(nn.Module):
 
     def noisy_losses(self, batch: Batch, noise: RandomStream) -> NoisyLosses:
         """The training loss of each image with the log-SNR at which it was incurred."""
-        t = self.config.time_sampling(self.config.schedule, noise)
+        t, weight = self.time_sampler(noise)
         labels = self._drop_labels(batch.labels, noise)
-        loss = self.config.loss(self.denoiser, Batch(batch.images, labels), t, noise)
-        return NoisyLosses(loss, self.config.schedule.log_snr(t))
+        error = self.config.loss(self.denoiser, Batch(batch.images, labels), t, noise)
+        if self.training:
+            self.time_sampler.observe(t, error)
+        return NoisyLosses(error * weight.to(error), error, self.config.schedule.log_snr(t))
 
     def sample(
         self, labels: Labels | None, noise: RandomStream, on_step: OnStep | None = None
@@ -108,11 +125,13 @@ class DiffusionModel(nn.Module):
         x_1 is drawn first, so that models of like image shape start from the same noise.
         """
         device = next(self.denoiser.parameters()).device
-        x_1 = noise.normal(*self.image_shape).to(device) * self.config.schedule.start_std
+        schedule, sampler = self.config.schedule, self.config.sampler
+        start_std = schedule.start_std(sampler.grid(schedule, sampler.steps)[0])
+        x_1 = noise.normal(*self.image_shape).to(device) * start_std
         denoiser = self.config.guidance.guide(self.denoiser, self.num_classes)
         if labels is not None:
             labels = labels.to(device)
-        return self.config.sampler(denoiser, x_1, labels, noise, on_step).clamp(-1, 1)
+        return sampler(denoiser, x_1, labels, noise, on_step).clamp(-1, 1)
 
     def _drop_labels(self, labels: Labels | None, noise: RandomStream) -> Labels | None:
         """Turn a share of the labels into the null class, for classifier-free guidance."""

@@ -15,8 +15,10 @@ from pydantic import Field
 from torch import Tensor
 
 from sfumato.core.config import component
+from sfumato.core.errors import ConfigError
 from sfumato.diffusion.broadcast import Times, per_image
 from sfumato.diffusion.schedule import NoiseSchedule
+from sfumato.diffusion.table import ON_GRID
 
 CONTINUOUS_LABELS = 1000.0
 """The noise label of a continuous schedule at t = 1, so that networks see DDPM's range."""
@@ -93,6 +95,118 @@ class ImageParameterization(Parameterization):
         """Every schedule will do."""
 
 
+@component
+class VParameterization(Parameterization):
+    """v = alpha eps - sigma x_0, after x_t is scaled to alpha^2 + sigma^2 = 1.
+
+    Well conditioned at every noise level, pure noise included. Source: Salimans & Ho 2022, app. D.
+    """
+
+    kind: Literal["v"] = "v"
+
+    def coefficients(self, schedule: NoiseSchedule, t: Times) -> Coefficients:
+        """x_0 = alpha x_t - sigma v when variance preserving."""
+        alpha, sigma = schedule.alpha_sigma(t)
+        c_in = (alpha**2 + sigma**2).rsqrt()
+        label = noise_label(schedule, t)
+        return Coefficients(alpha * c_in**2, -sigma * c_in, c_in, label, alpha, sigma)
+
+    def check(self, schedule: NoiseSchedule) -> None:
+        """Every schedule will do."""
+
+
+@component
+class VelocityParameterization(Parameterization):
+    """u = eps - x_0, the velocity of the straight line from image to noise.
+
+    On another schedule than rectified flow, x_t is scaled to alpha + sigma = 1 first, which puts it
+    on that line. Source: Liu et al. 2023, eq. 1; Lipman et al. 2023, eq. 23.
+    """
+
+    kind: Literal["velocity"] = "velocity"
+
+    def coefficients(self, schedule: NoiseSchedule, t: Times) -> Coefficients:
+        """x_0 = x_t - sigma u when rectified."""
+        alpha, sigma = schedule.alpha_sigma(t)
+        c_in = 1 / (alpha + sigma)
+        label = noise_label(schedule, t)
+        return Coefficients(c_in, -sigma * c_in, c_in, label, alpha, sigma)
+
+    def check(self, schedule: NoiseSchedule) -> None:
+        """Every schedule will do."""
+
+
+@component
+class EDMParameterization(Parameterization):
+    """Input and target have unit variance, and errors of the network are amplified least.
+
+    Given for x_0 + sigma eps; other schedules are scaled to that form. `sigma_data` is the standard
+    deviation of the data in [-1, 1]. Source: Karras et al. 2022, table 1 and appendix B.6.
+    """
+
+    kind: Literal["edm"] = "edm"
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.sigma_data <= 0:
+            raise ValueError(f"edm needs sigma_data > 0, got {self.sigma_data}; the paper has 0.5")
+
+    def coefficients(self, schedule: NoiseSchedule, t: Times) -> Coefficients:
+        """With alpha = 1, the four of the paper."""
+        alpha, sigma = schedule.alpha_sigma(t)
+        c_in = (sigma**2 + (alpha * self.sigma_data) ** 2).rsqrt()
+        c_skip = alpha * self.sigma_data**2 * c_in**2
+        c_noise = -schedule.log_snr(t) / 8  # log(sigma) / 4
+        return Coefficients(c_skip, sigma * self.sigma_data * c_in, c_in, c_noise, alpha, sigma)
+
+    def check(self, schedule: NoiseSchedule) -> None:
+        """Refuse a schedule that ends in pure noise."""
+        if schedule.reaches_pure_noise:
+            raise ValueError(
+                "parameterization edm tells the network log(sigma / alpha), which is infinite at "
+                "t = 1 of a schedule with zero terminal SNR; use v or velocity"
+            )
+
+
+@component
+class MeanParameterization(Parameterization):
+    """The network predicts the posterior mean of the previous step (Ho et al. 2020, eq. 8).
+
+    It needs to know which step that is, so it lives on the grid of a discrete schedule alone.
+    """
+
+    kind: Literal["mean"] = "mean"
+
+    def coefficients(self, schedule: NoiseSchedule, t: Times) -> Coefficients:
+        """Solves mean = a x_0 + b x_t for x_0.
+
+        Raises:
+            ConfigError: t is not on the schedule's grid.
+        """
+        assert schedule.table is not None, "check() refuses continuous schedules"
+        T = schedule.table.num_steps
+        position = t * T
+        if ((position - position.round()).abs() > ON_GRID).any():
+            raise ConfigError(
+                "parameterization mean predicts the previous step of the grid, and so cannot be "
+                "asked at a time between two steps; use a sampler and a grid that stay on it "
+                "(ancestral or ddim, with grid uniform, leading or trailing)"
+            )
+        step = schedule.transition((position.round() - 1) / T, t)
+        on_x_0, on_x_t = step.posterior_weights
+        c_in = (step.alpha_t**2 + step.sigma_t**2).rsqrt()
+        label = noise_label(schedule, t)
+        return Coefficients(-on_x_t / on_x_0, 1 / on_x_0, c_in, label, step.alpha_t, step.sigma_t)
+
+    def check(self, schedule: NoiseSchedule) -> None:
+        """Refuse continuous schedules."""
+        if schedule.table is None:
+            raise ValueError(
+                "parameterization mean has no meaning on a continuous schedule: there is no "
+                "previous step whose mean it could be; use eps, v or x_0"
+            )
+
+
 def noise_label(schedule: NoiseSchedule, t: Times) -> Times:
     """The number that tells a network the noise level.
 
@@ -104,5 +218,11 @@ def noise_label(schedule: NoiseSchedule, t: Times) -> Times:
 
 
 AnyParameterization = Annotated[
-    EpsParameterization | ImageParameterization, Field(discriminator="kind")
+    EpsParameterization
+    | ImageParameterization
+    | VParameterization
+    | VelocityParameterization
+    | EDMParameterization
+    | MeanParameterization,
+    Field(discriminator="kind"),
 ]

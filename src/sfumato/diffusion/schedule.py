@@ -4,14 +4,10 @@ The primitive is log_snr(t) = log(alpha_t^2 / sigma_t^2), falling from +inf at t
 noise end at t = 1. A scaling splits it into alpha_t and sigma_t.
 """
 
-import math
-from functools import cached_property
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
 
-from sfumato.core.config import component
 from sfumato.diffusion.broadcast import Times
 from sfumato.diffusion.table import LogSnrTable
 from sfumato.diffusion.transition import Transition
@@ -74,81 +70,8 @@ class NoiseSchedule:
         """Whether nothing of the data is left at t = 1 (zero terminal SNR)."""
         return bool(self.log_snr(torch.ones((), dtype=torch.float64)).isneginf())
 
-    @property
-    def start_std(self) -> float:
-        """The standard deviation of the Gaussian from which sampling starts at t = 1."""
+    def start_std(self, t: Times) -> float:
+        """The standard deviation of the Gaussian from which sampling starts at time t."""
         if self.scaling == "preserving":
             return 1.0
-        return self.alpha_sigma(torch.ones((), dtype=torch.float64))[1].item()
-
-
-@component
-class LinearBetaSchedule(NoiseSchedule):
-    """Discrete variance-preserving schedule of DDPM (Ho et al. 2020, section 4).
-
-    beta_t = Var q(x_t | x_{t-1}) rises linearly; alpha_t^2 is the product of the (1 - beta).
-    """
-
-    kind: Literal["linear_beta"] = "linear_beta"
-    num_steps: int = 1000
-    beta_first: float = 1e-4
-    beta_last: float = 0.02
-
-    def __post_init__(self) -> None:
-        _check_num_steps(self.kind, self.num_steps)
-        _check_betas(self.kind, self.beta_first, self.beta_last)
-
-    @cached_property
-    def table(self) -> LogSnrTable:
-        """log-SNR at k / num_steps."""
-        beta = torch.linspace(self.beta_first, self.beta_last, self.num_steps, dtype=torch.float64)
-        return LogSnrTable(torch.log1p(-beta).cumsum(0))
-
-
-@component
-class CosineSchedule(NoiseSchedule):
-    """Discrete cosine schedule of Improved DDPM (Nichol & Dhariwal 2021, eq. 17).
-
-    alpha_t^2 = f(t) / f(0) with f(t) = cos^2((t + s) / (1 + s) pi / 2), except near the noise end,
-    where the steps' betas are clipped at `beta_max`.
-    """
-
-    kind: Literal["cosine"] = "cosine"
-    num_steps: int = 1000
-    offset: float = 0.008
-    beta_max: float = 0.999
-
-    def __post_init__(self) -> None:
-        _check_num_steps(self.kind, self.num_steps)
-        if not 0 <= self.offset < 1:
-            raise ValueError(
-                f"cosine needs 0 <= offset < 1, got {self.offset}; the paper has 0.008"
-            )
-        if not 0 < self.beta_max < 1:
-            raise ValueError(
-                f"cosine needs 0 < beta_max < 1, got {self.beta_max}; the paper has 0.999"
-            )
-
-    @cached_property
-    def table(self) -> LogSnrTable:
-        """log-SNR at k / num_steps."""
-        t = torch.linspace(0, 1, self.num_steps + 1, dtype=torch.float64)
-        f = torch.cos((t + self.offset) / (1 + self.offset) * math.pi / 2) ** 2
-        beta = (1 - f[1:] / f[:-1]).clamp(max=self.beta_max)
-        return LogSnrTable(torch.log1p(-beta).cumsum(0))
-
-
-def _check_num_steps(kind: str, num_steps: int) -> None:
-    if num_steps < 2:
-        raise ValueError(f"{kind} needs num_steps >= 2, got {num_steps}; DDPM has 1000")
-
-
-def _check_betas(kind: str, first: float, last: float) -> None:
-    if not 0 < first <= last < 1:
-        raise ValueError(
-            f"{kind} needs 0 < beta_first <= beta_last < 1, "
-            f"got beta_first={first}, beta_last={last}; DDPM has 0.0001 and 0.02"
-        )
-
-
-Schedule = Annotated[LinearBetaSchedule | CosineSchedule, Field(discriminator="kind")]
+        return self.alpha_sigma(t)[1].item()

@@ -57,6 +57,13 @@ class LogSnrTable:
         self._refuse_gaps(position, on_grid)
         return position / self.num_steps
 
+    def nearest_time(self, log_snr: Times) -> Times:
+        """The grid time k / T, k = 1..T, whose log-SNR is nearest."""
+        rising = -self._log_snr[1:]
+        middles = (rising[1:] + rising[:-1]) / 2  # inf before a terminal SNR of zero
+        k = torch.searchsorted(middles, -log_snr.contiguous()) + 1
+        return k.to(torch.float64) / self.num_steps
+
     def _refuse_gaps(self, position: Times, on_grid: Tensor) -> None:
         T = self.num_steps
         low, high = (1, T - 1) if self.has_zero_terminal_snr else (1, T)

@@ -1,28 +1,74 @@
 """The training distribution of t: at which noise levels the network practises."""
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
 
 from sfumato.core.config import component
+from sfumato.core.distributed import all_reduce_sum
 from sfumato.core.noise import RandomStream
 from sfumato.diffusion.broadcast import Times
 from sfumato.diffusion.schedule import NoiseSchedule
 
 
-class TimeSampling(ABC):
-    """Draws one time an image. (One time a batch is a known fault: slower, and worse.)"""
+class TimeDraw(NamedTuple):
+    """One time an image, and what its loss is multiplied by."""
+
+    t: Times
+    weight: Times
+
+
+class TimeSampler(nn.Module):
+    """Draws one time an image. (One time a batch is a known fault: slower, and worse.)
+
+    Most are a fixed distribution, which is part of the objective: the weights are 1. A sampler that
+    learns overrides `forward` and `observe`; its buffers are saved with the model.
+    """
+
+    def __init__(self, distribution: "TimeDistribution", schedule: NoiseSchedule) -> None:
+        super().__init__()
+        self.distribution = distribution
+        self.schedule = schedule
+
+    def forward(self, noise: RandomStream) -> TimeDraw:
+        """Times in (0, 1], one for each image of `noise`; on the grid of a discrete schedule."""
+        t = self.distribution(self.schedule, noise)
+        return TimeDraw(t, torch.ones_like(t))
+
+    def observe(self, t: Times, loss: Float[Tensor, " B"]) -> None:
+        """Learn from the losses that were incurred at the times t."""
+
+
+class TimeDistribution(ABC):
+    """A distribution over times."""
 
     kind: str
+    needs_steps: ClassVar[bool] = False
+    """Whether it keeps a record of each step, and so needs a discrete schedule."""
 
     @abstractmethod
     def __call__(self, schedule: NoiseSchedule, noise: RandomStream) -> Times:
         """Times in (0, 1], one for each image of `noise`; on the grid of a discrete schedule."""
 
+    def check(self, schedule: NoiseSchedule) -> None:
+        """Raise ValueError, with the reason, if this has no meaning on `schedule`."""
+        if self.needs_steps and schedule.table is None:
+            raise ValueError(
+                f"time_sampling {self.kind} keeps the losses of each step, which a continuous "
+                "schedule does not have; use uniform"
+            )
+
+    def build(self, schedule: NoiseSchedule) -> TimeSampler:
+        """The sampler that a model trains with."""
+        return TimeSampler(self, schedule)
+
 
 @component
-class UniformTimes(TimeSampling):
+class UniformTimes(TimeDistribution):
     """Every time alike: k / T with k from 1 to T, or all of (0, 1] on a continuous schedule."""
 
     kind: Literal["uniform"] = "uniform"
@@ -34,4 +80,130 @@ class UniformTimes(TimeSampling):
         return (noise.integers(T) + 1).to(torch.float64) / T
 
 
-AnyTimeSampling = UniformTimes
+@component
+class LogNormalSigma(TimeDistribution):
+    """log(sigma / alpha) is normal (Karras et al. 2022, table 1: mean -1.2, std 1.2).
+
+    Levels outside the schedule's range fall on its nearest end.
+    """
+
+    kind: Literal["log_normal_sigma"] = "log_normal_sigma"
+    mean: float = -1.2
+    std: float = 1.2
+
+    def __post_init__(self) -> None:
+        _check_std(self.kind, self.std)
+
+    def __call__(self, schedule: NoiseSchedule, noise: RandomStream) -> Times:
+        log_snr = -2 * (self.mean + self.std * noise.normal().double())
+        if schedule.table is not None:
+            return schedule.table.nearest_time(log_snr)
+        return schedule.time(log_snr).clamp(max=1)
+
+
+@component
+class LogitNormalTimes(TimeDistribution):
+    """log(t / (1 - t)) is normal: most practice in the middle (Esser et al. 2024, section 3.1)."""
+
+    kind: Literal["logit_normal"] = "logit_normal"
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_std(self.kind, self.std)
+
+    def __call__(self, schedule: NoiseSchedule, noise: RandomStream) -> Times:
+        t = (self.mean + self.std * noise.normal().double()).sigmoid()
+        if schedule.table is None:
+            return t
+        T = schedule.table.num_steps
+        return (t * T).ceil().clamp(1, T) / T
+
+
+@component
+class ImportanceTimes(TimeDistribution):
+    """Practises each step in proportion to the root mean square of its recent losses.
+
+    The losses are divided by the probability, so the expected objective is that of uniform times,
+    with less variance: the remedy for the noisy gradients of the variational bound.
+
+    Args:
+        memory: about how many losses of a step are remembered; until each step has so many, times
+            are uniform.
+        uniform_share: the part of the times that stays uniform.
+
+    Source: Nichol & Dhariwal 2021, section 3.3.
+    """
+
+    needs_steps: ClassVar[bool] = True
+    kind: Literal["importance"] = "importance"
+    memory: int = 10
+    uniform_share: float = 0.001
+
+    def __post_init__(self) -> None:
+        if self.memory < 1:
+            raise ValueError(f"importance needs memory >= 1, got {self.memory}; the paper has 10")
+        if not 0 < self.uniform_share <= 1:
+            raise ValueError(f"importance needs 0 < uniform_share <= 1, got {self.uniform_share}")
+
+    def __call__(self, schedule: NoiseSchedule, noise: RandomStream) -> Times:
+        """Uniform, as before anything was learned."""
+        return UniformTimes()(schedule, noise)
+
+    def build(self, schedule: NoiseSchedule) -> "ImportanceSampler":
+        """A sampler that remembers losses."""
+        return ImportanceSampler(self, schedule)
+
+
+class ImportanceSampler(TimeSampler):
+    """Draws times as ImportanceTimes says; the same on every process."""
+
+    seen: Tensor
+    second_moment: Tensor
+
+    def __init__(self, distribution: ImportanceTimes, schedule: NoiseSchedule) -> None:
+        super().__init__(distribution, schedule)
+        self.settings = distribution
+        assert schedule.table is not None, "check() refuses continuous schedules"
+        self.register_buffer("seen", torch.zeros(schedule.table.num_steps))
+        self.register_buffer("second_moment", torch.zeros(schedule.table.num_steps))
+
+    def probabilities(self) -> Times:
+        """The probability of each step k = 1..T."""
+        T = len(self.seen)
+        uniform = torch.full((T,), 1 / T, dtype=torch.float64)
+        if (self.seen < self.settings.memory).any():
+            return uniform
+        wanted = self.second_moment.double().cpu().sqrt()
+        share = self.settings.uniform_share
+        return (1 - share) * wanted / wanted.sum() + share * uniform
+
+    def forward(self, noise: RandomStream) -> TimeDraw:
+        """Times on the grid, with weights 1 / (T p)."""
+        p = self.probabilities()
+        T = len(p)
+        k = torch.searchsorted(p.cumsum(0), noise.uniform(), right=True).clamp(max=T - 1)
+        return TimeDraw((k + 1).to(torch.float64) / T, 1 / (T * p[k]))
+
+    def observe(self, t: Times, loss: Float[Tensor, " B"]) -> None:
+        """Move the second moments towards the new losses; those of all processes count."""
+        T = len(self.seen)
+        k = (t * T).round().long().sub(1).to(loss.device)
+        new = torch.zeros(2, T, device=loss.device)
+        new[0].index_add_(0, k, torch.ones_like(loss, dtype=new.dtype))
+        new[1].index_add_(0, k, loss.detach().to(new.dtype) ** 2)
+        count, squares = all_reduce_sum(new)
+        self.seen += count
+        window = self.seen.minimum(count.clamp(min=self.settings.memory)).clamp(min=1)
+        self.second_moment.lerp_(squares / count.clamp(min=1), count / window)
+
+
+def _check_std(kind: str, std: float) -> None:
+    if std <= 0:
+        raise ValueError(f"{kind} needs std > 0, got {std}")
+
+
+AnyTimeSampling = Annotated[
+    UniformTimes | LogNormalSigma | LogitNormalTimes | ImportanceTimes,
+    Field(discriminator="kind"),
+]

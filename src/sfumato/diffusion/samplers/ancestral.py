@@ -3,15 +3,20 @@
 from itertools import pairwise
 from typing import Literal
 
+import torch
+from torch import Tensor
+
 from sfumato.core.config import component
 from sfumato.core.images import Images, Labels
 from sfumato.core.model import OnStep
 from sfumato.core.noise import RandomStream
-from sfumato.diffusion.broadcast import TimeGrid, Times, per_image
+from sfumato.diffusion.broadcast import TimeGrid, per_image
 from sfumato.diffusion.clip import AnyClip, ClipToRange
 from sfumato.diffusion.denoiser import Denoised, Denoiser
 from sfumato.diffusion.grid import AnyGrid, UniformGrid
+from sfumato.diffusion.parameterization import Parameterization
 from sfumato.diffusion.samplers.sampler import Sampler, check_steps
+from sfumato.diffusion.schedule import NoiseSchedule
 from sfumato.diffusion.transition import Transition
 
 
@@ -29,7 +34,7 @@ class AncestralSampler(Sampler):
 
     kind: Literal["ancestral"] = "ancestral"
     steps: int = 1000
-    variance: Literal["small", "large"] = "small"
+    variance: Literal["small", "large", "learned"] = "small"
     grid: AnyGrid = UniformGrid()
     clip: AnyClip = ClipToRange()
 
@@ -54,14 +59,33 @@ class AncestralSampler(Sampler):
             transition = denoiser.schedule.transition(s, t)
             x = transition.posterior_mean(denoised.x_0, x)
             if s > 0:
-                x = x + self._std(transition) * noise.normal_like(x)
+                x = x + self._std(transition, denoised) * noise.normal_like(x)
             on_step(step, x, denoised.x_0)
         return x
 
-    def _std(self, transition: Transition) -> Times:
-        if self.variance == "small":
-            return transition.posterior_variance.sqrt()
-        return transition.forward_variance.sqrt()
+    def _std(self, transition: Transition, denoised: Denoised) -> Tensor:
+        match self.variance:
+            case "small":
+                return transition.posterior_variance.sqrt()
+            case "large":
+                return transition.forward_variance.sqrt()
+            case "learned":
+                assert denoised.variance_fraction is not None, "check() refuses this"
+                # s > 0 here, so the posterior variance is not 0 and needs no floor.
+                no_floor = torch.zeros((), dtype=torch.float64)
+                log_variance = transition.learned_log_variance(denoised.variance_fraction, no_floor)
+                return (log_variance / 2).exp()
+
+    def check(
+        self, schedule: NoiseSchedule, parameterization: Parameterization, learned_variance: bool
+    ) -> None:
+        """Refuse a learned variance that the model does not have."""
+        super().check(schedule, parameterization, learned_variance)
+        if self.variance == "learned" and not learned_variance:
+            raise ValueError(
+                "sampler.variance is 'learned', but the model's learned_variance is false; "
+                "use 'small' or 'large'"
+            )
 
 
 @component

@@ -1,6 +1,7 @@
 """What all samplers have in common: a grid of times, a clip, and a walk from noise to data."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 
@@ -12,6 +13,7 @@ from sfumato.diffusion.broadcast import TimeGrid
 from sfumato.diffusion.clip import AnyClip, clipped
 from sfumato.diffusion.denoiser import Denoiser
 from sfumato.diffusion.grid import AnyGrid
+from sfumato.diffusion.parameterization import MeanParameterization, Parameterization
 from sfumato.diffusion.schedule import NoiseSchedule
 
 
@@ -21,6 +23,9 @@ class Sampler(ABC):
     Image i is the same whatever the size of the batch: every random number comes from its own
     stream in `noise`.
     """
+
+    visits_other_times: ClassVar[bool] = False
+    """Whether the denoiser is also asked at times that are not on the grid."""
 
     kind: str
     steps: int
@@ -32,12 +37,20 @@ class Sampler(ABC):
     def nfe(self) -> int:
         """Evaluations of the denoiser."""
 
-    def check(self, schedule: NoiseSchedule) -> None:
-        """Raise ValueError, with the reason, if this sampler cannot run on `schedule`."""
+    def check(
+        self, schedule: NoiseSchedule, parameterization: Parameterization, learned_variance: bool
+    ) -> None:
+        """Raise ValueError, with the reason, if this cannot sample from such a model."""
         try:
-            self.grid(schedule, self.steps)
+            times = self.grid(schedule, self.steps)
+            parameterization.coefficients(schedule, times[:-1])
         except ConfigError as error:
             raise ValueError(str(error)) from None
+        if self.visits_other_times and isinstance(parameterization, MeanParameterization):
+            raise ValueError(
+                f"sampler {self.kind} evaluates the network between the times of its grid, where "
+                "parameterization mean has no meaning; use ancestral, ddim or a multistep sampler"
+            )
 
     def __call__(
         self,
