@@ -8,15 +8,17 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pooch
-
 from sfumato.core.errors import DataError
 from sfumato.core.files import write_json
 
 
 def cache_folder() -> Path:
     """The folder SFUMATO_CACHE, or `sfumato` in the user's cache folder."""
-    return Path(os.environ.get("SFUMATO_CACHE") or pooch.os_cache("sfumato")).expanduser()
+    if chosen := os.environ.get("SFUMATO_CACHE"):
+        return Path(chosen).expanduser()
+    import pooch  # slow to import, and packing processes come here too
+
+    return Path(pooch.os_cache("sfumato"))
 
 
 def make_folder(folder: Path) -> Path:

@@ -4,8 +4,10 @@ Imported by processes that should start fast: nothing here imports torch.
 """
 
 import hashlib
+import os
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
@@ -48,6 +50,39 @@ class Chunk:
     dropped: dict[int, tuple[str, str]] = field(default_factory=dict)
     notes: dict[str, list[int]] = field(default_factory=dict)
     hashes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ScanJob:
+    """Reads the headers of a range of images."""
+
+    records: Records
+
+    def __call__(self, start: int, stop: int) -> Header:
+        return scan(self.records, start, stop)
+
+
+@dataclass(frozen=True)
+class PrepareJob:
+    """Prepares a range of images and writes them to their rows of a file.
+
+    Args:
+        path: a file in which row 0 begins at `offset` bytes.
+    """
+
+    records: Records
+    preparation: Preparation
+    path: Path
+    offset: int
+
+    def __call__(self, start: int, stop: int) -> Chunk:
+        images, chunk = prepare(self.records, start, stop, self.preparation)
+        with self.path.open("rb+") as file:
+            file.seek(self.offset + start * images[0].nbytes)
+            file.write(images.data)
+            file.flush()
+            os.fsync(file.fileno())
+        return chunk
 
 
 def scan(records: Records, start: int, stop: int) -> Header:

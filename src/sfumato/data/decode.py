@@ -6,11 +6,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import TiffImagePlugin as _tiff  # noqa: F401  importing a plugin registers it, and
+from PIL import WebPImagePlugin as _webp  # noqa: F401  `Image.preinit` leaves these two out
 
 MAX_PIXELS = 2**27
 """A photograph of 134 megapixels decodes to 400 MB; what claims more is taken for an attack."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "MPO")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+"""What Pillow may try: its parsers of rare formats are no business of hostile files."""
 SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif",
     ".ppm", ".pgm", ".pbm",

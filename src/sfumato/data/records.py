@@ -6,10 +6,8 @@ In the folder of an unfinished split, `images.npy` already has its full length; 
 
 import dataclasses
 import json
-import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,7 @@ from sfumato.core.console import progress_bar
 from sfumato.core.errors import DataError
 from sfumato.core.files import sync_directory, write_json
 from sfumato.data.cache import require_space
-from sfumato.data.chunk import Chunk, Header, prepare, scan
+from sfumato.data.chunk import Chunk, Header, PrepareJob, ScanJob
 from sfumato.data.packed import IMAGES, Packed, describe
 from sfumato.data.pool import run_ranges
 from sfumato.data.prepare import Preparation
@@ -30,40 +28,11 @@ CHUNK = 256
 """Images prepared, written and recorded at a time."""
 
 
-@dataclass(frozen=True)
-class _Scan:
-    """The job that reads headers."""
-
-    records: Records
-
-    def __call__(self, start: int, stop: int) -> Header:
-        return scan(self.records, start, stop)
-
-
-@dataclass(frozen=True)
-class _Prepare:
-    """The job that prepares images and writes them to their rows of a file."""
-
-    records: Records
-    preparation: Preparation
-    path: Path
-    offset: int
-
-    def __call__(self, start: int, stop: int) -> Chunk:
-        images, chunk = prepare(self.records, start, stop, self.preparation)
-        with self.path.open("rb+") as file:
-            file.seek(self.offset + start * images[0].nbytes)
-            file.write(images.data)
-            file.flush()
-            os.fsync(file.fileno())
-        return chunk
-
-
 def scan_records(records: Records, workers: int | None) -> Header:
     """What the headers of all images say."""
     header, done = Header(), 0
     ranges = _ranges(len(records))
-    results = run_ranges(_Scan(records), ranges, lambda _: Header(), _joined_headers, workers)
+    results = run_ranges(ScanJob(records), ranges, lambda _: Header(), _joined_headers, workers)
     with progress_bar("reading headers", len(records)) as show:
         for start, stop, result in results:
             header = _joined_headers(header, result)
@@ -92,7 +61,7 @@ def pack_records(
     offset = _open_images(folder / IMAGES, shape)
     chunks = _read_chunks(folder)
     missing = [(start, stop) for start, stop in _ranges(len(records)) if start not in chunks]
-    job = _Prepare(records, preparation, folder / IMAGES, offset)
+    job = PrepareJob(records, preparation, folder / IMAGES, offset)
     results = run_ranges(job, missing, _crashed, _joined_chunks, workers)
     done = len(records) - sum(stop - start for start, stop in missing)
     with progress_bar(f"packing {name}", len(records)) as show:
@@ -129,7 +98,7 @@ def _finish(
         reasons = "; ".join(summary.lines())
         raise DataError(f"{name}: none of {len(records)} images can be used: {reasons}")
     repeated = rows[~first_of_each(hashes[rows])]
-    summary.add("duplicate", (records.name(row) for row in repeated))
+    summary.add("duplicate", map(records.name, repeated.tolist()))
     if len(rows) < len(kept):
         _keep_rows(folder / IMAGES, rows)
     images = np.load(folder / IMAGES, mmap_mode="r")
