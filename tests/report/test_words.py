@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ import pytest
 from report.fixture import ARMS, FLOOR, FRECHET, results, write_study
 from sfumato.core.errors import RunError
 from sfumato.report import write_report
+from sfumato.report.console import print_table, to_text
 from sfumato.report.numbers import duration, number, short_count
 from sfumato.report.results import Results
 from sfumato.report.summary import best_arm, summarize
 from sfumato.report.tables import to_csv
-from sfumato.report.text import evaluation_table, study_table
 
 
 def _with(verdicts: list[tuple[str, str, str]], arms: int = 3) -> Results:
@@ -115,26 +116,41 @@ def test_markdown_links_to_files_that_exist(tmp_path: Path) -> None:
 
 
 def test_terminal_table_is_aligned() -> None:
-    table = study_table(results())
-    head, _, first = table.splitlines()[:3]
+    text = to_text(Results.model_validate(results()), width=110)
+    head, _, first = text.splitlines()[2:5]
     assert head.split("  ")[-1] == "NFE"
-    assert len(head) <= 100
     for heading, value in (("Fréchet distance", "8.13"), ("× floor", "1.8"), ("NFE", "50")):
         end = head.index(heading) + len(heading)
         assert first[end - len(value) : end] == value
     for arm in ARMS:
-        assert number(FRECHET[arm]) in table
-    assert "Label accuracy:\n  ddpm-linear is not shown to differ from ddpm-cosine" in table
+        assert number(FRECHET[arm]) in text
+    assert "Label accuracy:\n  ddpm-linear is not shown to differ from ddpm-cosine" in text
 
 
-def test_evaluation_table() -> None:
+def test_narrow_terminal_gets_the_columns_below_one_another() -> None:
+    content = results()
+    content["verdicts"] = []
+    wide, narrow = (to_text(Results.model_validate(content), width) for width in (110, 60))
+    assert max(map(len, narrow.splitlines())) <= 60
+    assert (wide.count("dcgan  "), narrow.count("dcgan  ")) == (1, 2)
+    assert sorted(re.findall(r"[\d.]{2,}", narrow)) == sorted(re.findall(r"[\d.]{2,}", wide))
+
+
+def test_terminal_table_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     metric = {"key": "fd", "label": "Distance", "better": "lower", "floor": {"value": 2.0}}
-    evaluation = {"name": "mine", "metrics": [metric], "scores": {"fd": {"value": 5.0}}}
-    assert evaluation_table(evaluation).splitlines() == [
+    evaluation = {"metrics": [metric], "scores": {"fd": {"value": 5.0}}}
+    (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
+    (tmp_path / "config.json").write_text('{"name": "mine"}')
+    print_table(tmp_path)
+    assert capsys.readouterr().out.splitlines()[:6] == [
+        "mine",
+        "",
         "             Distance  × floor",
         "──────────────────────────────",
         "mine             5.00      2.5",
         "real images      2.00",
     ]
-    with pytest.raises(RunError, match=r"evaluation: 'metrics.0.better' is 'up'"):
-        evaluation_table({"metrics": [metric | {"better": "up"}]})
+    metric["better"] = "up"
+    (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
+    with pytest.raises(RunError, match=r"'metrics.0.better' is 'up'"):
+        print_table(tmp_path)

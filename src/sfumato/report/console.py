@@ -1,36 +1,86 @@
-"""The main table of a report, for the terminal."""
+"""The table of a study or a run as plain text, for the terminal."""
 
+import shutil
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
-from sfumato.report.results import load
+from sfumato.report.numbers import MISSING
+from sfumato.report.results import Results, load
 from sfumato.report.rows import arm_rows, columns, floor_cells
+from sfumato.report.summary import summarize
+
+Column = list[tuple[str, str]]
+"""For the heading and then each row: the text, and the small print on the line below."""
 
 
 def print_table(directory: Path) -> None:
-    """Print the scores of a study or a run beside the floor, and the verdicts.
+    """Print the scores beside the floor, the result in plain words, and the verdicts.
 
     Raises:
-        RunError: the directory holds no results.
+        RunError: the directory holds no results, or they cannot be understood.
     """
-    results = load(directory)
-    table = Table(title=results.title or results.name, title_justify="left")
-    table.add_column("arm")
-    for column in columns(results):
-        table.add_column(column, justify="right")
-    for row in arm_rows(results):
-        table.add_row(row.name, *(_text(cell.text, cell.notes) for cell in row.cells))
+    print(to_text(load(directory), shutil.get_terminal_size((100, 24)).columns))
+
+
+def to_text(results: Results, width: int) -> str:
+    """Table, summary and verdicts; columns that do not fit into `width` follow below."""
+    blocks = [results.title or results.name, *_tables(results, width)]
+    blocks.append(textwrap.fill(summarize(results), min(width, 100)))
+    for metric in results.metrics:
+        verdicts = [v for v in results.verdicts if v.metric == metric.key and v.text]
+        if verdicts:
+            blocks.append("\n".join([f"{metric.label}:", *(f"  {v.text}" for v in verdicts)]))
+    return "\n\n".join(blocks)
+
+
+def _tables(results: Results, width: int) -> list[str]:
+    names, *rest = _columns(results)
+    groups, used = [[names]], _width(names)
+    for column in rest:
+        used += 2 + _width(column)
+        if used > width and len(groups[-1]) > 1:
+            groups.append([names])
+            used = _width(names) + 2 + _width(column)
+        groups[-1].append(column)
+    return [_layout(group) for group in groups]
+
+
+def _columns(results: Results) -> list[Column]:
+    """The names, then every column in which something is known."""
+    rows = [(row.name, row.cells) for row in arm_rows(results)]
     floor = floor_cells(results)
-    if floor:
-        table.add_section()
-        table.add_row("real images (floor)", *(_text(cell.text, cell.notes) for cell in floor))
-    console = Console(highlight=False)
-    console.print(table)
-    for verdict in results.verdicts:
-        console.print(verdict.text, markup=False)
+    if floor is not None:
+        rows.append(("real images", floor))
+    found: list[Column] = [[("", ""), *((name, "") for name, _ in rows)]]
+    for k, heading in enumerate(columns(results)):
+        cells = [row[k] for _, row in rows]
+        is_score = k < len(results.metrics)
+        if any(cell.text not in ("", MISSING) for cell in cells):
+            notes = [cell.note if is_score else "" for cell in cells]
+            texts = [cell.text for cell in cells]
+            found.append([(heading, ""), *zip(texts, notes, strict=True)])
+        if any(cell.ratio for cell in cells):
+            ratios = [(cell.ratio.removesuffix(" × floor"), "") for cell in cells]
+            found.append([("× floor", ""), *ratios])
+    return found
 
 
-def _text(text: str, notes: str) -> str:
-    return f"{text}\n[dim]{notes}[/dim]" if notes else text
+def _width(column: Column) -> int:
+    return max(len(part) for cell in column for part in cell)
+
+
+def _layout(group: Sequence[Column]) -> str:
+    """The names to the left and the numbers to the right of their columns."""
+    widths = [_width(column) for column in group]
+    lines = []
+    for row in zip(*group, strict=True):
+        if not any(text for text, _ in row[1:]):
+            continue  # the floor has no costs
+        for line in (0, 1):
+            parts = [cell[line] for cell in row]
+            if any(parts):
+                padded = [p.rjust(w) for p, w in zip(parts, widths, strict=True)]
+                lines.append("  ".join([parts[0].ljust(widths[0]), *padded[1:]]).rstrip())
+    rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
+    return "\n".join([lines[0], rule, *lines[1:]])
