@@ -75,6 +75,12 @@ def test_phases_have_figures_of_their_own_and_nan_is_no_point() -> None:
     assert len(line.split()) == 3
 
 
+def test_long_names_keep_what_tells_them_apart() -> None:
+    names = ["linear-rate-0.0001-width-32", "linear-rate-0.0002-width-64"]
+    svg = curve_figure("Loss", "images", [Curve(n, 0, [0, 1], [1, k]) for k, n in enumerate(names)])
+    assert re.findall(r'class="name c0"[^>]*>([^<]+)<', svg) == ["…1-width-32", "…2-width-64"]
+
+
 def test_curves_are_valid_svg_with_falling_lines() -> None:
     curve = Curve("a < b & c", 2, [0.0, 50.0, 100.0], [3.0, 2.0, 1.0])
     svg = standalone(curve_figure("Loss", "images seen", [curve]))

@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from markupsafe import Markup, escape
@@ -90,7 +91,8 @@ def curve_figure(
     if not curves:
         return Markup()
     height = max(250, 90 + 18 * len(curves))
-    right = WIDTH - 10 - 8.9 * min(max(len(curve.name) for curve in curves), 17)
+    short = _shortened([curve.name for curve in curves])
+    right = WIDTH - 10 - 8.9 * max(map(len, short.values()))
     bottom = height - _BOTTOM
     ys = [y for curve in curves for y in curve.y] + ([floor.value] if floor else [])
     log = min(ys) > 0 and max(ys) > 5 * sorted(ys)[len(ys) // 2]
@@ -125,10 +127,9 @@ def curve_figure(
                 f'y1="{y:.1f}" y2="{place:.1f}"/>'
             )
         parts.append(f'<circle class="dot {style}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>')
-        short = name if len(name) <= 17 else name[:16] + "…"
         parts.append(
             f'<text class="name {style}" x="{right + 9:.1f}" y="{place + 4:.1f}">'
-            f"{escape(short)}</text>"
+            f"{escape(short[name])}</text>"
         )
     last = "; ".join(f"{curve.name} ends at {number(curve.y[-1])}" for curve in curves)
     scale = ", logarithmic scale" if log else ""
@@ -212,6 +213,17 @@ def _lines_of_text(lines: list[str], x: Number, middle: Number) -> str:
         f'<text class="name end" x="{x:.1f}" y="{top + 16 * k:.1f}">{escape(line)}</text>'
         for k, line in enumerate(lines)
     )
+
+
+def _shortened(names: list[str]) -> dict[str, str]:
+    """Names cut to 17 characters: first what all have in common at the beginning, then the end."""
+    skip = 0
+    if max(map(len, names)) > 17 and len(set(names)) > 1:
+        alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+        skip = len(list(alike))
+        skip = skip if skip > 3 else 0
+    cut = {name: "…" + name[skip:] if skip else name for name in names}
+    return {name: text if len(text) <= 17 else text[:16] + "…" for name, text in cut.items()}
 
 
 def _points(points: Sequence[tuple[Number, Number]]) -> str:

@@ -238,6 +238,8 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
             flat |= flatten(value, f"{prefix}{key}.")
         elif isinstance(value, Sequence) and not isinstance(value, str):
             flat[f"{prefix}{key}"] = ", ".join(str(item) for item in value)
+        elif isinstance(value, float):
+            flat[f"{prefix}{key}"] = f"{value:.12g}"  # 3 * 1e-4 is 0.0003 to people
         elif value is not None:
             flat[f"{prefix}{key}"] = str(value)
     return flat
