@@ -7,7 +7,18 @@ import torch
 
 from diffusion.ideal import at
 from sfumato.core.errors import ConfigError
-from sfumato.diffusion.discrete_schedules import CosineSchedule, LinearBetaSchedule
+from sfumato.diffusion.continuous_schedules import (
+    ContinuousCosineSchedule,
+    EDMSchedule,
+    RectifiedFlowSchedule,
+)
+from sfumato.diffusion.discrete_schedules import (
+    CosineSchedule,
+    LinearBetaSchedule,
+    ScaledLinearSchedule,
+    SigmoidSchedule,
+    ZeroTerminalSnrSchedule,
+)
 from sfumato.diffusion.schedule import NoiseSchedule
 
 DISCRETE = [
@@ -16,7 +27,10 @@ DISCRETE = [
     LinearBetaSchedule(num_steps=4000, beta_last=0.01),
     CosineSchedule(),
     CosineSchedule(num_steps=1500),
+    ScaledLinearSchedule(),
+    SigmoidSchedule(),
 ]
+CONTINUOUS = [EDMSchedule(), RectifiedFlowSchedule(), ContinuousCosineSchedule()]
 
 
 def steps_of(schedule: NoiseSchedule) -> int:
@@ -90,3 +104,52 @@ def test_noise_levels_without_a_time_are_refused() -> None:
 def test_impossible_betas_are_refused(arguments: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LinearBetaSchedule(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("schedule", CONTINUOUS, ids=str)
+def test_time_inverts_log_snr_of_continuous_schedules(schedule: NoiseSchedule) -> None:
+    t = torch.linspace(0, 1, 101, dtype=torch.float64)
+    torch.testing.assert_close(schedule.time(schedule.log_snr(t)), t, rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("t", [0.0, 0.1, 0.7, 1.0])
+def test_continuous_schedules_have_the_marginals_of_their_papers(t: float) -> None:
+    def marginal(schedule: NoiseSchedule) -> list[float]:
+        return [c.item() for c in schedule.alpha_sigma(at(t))]
+
+    assert marginal(EDMSchedule()) == pytest.approx([1, 80 * t], abs=1e-12)
+    assert marginal(RectifiedFlowSchedule()) == pytest.approx([1 - t, t], abs=1e-12)
+    angle = math.atan(math.exp(7.5)) * t
+    cosine = [math.cos(angle), math.sin(angle)]
+    assert marginal(ContinuousCosineSchedule()) == pytest.approx(cosine, abs=1e-12)
+
+
+def test_scaled_linear_schedule_ends_where_stable_diffusion_does() -> None:
+    """The largest sigma of Stable Diffusion 1, quoted by every sampler for it: 14.61."""
+    log_snr = ScaledLinearSchedule().log_snr(at(0.001, 1.0))
+    assert (-log_snr / 2).exp().tolist() == pytest.approx([0.0292, 14.6146], rel=2e-3)
+
+
+def test_sigmoid_schedule_is_the_sigmoid_of_the_paper() -> None:
+    """Jabri et al. 2023, algorithm 1, with its defaults, where it is not clipped."""
+    t = at(0.25)
+    low, high = 1 / (1 + math.exp(3)), 1 / (1 + math.exp(-3))
+    expected = (high - 1 / (1 + math.exp(-(0.25 * 6 - 3)))) / (high - low)
+    assert SigmoidSchedule().alpha_sigma(t)[0].item() ** 2 == pytest.approx(expected, rel=1e-9)
+
+
+def test_zero_terminal_snr_keeps_the_first_step_and_ends_in_noise() -> None:
+    schedule, base = ZeroTerminalSnrSchedule(), LinearBetaSchedule()
+    assert schedule.reaches_pure_noise
+    assert not base.reaches_pure_noise
+    first = schedule.alpha_sigma(at(0.001))[0]
+    torch.testing.assert_close(first, base.alpha_sigma(at(0.001))[0])
+    assert [c.item() for c in schedule.alpha_sigma(at(1.0))] == [0.0, 1.0]
+    alpha, shifted = base.alpha_sigma(at(0.5, 1.0))[0], schedule.alpha_sigma(at(0.5))[0]
+    expected = (alpha[0] - alpha[1]) * first / (first - alpha[1])
+    assert shifted.item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_the_last_interval_before_pure_noise_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"except in \(0.999, 1\)"):
+        ZeroTerminalSnrSchedule().log_snr(at(0.9995))

@@ -30,11 +30,10 @@ def mean_bits(nats: Images) -> PerImage:
     return nats.flatten(1).mean(1) / math.log(2)
 
 
-def prior_term(schedule: NoiseSchedule, x_0: Images) -> PerImage:
-    """L_T: the KL divergence of x_1 given x_0 from the noise that sampling starts with."""
-    end = torch.ones((), dtype=torch.float64)
-    alpha, sigma = schedule.alpha_sigma(end)
-    variance = schedule.start_std(end) ** 2
+def prior_term(schedule: NoiseSchedule, x_0: Images, t: Times) -> PerImage:
+    """L_T: the KL divergence of x_t given x_0 from the noise that sampling starts with at t."""
+    alpha, sigma = schedule.alpha_sigma(t)
+    variance = schedule.start_std(t) ** 2
     log_ratio = math.log(variance) - 2 * sigma.log()
     return mean_bits(((alpha * x_0) ** 2 / variance + sigma**2 / variance - 1 + log_ratio) / 2)
 

@@ -1,0 +1,207 @@
+"""How likely a model finds given images, in bits per dimension.
+
+Two answers: the variational bound (an upper bound for the stochastic sampler, term by term), and
+the probability-flow ODE, whose change of density can be followed exactly.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from numpy.typing import NDArray
+from scipy.integrate import solve_ivp
+from torch import Tensor
+
+from sfumato.core.errors import ConfigError
+from sfumato.core.images import Images, Labels
+from sfumato.core.noise import RandomStream
+from sfumato.diffusion.bound import FixedVariance, prior_term, step_term
+from sfumato.diffusion.broadcast import TimeGrid, Times
+from sfumato.diffusion.denoiser import Denoised, Denoiser
+from sfumato.diffusion.schedule import NoiseSchedule
+
+CONTINUOUS_T_MIN = 1e-5
+"""Where the ODE starts on a continuous schedule (Song et al. 2021, appendix C)."""
+BITS_OF_SCALE = math.log2(127.5)
+"""A level of 0..255 is 1 / 127.5 wide in [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The terms of the variational bound of each image, in bits per dimension."""
+
+    prior: Float[Tensor, " B"]
+    """L_T"""
+    steps: Float[Tensor, "B N"]
+    """L_{t-1} of the steps of the grid, from noise to data; the last is L_0."""
+
+    @property
+    def total(self) -> Float[Tensor, " B"]:
+        """The bound."""
+        return self.prior + self.steps.sum(1)
+
+
+@torch.no_grad()
+def variational_bound(
+    denoiser: Denoiser,
+    x_0: Images,
+    labels: Labels | None,
+    noise: RandomStream,
+    times: TimeGrid,
+    fixed_variance: FixedVariance = "small",
+) -> Bound:
+    """An upper bound of -log2 p(x_0) / D under ancestral sampling on `times`.
+
+    Args:
+        denoiser: its learned variance is used when it has one.
+        x_0: images at the 256 levels of [-1, 1].
+        labels: classes; None is unconditional.
+        noise: one stream an image; one draw of x_t a step.
+        times: falling from 1 to 0. All T steps of a discrete schedule (UniformGrid) give the bound
+            of the papers, any other grid that of the sampler on it.
+        fixed_variance: of the reverse steps when it is not learned.
+
+    Source: Ho et al. 2020, eq. 5. NFE: one a step.
+    """
+    schedule = denoiser.schedule
+    if len(times) < 3:
+        raise ConfigError(f"the bound needs a grid of at least 2 steps, got {len(times) - 1}")
+    floor = schedule.transition(times[-2], times[-3]).posterior_variance
+    terms = []
+    for t, s in pairwise(times):
+        step = schedule.transition(s, t)
+        x_t = step.alpha_t * x_0 + step.sigma_t * noise.normal_like(x_0)
+        denoised: Denoised = denoiser(x_t, t, labels)
+        terms.append(step_term(x_0, denoised, step, floor, fixed_variance))
+    return Bound(prior_term(schedule, x_0, times[0]), torch.stack(terms, dim=1))
+
+
+@dataclass(frozen=True)
+class ODELikelihood:
+    """-log2 p / D of each image, and how it was computed."""
+
+    bits_per_dim: Float64[Tensor, " B"]
+    nfe: int
+    tolerance: float
+    noise_level: float
+    """sigma / alpha at the start: the density is that of the data blurred so much."""
+
+
+def dequantize(x_0: Images, noise: RandomStream) -> Images:
+    """Images at the 256 levels, spread uniformly over the width of a level."""
+    return x_0 + ((noise.uniform(*x_0.shape[1:]) - 0.5) / 127.5).to(x_0)
+
+
+def ode_likelihood(
+    denoiser: Denoiser,
+    x: Images,
+    labels: Labels | None,
+    noise: RandomStream,
+    trace: Literal["hutchinson", "exact"] = "hutchinson",
+    probes: int = 1,
+    tolerance: float = 1e-5,
+) -> ODELikelihood:
+    """The density that the probability flow gives to images, in bits per dimension.
+
+    The flow is followed in the angle phi with tan(phi) = sigma / alpha, for x scaled to
+    alpha^2 + sigma^2 = 1: there dx / dphi = cos(phi) eps - sin(phi) x_0 is smooth to both ends,
+    and log p falls along the flow by its divergence.
+
+    Args:
+        denoiser: predicts x_0 and eps.
+        x: dequantized images in [-1, 1] (see `dequantize`).
+        labels: classes; None is unconditional.
+        noise: one stream an image, for the probes.
+        trace: of the Jacobian: Hutchinson's estimate with random signs, or one backward pass a
+            dimension.
+        probes: of Hutchinson's estimate, averaged.
+        tolerance: relative and absolute, of the adaptive Runge-Kutta 4(5).
+    Raises:
+        ConfigError: the schedule has no noise levels between its last two times.
+
+    Source: Song et al. 2021 (SDE), appendix D.2; the offset for the [-1, 1] scale is log2 127.5.
+    """
+    schedule = denoiser.schedule
+    start, end = _angles(schedule)
+    shape = x.shape
+    size = x[0].numel()
+    signs = [noise.integers(2, *shape[1:]).to(x) * 2 - 1 for _ in range(probes)]
+    evaluations = 0
+
+    def slope(phi: float, state: NDArray[np.float64]) -> NDArray[np.float64]:
+        nonlocal evaluations
+        evaluations += 1
+        position = torch.from_numpy(state.reshape(len(x), size + 1)[:, :-1].copy())
+        position = position.view(shape).to(x).requires_grad_()
+        with torch.enable_grad():
+            velocity = _velocity(denoiser, position, phi, labels)
+            divergence = _trace(velocity, position, signs if trace == "hutchinson" else None)
+        rows = torch.cat([velocity.detach().flatten(1), divergence[:, None]], dim=1)
+        return rows.double().cpu().numpy().ravel()
+
+    first = torch.cat([math.cos(start) * x.flatten(1), x.new_zeros(len(x), 1)], dim=1)
+    solved = solve_ivp(
+        slope,
+        (start, end),
+        first.double().cpu().numpy().ravel(),
+        rtol=tolerance,
+        atol=tolerance,
+        t_eval=[end],
+    )
+    last = torch.from_numpy(solved.y[:, -1].reshape(len(x), size + 1))
+    x_1, gained = last[:, :-1], last[:, -1]
+    std = _end_std(schedule)
+    prior = -(x_1**2).sum(1) / (2 * std**2) - size * math.log(std * math.sqrt(2 * math.pi))
+    log_p = prior + gained + size * math.log(math.cos(start))
+    bits = -log_p / size / math.log(2) + BITS_OF_SCALE
+    return ODELikelihood(bits, evaluations, tolerance, math.tan(start))
+
+
+def _velocity(denoiser: Denoiser, x: Images, phi: float, labels: Labels | None) -> Images:
+    """dx / dphi at x scaled to alpha^2 + sigma^2 = 1."""
+    schedule = denoiser.schedule
+    log_snr = torch.tensor(-2 * math.log(math.tan(phi)), dtype=torch.float64)
+    t = schedule.time(log_snr).clamp(max=1)
+    alpha, sigma = schedule.alpha_sigma(t)
+    denoised: Denoised = denoiser((alpha**2 + sigma**2).sqrt() * x, t, labels)
+    return math.cos(phi) * denoised.eps - math.sin(phi) * denoised.x_0
+
+
+def _trace(velocity: Images, x: Images, signs: list[Images] | None) -> Float[Tensor, " B"]:
+    """The trace of d velocity / dx of each image; exact when no random signs are given."""
+
+    def product(vector: Images) -> Images:
+        (gradient,) = torch.autograd.grad(velocity, x, vector, retain_graph=True)
+        return gradient * vector
+
+    if signs is not None:
+        total = sum((product(vector) for vector in signs), torch.zeros_like(x))
+        return total.flatten(1).sum(1) / len(signs)
+    unit_vectors = torch.eye(x[0].numel()).to(x).view(-1, *x.shape[1:])
+    total = sum((product(vector.expand_as(x)) for vector in unit_vectors), torch.zeros_like(x))
+    return total.flatten(1).sum(1)
+
+
+def _angles(schedule: NoiseSchedule) -> tuple[float, float]:
+    """The first and the last angle that the schedule has."""
+    if schedule.table is not None and schedule.table.has_zero_terminal_snr:
+        raise ConfigError(
+            "the ODE likelihood needs noise levels up to t = 1, but a discrete schedule with zero "
+            "terminal SNR has none in its last interval; use the variational bound"
+        )
+    t_min = CONTINUOUS_T_MIN if schedule.table is None else 1 / schedule.table.num_steps
+    ends = schedule.log_snr(torch.tensor([t_min, 1.0], dtype=torch.float64))
+    first, last = (-ends / 2).exp().arctan().tolist()
+    # Rounding must lead neither below the first noise level nor past the last.
+    return first * (1 + 1e-9), last * (1 - 1e-9)
+
+
+def _end_std(schedule: NoiseSchedule) -> float:
+    """The standard deviation of the sampler's first noise, scaled like x."""
+    end: Times = torch.ones((), dtype=torch.float64)
+    alpha, sigma = schedule.alpha_sigma(end)
+    return schedule.start_std(end) / math.hypot(alpha.item(), sigma.item())

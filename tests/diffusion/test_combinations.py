@@ -1,0 +1,111 @@
+"""Any schedule x parameterization x loss x times x sampler works, or is refused with why."""
+
+from typing import Any, get_args
+
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sfumato.core.config import parse
+from sfumato.core.errors import ConfigError
+from sfumato.core.images import Batch
+from sfumato.core.noise import Noise, TrainingNoise
+from sfumato.diffusion.clip import AnyClip
+from sfumato.diffusion.grid import AnyGrid
+from sfumato.diffusion.loss import AnyLoss
+from sfumato.diffusion.model import DiffusionConfig
+from sfumato.diffusion.parameterization import AnyParameterization
+from sfumato.diffusion.samplers.samplers import AnySampler
+from sfumato.diffusion.schedules import Schedule
+from sfumato.diffusion.time_sampling import AnyTimeSampling
+from sfumato.diffusion.weighting import AnyWeighting
+
+NETWORK = {"kind": "unet", "channels": 8, "multipliers": [1], "blocks": 1, "attention": []}
+REFUSED_BY_DESIGN = (
+    "no meaning",  # eps at zero terminal SNR, the mean on a continuous schedule or between steps
+    "pure noise",
+    "infinite at",
+    "does not train the variance",
+    "learned_variance is false",
+    "continuous",
+    "no noise level at time",  # the gaps of a discrete schedule
+    "between two steps",
+    "has order 1 or 2",
+    "same noise level",
+)
+
+ORDERED = ("dpm_solver_multistep", "dpm_solver_singlestep", "unipc", "deis", "ipndm")
+
+
+def kinds(union: Any) -> list[str]:
+    return [kind.__dataclass_fields__["kind"].default for kind in get_args(get_args(union)[0])]
+
+
+def component(union: Any) -> st.SearchStrategy[dict[str, Any]]:
+    return st.sampled_from(kinds(union)).map(lambda kind: {"kind": kind})
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> dict[str, Any]:
+    schedule = draw(component(Schedule))
+    loss = draw(component(AnyLoss))
+    if loss["kind"] != "vlb":
+        loss |= {"weighting": draw(component(AnyWeighting))}
+        loss |= {"distance": draw(st.sampled_from(["l2", "l1", "huber"]))}
+    sampler = draw(component(AnySampler))
+    sampler |= {"steps": 5, "grid": draw(component(AnyGrid)), "clip": draw(component(AnyClip))}
+    if sampler["kind"] == "ancestral":
+        sampler["variance"] = draw(st.sampled_from(["small", "large", "learned"]))
+    if sampler["kind"] in ORDERED:
+        sampler["order"] = draw(st.integers(1, 3))
+    return {
+        "kind": "diffusion",
+        "network": NETWORK,
+        "schedule": schedule,
+        "parameterization": draw(component(AnyParameterization)),
+        "learned_variance": draw(st.booleans()),
+        "loss": loss,
+        "time_sampling": draw(component(AnyTimeSampling)),
+        "sampler": sampler,
+        "guidance": {"kind": "classifier_free", "scale": draw(st.sampled_from([1.0, 2.5]))},
+    }
+
+
+def parsed(mapping: dict[str, Any]) -> tuple[DiffusionConfig | None, str]:
+    try:
+        return parse(DiffusionConfig, mapping, "test"), ""
+    except ConfigError as error:
+        return None, str(error)
+
+
+@settings(
+    max_examples=100,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+@given(mapping=configs())
+def test_every_combination_trains_a_step_and_samples_or_is_refused(mapping: dict[str, Any]) -> None:
+    config, refusal = parsed(mapping)
+    if config is None:
+        assert any(reason in refusal for reason in REFUSED_BY_DESIGN), refusal
+        return
+    torch.manual_seed(0)
+    model = config.build((1, 4, 4), 2)
+    images = torch.linspace(-1, 1, 4 * 16).view(4, 1, 4, 4)
+    batch = Batch(images, torch.tensor([0, 1, 0, 1]))
+    (phase,) = model.phases()
+    loss = phase.loss(batch, TrainingNoise(0, global_batch=4))
+    assert loss.shape == (4,)
+    assert loss.isfinite().all()
+    loss.mean().backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(g.isfinite().all() for g in gradients)
+    assert any(g.abs().max() > 0 for g in gradients)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter -= 1e-3 * parameter.grad.sign()
+    found = model.eval().sample(batch.labels, Noise(range(4)))
+    assert found.isfinite().all()
+    assert found.abs().max() <= 1

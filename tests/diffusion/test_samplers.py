@@ -1,0 +1,139 @@
+"""Contract of every sampler in the union: NFE, frames, batch split, start from pure noise."""
+
+import dataclasses
+from typing import get_args
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffusion.ideal import BIMODAL, IdealDenoiser
+from sfumato.core.images import Images, Labels
+from sfumato.core.noise import Noise
+from sfumato.diffusion.broadcast import Times
+from sfumato.diffusion.clip import DynamicThreshold
+from sfumato.diffusion.continuous_schedules import EDMSchedule, RectifiedFlowSchedule
+from sfumato.diffusion.denoiser import Denoised
+from sfumato.diffusion.discrete_schedules import (
+    CosineSchedule,
+    LinearBetaSchedule,
+    ZeroTerminalSnrSchedule,
+)
+from sfumato.diffusion.grid import KarrasGrid
+from sfumato.diffusion.parameterization import EDMParameterization, VParameterization
+from sfumato.diffusion.samplers.ancestral import AncestralSampler
+from sfumato.diffusion.samplers.dpm_solver import (
+    DPMSolverMultistepSampler,
+    DPMSolverSinglestepSampler,
+)
+from sfumato.diffusion.samplers.heun import Churn, EulerSampler, HeunSampler
+from sfumato.diffusion.samplers.sampler import Sampler
+from sfumato.diffusion.samplers.samplers import AnySampler
+
+KINDS = get_args(get_args(AnySampler)[0])
+SAMPLERS: list[Sampler] = [
+    *(kind(steps=8) for kind in KINDS),
+    AncestralSampler(steps=8, variance="large"),
+    DPMSolverMultistepSampler(steps=8, stochastic=True),
+    DPMSolverSinglestepSampler(steps=8, order=3),
+    HeunSampler(steps=8, churn=Churn(amount=4.0)),
+]
+
+
+class Counting(IdealDenoiser):
+    calls = 0
+
+    def forward(self, x_t: Images, t: Times, labels: Labels | None) -> Denoised:
+        self.calls += 1
+        return super().forward(x_t, t, labels)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+def test_nfe_is_counted_and_every_step_is_shown(sampler: Sampler) -> None:
+    denoiser = Counting(BIMODAL, CosineSchedule(), VParameterization())
+    frames: list[tuple[int, Tensor, Tensor]] = []
+    x_1 = Noise([3]).normal(1, 4, 4)
+    x = sampler(denoiser, x_1, None, Noise([3]), lambda *frame: frames.append(frame))
+    assert denoiser.calls == sampler.nfe
+    assert [frame[0] for frame in frames] == list(range(8))
+    assert torch.equal(frames[-1][1], x)
+    assert x.dtype == torch.float32
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+def test_an_image_does_not_depend_on_its_batch(sampler: Sampler) -> None:
+    denoiser = IdealDenoiser(BIMODAL, CosineSchedule(), VParameterization())
+    x_1 = Noise(range(5)).normal(1, 4, 4)
+    whole = sampler(denoiser, x_1, None, Noise(range(5)))
+    for i in (0, 3):
+        alone = sampler(denoiser, x_1[i : i + 1], None, Noise([i]))
+        assert torch.equal(alone[0], whole[i])
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+@pytest.mark.parametrize(
+    "schedule", [ZeroTerminalSnrSchedule(), RectifiedFlowSchedule()], ids=["zero_snr", "flow"]
+)
+def test_pure_noise_is_a_start_or_is_refused(
+    sampler: Sampler, schedule: ZeroTerminalSnrSchedule
+) -> None:
+    """From noise that says nothing of the data, all but the warm-up methods find the two modes."""
+    parameterization = VParameterization()
+    if sampler.kind in ("pndm", "dpm_solver_singlestep"):
+        with pytest.raises(ValueError, match="pure noise"):
+            sampler.check(schedule, parameterization, learned_variance=False)
+        return
+    sampler.check(schedule, parameterization, learned_variance=False)
+    denoiser = IdealDenoiser(BIMODAL, schedule, parameterization)
+    x = sampler(denoiser, Noise(range(8)).normal(1, 8, 8), None, Noise(range(8)))
+    assert x.isfinite().all()
+    assert (x > 0).double().mean().item() == pytest.approx(0.7, abs=0.1)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+def test_deterministic_and_stochastic_samplers_find_the_distribution(sampler: Sampler) -> None:
+    """Mean and second moment of the mixture, with enough steps."""
+    fine = dataclasses.replace(sampler, steps=60)  # type: ignore[type-var]
+    denoiser = IdealDenoiser(BIMODAL, LinearBetaSchedule(), VParameterization())
+    noise = Noise(range(40))
+    x = fine(denoiser, noise.normal(1, 16, 16).double(), None, noise)
+    mean = 0.3 * -0.6 + 0.7 * 0.5
+    square = 0.3 * (0.15**2 + 0.6**2) + 0.7 * (0.2**2 + 0.5**2)
+    assert x.mean().item() == pytest.approx(mean, abs=0.025)
+    assert x.square().mean().item() == pytest.approx(square, abs=0.02)
+
+
+def test_churn_on_edms_own_schedule_keeps_the_distribution() -> None:
+    """Karras et al. 2022, algorithm 2, with a churn that is at its limit in the middle."""
+    churn = Churn(amount=20.0, sigma_min=0.05, sigma_max=50.0)
+    sampler = HeunSampler(steps=40, grid=KarrasGrid(), churn=churn)
+    denoiser = IdealDenoiser(BIMODAL, EDMSchedule(), EDMParameterization())
+    noise = Noise(range(40))
+    x = sampler(denoiser, 80 * noise.normal(1, 16, 16).double(), None, noise)
+    assert x.mean().item() == pytest.approx(0.17, abs=0.025)
+    assert x.square().mean().item() == pytest.approx(0.3178, abs=0.02)
+    plain = HeunSampler(steps=40, grid=KarrasGrid())
+    noise = Noise(range(40))
+    unchurned = plain(denoiser, 80 * noise.normal(1, 16, 16).double(), None, noise)
+    assert (x - unchurned).abs().mean().item() > 0.05
+
+
+def test_dynamic_threshold_is_the_quantile_of_each_image() -> None:
+    """Saharia et al. 2022, section 2.3; images inside the range are left alone."""
+    x_0 = torch.stack([torch.linspace(-4, 4, 101), torch.linspace(-0.5, 0.5, 101)])
+    found = DynamicThreshold(quantile=0.9)(x_0.view(2, 1, 1, 101)).view(2, 101)
+    limit = x_0[0].abs().quantile(0.9)
+    torch.testing.assert_close(found[0], x_0[0].clamp(-limit, limit) / limit)
+    torch.testing.assert_close(found[1], x_0[1])
+
+
+def test_euler_is_ddim_in_the_time_of_rectified_flow() -> None:
+    """x_s = x_t + (s - t) (eps - x_0)."""
+    denoiser = IdealDenoiser(BIMODAL, RectifiedFlowSchedule(), VParameterization())
+    x = x_1 = Noise([0]).normal(1, 4, 4).double()
+    for k in range(10):
+        t = torch.tensor(1 - k / 10, dtype=torch.float64)
+        denoised = denoiser(x, t, None)
+        x = x - 0.1 * (denoised.eps - denoised.x_0)
+    found = EulerSampler(steps=10)(denoiser, x_1, None, Noise([0]))
+    torch.testing.assert_close(found, x)
