@@ -166,6 +166,17 @@ def test_cache_is_keyed_by_content_and_preparation(
     assert len(folders) == 6
 
 
+def test_a_cache_that_cannot_be_written_serves_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(noise()))
+    first = packed(tmp_path)
+    monkeypatch.setattr("sfumato.data.cache.os.access", lambda *_: False)
+    assert packed(tmp_path).folder == first.folder
+    with pytest.raises(DataError, match=r"cannot write to the cache .* SFUMATO_CACHE"):
+        packed(tmp_path, resolution=4)
+
+
 def test_damaged_packed_set_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encoded(noise()))
     folder = packed(tmp_path).folder

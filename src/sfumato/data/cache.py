@@ -1,5 +1,6 @@
 """Where downloads and packed sets are kept, and how content gets its name."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -64,7 +65,7 @@ def content_digest(files: Sequence[Path], root: Path) -> str:
         for path in files:
             status = path.stat()
             stamp.update(f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-        remembered = make_folder(cache_folder() / "contents") / f"{stamp.hexdigest()}.json"
+        remembered = cache_folder() / "contents" / f"{stamp.hexdigest()}.json"
         if remembered.is_file():
             return str(json.loads(remembered.read_text())["content"])
         with ThreadPoolExecutor() as pool:
@@ -76,7 +77,9 @@ def content_digest(files: Sequence[Path], root: Path) -> str:
         raise DataError(
             f"cannot read {error.filename}: {error.strerror}; check that it exists and may be read"
         ) from None
-    write_json(remembered, {"content": content.hexdigest()})
+    with contextlib.suppress(OSError):  # a cache that cannot be written may still have the set
+        remembered.parent.mkdir(parents=True, exist_ok=True)
+        write_json(remembered, {"content": content.hexdigest()})
     return content.hexdigest()
 
 

@@ -5,9 +5,9 @@ import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
+import PIL.TiffImagePlugin  # importing a plugin registers it, and Pillow's own quick
+import PIL.WebPImagePlugin  # noqa: F401  initialization leaves these two out
 from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL import TiffImagePlugin as _tiff  # noqa: F401  importing a plugin registers it, and
-from PIL import WebPImagePlugin as _webp  # noqa: F401  `Image.preinit` leaves these two out
 
 MAX_PIXELS = 2**27
 """A photograph of 134 megapixels decodes to 400 MB; what claims more is taken for an attack."""

@@ -62,10 +62,12 @@ def pack(source: Source, config: DataConfig, strict: bool, workers: int | None) 
         preparation = _resolve(source, parts, config, workers)
         test = None if parts.test is None else _in_memory(parts.test, parts, preparation)
         return PackedParts(_in_memory(parts.train, parts, preparation), test, None)
-    folder = make_folder(cache_folder() / "packed") / f"{source.name}-{_key(source, config)}"
-    with FileLock(folder.with_name(f"{folder.name}.lock")):
-        if not is_packed(folder / "train"):
-            _pack_into(folder, source, config, workers)
+    folder = cache_folder() / "packed" / f"{source.name}-{_key(source, config)}"
+    if not is_packed(folder / "train"):
+        make_folder(folder.parent)
+        with FileLock(folder.with_name(f"{folder.name}.lock")):
+            if not is_packed(folder / "train"):  # nor has another process packed it meanwhile
+                _pack_into(folder, source, config, workers)
     return _open(folder, source, config, strict)
 
 
