@@ -34,8 +34,8 @@ def run(options: argparse.Namespace) -> None:
 def run_and_print(study: object, directory: Path) -> None:
     """Run a study in `directory`, write its report, print the table."""
     from sfumato.core.console import say
-    from sfumato.report.html import write_report
     from sfumato.report.console import print_table
+    from sfumato.report.html import write_report
     from sfumato.study.launch import run_study
     from sfumato.study.study import Study
 

@@ -104,9 +104,7 @@ def _picture(images: UInt8Images) -> Image.Image:
     return image_grid(images.numpy(), COLUMNS, scale)
 
 
-def _write_animation(
-    loaded: LoadedRun, labels: Labels | None, seeds: range, path: Path
-) -> None:
+def _write_animation(loaded: LoadedRun, labels: Labels | None, seeds: range, path: Path) -> None:
     """How images emerge: x_t on the left, the predicted x_0 on the right."""
     frames: list[Image.Image] = []
 

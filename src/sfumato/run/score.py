@@ -23,6 +23,7 @@ from sfumato.run.sample import LoadedRun, load_run, sample_images
 COLUMNS = 8
 ROWS = 10
 
+
 def evaluate_run(run_dir: Path, overrides: list[str]) -> dict[str, Any]:
     """Score a finished run by its own protocol, changed by `overrides`; see `score_run`.
 
@@ -40,8 +41,9 @@ def evaluate_run(run_dir: Path, overrides: list[str]) -> dict[str, Any]:
     splits = load(loaded.experiment.data)
     if loaded.data["digest"] != splits.train.digest:
         raise RunError(
-            f"the data of {run_dir} have changed since it was trained: digest "
-            f"{loaded.data['digest'][:12]}, now {splits.train.digest[:12]}; restore them, or train anew"
+            f"the data of {run_dir} have changed since it was trained (digest "
+            f"{loaded.data['digest'][:12]}, now {splits.train.digest[:12]}); restore them, or "
+            "train anew"
         )
     say("preparing the evaluation: classifiers and the floor")
     evaluator = Evaluator(splits, loaded.experiment.evaluation)
@@ -111,7 +113,10 @@ def preview_rows(labels: Labels | None, count: int) -> torch.Tensor:
     """Which images the picture shows: the first 8 of each class, a class a row."""
     if labels is None:
         return torch.arange(min(count, COLUMNS * ROWS // 2))
-    rows = [torch.nonzero(labels == c).flatten()[:COLUMNS] for c in range(min(int(labels.max()) + 1, ROWS))]
+    rows = [
+        torch.nonzero(labels == c).flatten()[:COLUMNS]
+        for c in range(min(int(labels.max()) + 1, ROWS))
+    ]
     full = [row for row in rows if len(row) == COLUMNS]  # a short row would shift the others
     return torch.cat(full or rows)
 

@@ -1,7 +1,6 @@
 """results.json of a study: everything the report shows, gathered from the run directories."""
 
 from datetime import UTC, datetime
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +72,10 @@ def _arm(study: Study, directory: Path, name: str) -> dict[str, Any]:
         run_dir = directory / "runs" / name / f"seed-{seed}"
         if not (run_dir / "evaluation.json").exists():
             continue
-        summary, evaluation = read_json(run_dir, "summary.json"), read_json(run_dir, "evaluation.json")
+        summary, evaluation = (
+            read_json(run_dir, "summary.json"),
+            read_json(run_dir, "evaluation.json"),
+        )
         facts = {"parameters": summary["sampled_parameters"], "nfe": evaluation["nfe"]}
         runs.append(
             {
@@ -104,4 +106,16 @@ def _distinction(study: Study, name: str) -> dict[str, Any]:
 
 def _verdicts(arms: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A verdict for every pair of arms and metric, corrected for the number of comparisons."""
-    raise NotImplementedError
+    scores = {
+        arm["name"]: {
+            metric.key: [
+                Estimate.from_mapping(run["scores"][metric.key])
+                for run in arm["runs"]
+                if metric.key in run["scores"]
+            ]
+            for metric in METRICS
+        }
+        for arm in arms
+    }
+    found = statistics.verdicts(scores, {metric.key: metric.better for metric in METRICS})
+    return [verdict.to_mapping() for verdict in found]
