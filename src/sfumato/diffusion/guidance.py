@@ -5,12 +5,31 @@ from typing import Literal
 import torch
 
 from sfumato.core.config import component
+from sfumato.core.errors import ConfigError
 from sfumato.core.images import Images, Labels
 from sfumato.diffusion.broadcast import Times
 from sfumato.diffusion.denoiser import Denoised, Denoiser
+from sfumato.diffusion.schedule import NoiseSchedule
 
 Interval = tuple[float, float]
 """Two noise levels sigma / alpha, between which guidance acts."""
+
+
+def acts_at(schedule: NoiseSchedule, interval: Interval | None, t: Times) -> bool:
+    """Whether guidance limited to `interval` acts at time t (the batch's first)."""
+    if interval is None:
+        return True
+    noise_level = (-schedule.log_snr(t.flatten()[0]) / 2).exp().item()
+    return interval[0] <= noise_level <= interval[1]
+
+
+def extrapolated(strong: Denoised, weak: Denoised, scale: float) -> Denoised:
+    """weak + scale (strong - weak); the variance is the strong one's."""
+    return Denoised(
+        weak.x_0 + scale * (strong.x_0 - weak.x_0),
+        weak.eps + scale * (strong.eps - weak.eps),
+        strong.variance_fraction,
+    )
 
 
 class Guided(Denoiser):
@@ -33,8 +52,8 @@ class Guided(Denoiser):
         self.interval = interval
 
     def forward(self, x_t: Images, t: Times, labels: Labels | None) -> Denoised:
-        """The guided prediction; the variance is the strong one's."""
-        if labels is None or not self._acts_at(t):
+        """The guided prediction."""
+        if labels is None or self.scale == 1 or not acts_at(self.schedule, self.interval, t):
             return self.strong(x_t, t, labels)  # type: ignore[no-any-return]
         both_labels = torch.cat([labels, torch.full_like(labels, self.null_label)])
         both_times = t if t.ndim == 0 else t.repeat(2)
@@ -42,20 +61,40 @@ class Guided(Denoiser):
         x_0, weak_x_0 = both.x_0.chunk(2)
         eps, weak_eps = both.eps.chunk(2)
         fraction = both.variance_fraction
-        return Denoised(
-            weak_x_0 + self.scale * (x_0 - weak_x_0),
-            weak_eps + self.scale * (eps - weak_eps),
-            None if fraction is None else fraction.chunk(2)[0],
-        )
+        strong = Denoised(x_0, eps, None if fraction is None else fraction.chunk(2)[0])
+        return extrapolated(strong, Denoised(weak_x_0, weak_eps), self.scale)
 
-    def _acts_at(self, t: Times) -> bool:
-        if self.scale == 1:
-            return False
-        if self.interval is None:
-            return True
-        low, high = self.interval
-        noise_level = (-self.schedule.log_snr(t.flatten()[0]) / 2).exp().item()
-        return low <= noise_level <= high
+
+class AutoGuided(Denoiser):
+    """Autoguidance: away from what a weaker model says, such as an earlier checkpoint of the run.
+
+    It needs no labels, and keeps the variety that classifier-free guidance loses.
+
+    Source: Karras et al. 2024. Two network evaluations a step.
+    """
+
+    def __init__(
+        self, strong: Denoiser, weak: Denoiser, scale: float, interval: Interval | None = None
+    ) -> None:
+        super().__init__(
+            strong.network, strong.schedule, strong.parameterization, strong.learned_variance
+        )
+        if strong.schedule != weak.schedule:
+            raise ConfigError(
+                f"autoguidance compares two models at one noise level, but their schedules differ: "
+                f"{strong.schedule} and {weak.schedule}; take the weaker model from the same run"
+            )
+        self.strong = strong
+        self.weak = weak
+        self.scale = scale
+        self.interval = interval
+
+    def forward(self, x_t: Images, t: Times, labels: Labels | None) -> Denoised:
+        """The guided prediction."""
+        strong: Denoised = self.strong(x_t, t, labels)
+        if self.scale == 1 or not acts_at(self.schedule, self.interval, t):
+            return strong
+        return extrapolated(strong, self.weak(x_t, t, labels), self.scale)
 
 
 @component

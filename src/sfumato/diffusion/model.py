@@ -124,11 +124,21 @@ class DiffusionModel(nn.Module):
 
         x_1 is drawn first, so that models of like image shape start from the same noise.
         """
+        denoiser = self.config.guidance.guide(self.denoiser, self.num_classes)
+        return self.sample_with(denoiser, labels, noise, on_step)
+
+    def sample_with(
+        self,
+        denoiser: Denoiser,
+        labels: Labels | None,
+        noise: RandomStream,
+        on_step: OnStep | None = None,
+    ) -> Images:
+        """`sample` by another denoiser than the config's: under autoguidance, say."""
         device = next(self.denoiser.parameters()).device
         schedule, sampler = self.config.schedule, self.config.sampler
         start_std = schedule.start_std(sampler.grid(schedule, sampler.steps)[0])
         x_1 = noise.normal(*self.image_shape).to(device) * start_std
-        denoiser = self.config.guidance.guide(self.denoiser, self.num_classes)
         if labels is not None:
             labels = labels.to(device)
         return sampler(denoiser, x_1, labels, noise, on_step).clamp(-1, 1)

@@ -1,0 +1,228 @@
+"""Working with images in the latent space of a diffusion model, and looking at how it denoises."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sfumato.core.errors import ConfigError
+from sfumato.core.images import Images, Labels
+from sfumato.core.noise import RandomStream
+from sfumato.diffusion.broadcast import TimeGrid, Times
+from sfumato.diffusion.denoiser import Denoised, Denoiser
+from sfumato.diffusion.samplers.heun import HeunSampler
+from sfumato.diffusion.samplers.sampler import Sampler
+
+Path = Literal["linear", "spherical"]
+
+
+class Snapshot(NamedTuple):
+    """The state of sampling at a time."""
+
+    t: float
+    x_t: Images
+    x_0: Images
+    """What the denoiser takes the clean image to be."""
+
+
+class NoiseEstimate(NamedTuple):
+    """Predicted beside true noise, at a time."""
+
+    t: float
+    x_t: Images
+    eps: Images
+    predicted: Images
+    eps_std: Float[Tensor, " B"]
+    predicted_std: Float[Tensor, " B"]
+
+
+@torch.no_grad()
+def invert(
+    denoiser: Denoiser, x_0: Images, labels: Labels | None, noise: RandomStream, times: TimeGrid
+) -> Images:
+    """The noise from which the probability flow makes the images x_0, by Heun's method.
+
+    Args:
+        times: the grid of the sampler (falling, from 1 to 0), walked upwards. The first noise
+            level is entered without noise: x = alpha x_0.
+        noise: unused by the flow; one stream an image.
+
+    Source: Song et al. 2021 (DDIM), section 4.3. NFE: 2 a step.
+    """
+    rising = times[:-1].flip(0)
+    alpha, _ = denoiser.schedule.alpha_sigma(rising[0])
+    return HeunSampler().walk(denoiser, alpha * x_0, rising, labels, noise, lambda *_: None)
+
+
+@torch.no_grad()
+def reconstruct(
+    denoiser: Denoiser, x_1: Images, labels: Labels | None, noise: RandomStream, times: TimeGrid
+) -> Images:
+    """The images that the probability flow makes of the noise x_1: what `invert` undoes."""
+    alpha, _ = denoiser.schedule.alpha_sigma(times[-2])
+    x = HeunSampler().walk(denoiser, x_1, times[:-1], labels, noise, lambda *_: None)
+    return x / alpha
+
+
+def interpolate(
+    a: Float[Tensor, "..."], b: Float[Tensor, "..."], num: int, path: Path = "spherical"
+) -> Float[Tensor, "num ..."]:
+    """`num` points from a to b, both included.
+
+    The linear path is for images. Between two noises it would pass through points of too small a
+    norm; the spherical one keeps it (Shoemake 1985; White 2016).
+
+    Raises:
+        ConfigError: fewer than 2 points are asked for.
+    """
+    if num < 2:
+        raise ConfigError(f"interpolation needs at least 2 points, got {num}")
+    share = torch.linspace(0, 1, num, dtype=torch.float64).view(-1, *[1] * a.ndim).to(a)
+    if path == "linear":
+        return a + share * (b - a)
+    cosine = (a.flatten() @ b.flatten() / (a.norm() * b.norm())).clamp(-1, 1).item()
+    angle = math.acos(cosine)
+    if math.sin(angle) < 1e-4:  # (almost) parallel: the two paths are the same
+        return a + share * (b - a)
+    return (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / math.sin(angle)
+
+
+class Smoothness(NamedTuple):
+    """How evenly a path of images moves through a feature space."""
+
+    mean_step: float
+    """Mean distance of neighbours: the smaller, the smoother (for like ends and `num`)."""
+    detour: float
+    """Length of the path over the distance of its ends; 1 is straight."""
+
+
+def smoothness(features: Float[Tensor, "num d"]) -> Smoothness:
+    """Of the features of the images along a path, in order."""
+    steps = features.diff(dim=0).norm(dim=1)
+    straight = (features[-1] - features[0]).norm().item()
+    length = steps.sum().item()
+    return Smoothness(steps.mean().item(), length / straight if straight > 0 else math.inf)
+
+
+@torch.no_grad()
+def sdedit(
+    denoiser: Denoiser,
+    sampler: Sampler,
+    x_0: Images,
+    start: float,
+    labels: Labels | None,
+    noise: RandomStream,
+) -> Images:
+    """Image to image: noises x_0 to an intermediate time and samples from there.
+
+    Args:
+        start: in (0, 1]; the later, the freer. The first time of the sampler's grid that is not
+            later is taken.
+
+    Source: Meng et al. 2022, algorithm 1.
+    Raises:
+        ConfigError: the grid has no time so early.
+    """
+    times = sampler.grid(denoiser.schedule, sampler.steps)
+    times = times[times <= start + 1e-9]
+    if len(times) < 2:
+        raise ConfigError(
+            f"no time of the sampler's grid lies in (0, {start}]; start later, or with more steps"
+        )
+    alpha, sigma = denoiser.schedule.alpha_sigma(times[0])
+    x_t = alpha * x_0 + sigma * noise.normal_like(x_0)
+    return sampler.walk(denoiser, x_t, times, labels, noise, lambda *_: None)
+
+
+@torch.no_grad()
+def repaint(
+    denoiser: Denoiser,
+    x_0: Images,
+    known: Float[Tensor, "B 1 H W"],
+    labels: Labels | None,
+    noise: RandomStream,
+    times: TimeGrid,
+    resamplings: int = 10,
+) -> Images:
+    """Inpainting: keeps the known pixels of x_0 and finds the others.
+
+    Each step is ancestral; its known part is replaced by the image noised to that level. Going back
+    and doing the step again lets the two parts agree.
+
+    Args:
+        known: 1 where the pixel is known, 0 where it is to be found.
+        times: falling from 1 to 0.
+        resamplings: how often each step is done (U, with jumps of one step).
+
+    Source: Lugmayr et al. 2022, algorithm 1. NFE: `resamplings` a step, 1 for the last.
+    """
+    schedule = denoiser.schedule
+    x = schedule.start_std(times[0]) * noise.normal_like(x_0)
+    for t, s in pairwise(times):
+        step = schedule.transition(s, t)
+        for repeat in range(resamplings):
+            denoised: Denoised = denoiser(x, t, labels)
+            if s == 0:
+                return known * x_0 + (1 - known) * denoised.x_0
+            x_known = step.alpha_s * x_0 + step.sigma_s * noise.normal_like(x)
+            x_found = step.posterior_mean(denoised.x_0, x)
+            x_found = x_found + step.posterior_variance.sqrt() * noise.normal_like(x)
+            x = known * x_known + (1 - known) * x_found
+            if repeat < resamplings - 1:
+                fresh = step.forward_variance.sqrt() * noise.normal_like(x)
+                x = step.forward_scale * x + fresh
+    return x
+
+
+def reverse_strip(
+    denoiser: Denoiser,
+    sampler: Sampler,
+    x_1: Images,
+    labels: Labels | None,
+    noise: RandomStream,
+    shown: Sequence[float],
+) -> list[Snapshot]:
+    """x_t and the predicted x_0 on the way from noise to data.
+
+    Args:
+        shown: times in [0, 1]; for each, the visited time nearest to it.
+    """
+    times = sampler.grid(denoiser.schedule, sampler.steps)
+    frames: list[Snapshot] = []
+
+    def keep(step: int, x_s: Images, x_0: Images) -> None:
+        frames.append(Snapshot(times[step + 1].item(), x_s, x_0))
+
+    sampler(denoiser, x_1, labels, noise, keep)
+    # Before the first step, all that is known is the noise and the first prediction.
+    frames.insert(0, Snapshot(times[0].item(), x_1, frames[0].x_0))
+    return [min(frames, key=lambda frame: abs(frame.t - t)) for t in shown]
+
+
+@torch.no_grad()
+def noise_estimates(
+    denoiser: Denoiser,
+    x_0: Images,
+    labels: Labels | None,
+    noise: RandomStream,
+    times: Sequence[Times],
+) -> list[NoiseEstimate]:
+    """Predicted beside true noise at chosen times, with both standard deviations.
+
+    The same eps at every time, so that the rows can be compared. An untrained network shows what
+    training has to find; a good one predicts all of it near t = 1 and little near t = 0.
+    """
+    eps = noise.normal_like(x_0)
+    rows = []
+    for t in times:
+        alpha, sigma = denoiser.schedule.alpha_sigma(t)
+        x_t = alpha * x_0 + sigma * eps
+        denoised: Denoised = denoiser(x_t, t, labels)
+        predicted = denoised.eps
+        stds = eps.flatten(1).std(1), predicted.flatten(1).std(1)
+        rows.append(NoiseEstimate(t.item(), x_t, eps, predicted, *stds))
+    return rows
