@@ -35,11 +35,13 @@ def short(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     trained: list[int] = []
     real = room._train
 
-    def few(classifier: object, dataset: Dataset, fold: np.ndarray, seed: int) -> None:
+    def few(
+        classifier: object, dataset: Dataset, fold: np.ndarray, seed: int, most_images: int
+    ) -> None:
         trained.append(seed)
         monkeypatch.setattr(room, "SHORTEST", 192)
         monkeypatch.setattr(room, "REPEATS", 1)
-        real(classifier, dataset, fold, seed)  # type: ignore[arg-type]
+        real(classifier, dataset, fold, seed, most_images)  # type: ignore[arg-type]
 
     monkeypatch.setattr(room, "_train", few)
     return trained

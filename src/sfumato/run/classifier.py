@@ -28,8 +28,8 @@ from sfumato.run.checkpoint import load_into, read_tensors, write_tensors
 
 VERSION = 1
 """Of the training below: raised when a change of it changes the weights."""
-REPEATS, SHORTEST, LONGEST = 40, 40_000, 150_000
-"""Every image is seen 40 times, but in all no fewer or more than so many."""
+REPEATS, SHORTEST = 40, 40_000
+"""Every image is seen 40 times, but in all no fewer than so many."""
 
 Indices = Int64[np.ndarray, " k"]
 
@@ -40,6 +40,7 @@ def train_classifier(
     config: ClassifierConfig,
     seed: int,
     cache: Path | None = None,
+    most_images: int = 150_000,
 ) -> Classifier:
     """A classifier of `dataset` trained on the images `fold`, from the cache if it is there.
 
@@ -52,6 +53,7 @@ def train_classifier(
         config: the network.
         seed: of the initialization, the order and the shifts.
         cache: folder to keep the weights in; None: `classifiers` in Sfumato's cache.
+        most_images: training stops after so many, counted with repetition.
     Returns:
         The module in evaluation mode, on the default device.
     Raises:
@@ -63,18 +65,20 @@ def train_classifier(
             f"{dataset.num_classes} classes and the fold {len(fold)} images"
         )
     folder = make_folder(cache or cache_folder() / "classifiers")
-    path = folder / f"{_key(dataset, fold, config, seed)}.safetensors"
+    path = folder / f"{_key(dataset, fold, config, seed, most_images)}.safetensors"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed("classifier", seed))
         classifier = config.build(dataset.image_shape, dataset.num_classes)
         classifier.to(default_device()).to(memory_format=torch.channels_last)
         if not _load(classifier, path):
-            _train(classifier, dataset, fold, seed)
+            _train(classifier, dataset, fold, seed, most_images)
             write_tensors(path, classifier.state_dict())
     return classifier.eval().requires_grad_(False)
 
 
-def _key(dataset: Dataset, fold: Indices, config: ClassifierConfig, seed: int) -> str:
+def _key(
+    dataset: Dataset, fold: Indices, config: ClassifierConfig, seed: int, most_images: int
+) -> str:
     """The name of a classifier in the cache: a digest of all that determines it."""
     made_from = {
         "version": VERSION,
@@ -82,6 +86,7 @@ def _key(dataset: Dataset, fold: Indices, config: ClassifierConfig, seed: int) -
         "fold": hashlib.sha256(np.sort(fold).astype("<i8").tobytes()).hexdigest(),
         "config": to_mapping(config),
         "seed": seed,
+        "most_images": most_images,
     }
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -95,10 +100,12 @@ def _load(classifier: Classifier, path: Path) -> bool:
     return True
 
 
-def _train(classifier: Classifier, dataset: Dataset, fold: Indices, seed: int) -> None:
+def _train(
+    classifier: Classifier, dataset: Dataset, fold: Indices, seed: int, most_images: int
+) -> None:
     """AdamW with a one-cycle learning rate."""
     assert dataset.labels is not None
-    budget = min(max(REPEATS * len(fold), SHORTEST), LONGEST)
+    budget = min(max(REPEATS * len(fold), SHORTEST), most_images)
     batch = 64 if len(fold) < 5_000 else 128
     steps = budget // batch
     device = next(classifier.parameters()).device

@@ -129,6 +129,7 @@ class Evaluator:
             FEATURES,
             derive_seed("features", self.config.seed),
             cache,
+            most_images=75_000,  # features need less accuracy than a judge
         )
         return FeatureNetwork(
             name="classifier",

@@ -1,0 +1,126 @@
+"""Precision, recall, density and coverage: fidelity and diversity told apart.
+
+Each set is taken for the union of balls around its images, up to the k-th neighbour. Intervals are
+over draws of fake images, the real ones fixed.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from sfumato.metrics.estimate import Estimate, MetricError, proportion, with_standard_error
+from sfumato.metrics.jackknife import stratified_variance
+
+ROWS = 500
+
+
+@dataclass(frozen=True)
+class Manifold:
+    """A set of features with the distances to their nearest others of the set.
+
+    Args:
+        features: [N, d], float64.
+        radii: to the k-th and the (k+1)-th neighbour.
+        neighbours: which images the k nearest are.
+    """
+
+    features: Float[Tensor, "N d"]
+    radii: Float[Tensor, "N 2"]
+    neighbours: Int64[Tensor, "N k"]
+
+    @staticmethod
+    def of(features: Float[Tensor, "N d"], k: int) -> "Manifold":
+        """Raises MetricError when there are not more than k + 1 images."""
+        if len(features) < k + 2:
+            raise MetricError(
+                f"balls up to neighbour {k} need at least {k + 2} images, got {len(features)}"
+            )
+        x = features.double()
+        distances, indices = [], []
+        for rows in torch.split(torch.arange(len(x)), ROWS):
+            between = torch.cdist(x[rows], x)
+            between[torch.arange(len(rows)), rows] = math.inf
+            nearest = between.topk(k + 1, largest=False)
+            distances.append(nearest.values)
+            indices.append(nearest.indices)
+        return Manifold(x, torch.cat(distances)[:, k - 1 :], torch.cat(indices)[:, :k])
+
+
+def precision_recall(
+    fake: Float[Tensor, "N d"],
+    real: Float[Tensor, "M d"],
+    k: int = 3,
+    strata: Int64[Tensor, " N"] | None = None,
+) -> dict[str, Estimate]:
+    """Precision: fake images inside a real ball. Recall: real images inside a fake ball.
+
+    Source: Kynkaanniemi et al. 2019 (Improved precision and recall). Cost: O((N + M)^2 d).
+    Raises:
+        MetricError: fewer than k + 2 images on a side.
+    """
+    fakes, reals = Manifold.of(fake, k), Manifold.of(real, k)
+    inside = 0
+    covered = torch.zeros((), dtype=torch.int64)
+    left_out = torch.zeros(len(fake), dtype=torch.int64)
+    for rows in torch.split(fakes.features, ROWS):
+        between = torch.cdist(rows, reals.features)
+        inside += int((between < reals.radii[:, 0]).any(1).sum())
+    for rows in torch.split(reals.features, ROWS):
+        between = torch.cdist(rows, fakes.features)
+        within = between < fakes.radii[:, 0]
+        covered += within.any(1).sum()
+        # Without fake j its ball is gone, and those that counted it among their k nearest grow.
+        grown = (~within & (between < fakes.radii[:, 1])).int()
+        balls = within.sum(1, keepdim=True) - within.int()
+        for column in fakes.neighbours.T:
+            balls.index_add_(1, column, grown.to(balls.dtype))
+        left_out += (balls > 0).sum(0)
+    recall = _jackknifed(int(covered), left_out, len(fake), len(real), strata)
+    return {"precision": proportion(inside, len(fake)), "recall": recall}
+
+
+def density_coverage(
+    fake: Float[Tensor, "N d"],
+    real: Float[Tensor, "M d"],
+    k: int = 5,
+    strata: Int64[Tensor, " N"] | None = None,
+) -> dict[str, Estimate]:
+    """Density: real balls that hold a fake image, over k. Coverage: real balls that hold any.
+
+    Source: Naeem et al. 2020 (Reliable fidelity and diversity metrics). Cost: O((N + M) M d).
+    Raises:
+        MetricError: fewer than k + 2 real images, or fewer than 2 fake ones.
+    """
+    if len(fake) < 2:
+        raise MetricError(f"density and coverage need at least 2 fake images, got {len(fake)}")
+    reals = Manifold.of(real, k)
+    fakes = fake.double()
+    hits = torch.zeros(len(real), dtype=torch.int64)
+    only = torch.zeros(len(real), dtype=torch.int64)
+    depth = []
+    for start, rows in zip(range(0, len(fake), ROWS), torch.split(fakes, ROWS), strict=True):
+        within = torch.cdist(rows, reals.features) < reals.radii[:, 0]
+        depth.append(within.sum(1))
+        hits += within.sum(0)
+        only += (within * torch.arange(start, start + len(rows))[:, None]).sum(0)
+    counts = torch.cat(depth).double() / k
+    variance = stratified_variance((counts.sum() - counts) / (len(fake) - 1), strata)
+    density = with_standard_error(float(counts.mean()), math.sqrt(variance), len(fake), least=0.0)
+    covered = int((hits > 0).sum())
+    lost = torch.bincount(only[hits == 1], minlength=len(fake))
+    coverage = _jackknifed(covered, covered - lost, len(fake), len(real), strata)
+    return {"density": density, "coverage": coverage}
+
+
+def _jackknifed(
+    covered: int,
+    left_out: Int64[Tensor, " N"],
+    n: int,
+    num_real: int,
+    strata: Int64[Tensor, " N"] | None,
+) -> Estimate:
+    variance = stratified_variance(left_out.double() / num_real, strata)
+    return with_standard_error(covered / num_real, math.sqrt(variance), n, 0.0, 1.0)

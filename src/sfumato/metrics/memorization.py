@@ -1,0 +1,109 @@
+"""Are samples copies of training images, or of each other?"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from sfumato.metrics.estimate import Estimate, MetricError, proportion
+
+ROWS = 500
+SHARE, FACTOR = 0.01, 0.5
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """For each image its nearest image of another set: how far, and which."""
+
+    distance: Float[Tensor, " N"]
+    index: Int64[Tensor, " N"]
+
+
+@dataclass(frozen=True)
+class Memorization:
+    """Samples against the training images, beside held-out images against the same.
+
+    Args:
+        copies: the share of samples that are suspected copies.
+        held_out: the same share among the held-out images, which should be 0.
+        threshold: distances below it are suspected.
+        median_ratio: the samples' median distance over that of held-out images: near 1 for a
+            model that generalizes, towards 0 for one that repeats its training images.
+        suspects: pairs (sample, training image), the nearest first.
+    """
+
+    copies: Estimate
+    held_out: Estimate
+    threshold: float
+    median_ratio: float
+    suspects: Int64[Tensor, "S 2"]
+
+
+def memorization(
+    samples: Float[Tensor, "N d"], train: Float[Tensor, "T d"], held_out: Float[Tensor, "M d"]
+) -> Memorization:
+    """Suspect samples much nearer to a training image than held-out images ever are.
+
+    The vectors may be features or pixels; a copy that was shifted is found in features, one of a
+    class that the features ignore in pixels. The threshold is half the distance within which
+    1 % of the held-out images have their nearest training image.
+
+    Raises:
+        MetricError: an empty set.
+    """
+    ours, theirs = nearest(samples, train), nearest(held_out, train)
+    threshold = FACTOR * float(theirs.distance.quantile(SHARE))
+    # A distance of 0 is a copy even where held-out images are copies too.
+    suspected = (ours.distance < threshold) | (ours.distance == 0)
+    accused = (theirs.distance < threshold) | (theirs.distance == 0)
+    rows = torch.nonzero(suspected).squeeze(1)
+    rows = rows[ours.distance[rows].argsort(stable=True)]
+    return Memorization(
+        copies=proportion(int(suspected.sum()), len(samples)),
+        held_out=proportion(int(accused.sum()), len(held_out)),
+        threshold=threshold,
+        median_ratio=float(ours.distance.median() / theirs.distance.median().clamp(min=1e-300)),
+        suspects=torch.stack([rows, ours.index[rows]], dim=1),
+    )
+
+
+def duplicates(samples: Float[Tensor, "N d"], threshold: float) -> Estimate:
+    """The share of samples with another sample nearer than `threshold`, or equal."""
+    distance = nearest(samples, samples, skip_own=True).distance
+    return proportion(int(((distance < threshold) | (distance == 0)).sum()), len(samples))
+
+
+def diversity(samples: Float[Tensor, "N d"], real: Float[Tensor, "M d"]) -> float:
+    """The spread of the samples over that of real images: sqrt of the ratio of total variances."""
+    if len(samples) < 2 or len(real) < 2:
+        raise MetricError("diversity needs at least 2 images on either side")
+    return float((samples.double().var(0).sum() / real.double().var(0).sum()).sqrt())
+
+
+def nearest(
+    images: Float[Tensor, "N d"], others: Float[Tensor, "T d"], skip_own: bool = False
+) -> Nearest:
+    """The nearest of `others`, in blocks; not the image itself if `skip_own`.
+
+    Raises:
+        MetricError: an empty set.
+    """
+    if len(images) < 1 or len(others) < 1 + skip_own:
+        raise MetricError(
+            f"nearest images need images on both sides, got {len(images)} and {len(others)}"
+        )
+    distances, indices = [], []
+    for rows in torch.split(torch.arange(len(images)), ROWS):
+        # Differences, not a product of matrices: equal images must be at distance 0.
+        between = torch.cdist(
+            images[rows].double(),
+            others.double(),
+            compute_mode="donot_use_mm_for_euclid_dist",
+        )
+        if skip_own:
+            between[torch.arange(len(rows)), rows] = torch.inf
+        found = between.min(1)
+        distances.append(found.values)
+        indices.append(found.indices)
+    return Nearest(torch.cat(distances), torch.cat(indices))

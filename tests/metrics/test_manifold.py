@@ -1,0 +1,53 @@
+"""Precision, recall, density, coverage against prdc; their jackknives against brute force."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sfumato.core.noise import generator
+from sfumato.metrics.estimate import Estimate, MetricError
+from sfumato.metrics.manifold import density_coverage, precision_recall
+
+
+def draw(n: int, seed: int, scale: float = 1.0) -> Tensor:
+    return scale * torch.randn(n, 4, generator=generator("manifold", seed))
+
+
+@pytest.mark.parametrize("k", [3, 5])
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
+def test_agrees_with_prdc(k: int, scale: float) -> None:
+    prdc = pytest.importorskip("prdc")
+    fake, real = draw(60, 0, scale), draw(80, 1)
+    theirs = prdc.compute_prdc(real_features=real.numpy(), fake_features=fake.numpy(), nearest_k=k)
+    ours = precision_recall(fake, real, k) | density_coverage(fake, real, k)
+    assert {key: ours[key].value for key in theirs} == pytest.approx(theirs, rel=1e-6)
+
+
+@pytest.mark.parametrize("key", ["recall", "density", "coverage"])
+def test_the_jackknife_equals_leaving_out_one_by_one(key: str) -> None:
+    fake, real = draw(30, 2, 1.2), draw(40, 3)
+
+    def measure(fake: Tensor) -> Estimate:
+        return (precision_recall(fake, real, 3) | density_coverage(fake, real, 3))[key]
+
+    without = [measure(torch.cat([fake[:i], fake[i + 1 :]])).value for i in range(30)]
+    expected = math.sqrt(29 / 30 * np.sum((np.array(without) - np.mean(without)) ** 2))
+    assert expected > 0
+    assert measure(fake).standard_error == pytest.approx(expected, rel=1e-9)
+
+
+def test_collapse_costs_recall_and_coverage_not_precision() -> None:
+    real = draw(200, 4)
+    collapsed = real[:1] + draw(200, 5, 0.01)
+    scores = precision_recall(collapsed, real) | density_coverage(collapsed, real)
+    assert scores["precision"].value == 1.0
+    assert scores["recall"].value < 0.02
+    assert scores["coverage"].value < 0.1
+
+
+def test_too_few_images_are_refused() -> None:
+    with pytest.raises(MetricError, match="at least 5 images, got 4"):
+        precision_recall(draw(4, 0), draw(10, 1))

@@ -1,0 +1,50 @@
+"""Planted copies are found, and held-out images are not accused."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sfumato.core.noise import generator
+from sfumato.data.catalogue import load
+from sfumato.data.config import DataConfig
+from sfumato.data.dataset import Dataset
+from sfumato.metrics.memorization import diversity, duplicates, memorization
+
+
+def pixels(dataset: Dataset) -> Tensor:
+    return torch.from_numpy(dataset.images.reshape(len(dataset), -1)).float()
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1])
+@pytest.mark.parametrize("noise", [0.0, 2.0])
+def test_planted_copies_are_found_and_others_are_not(share: float, noise: float) -> None:
+    """Half of the held-out digits pose as samples, among them copies, exact or slightly noisy."""
+    splits = load(DataConfig(source="digits"))
+    train, held_out = pixels(splits.train), pixels(splits.held_out)
+    random = np.random.Generator(np.random.PCG64(0))
+    order = torch.from_numpy(random.permutation(len(held_out)))
+    honest, known = held_out[order[:300]], held_out[order[300:]]
+    planted = round(share * 300)
+    copied = torch.from_numpy(random.permutation(len(train))[:planted])
+    samples = honest.clone()
+    draws = torch.randn(planted, train.shape[1], generator=generator("copies"))
+    samples[:planted] = train[copied] + noise * draws
+    found = memorization(samples, train, known)
+    pairs = {tuple(pair) for pair in found.suspects.tolist()}
+    assert pairs == {(i, int(copied[i])) for i in range(planted)}
+    assert found.copies.value == pytest.approx(share)
+    assert found.held_out.value == 0
+    assert 0.85 < found.median_ratio < 1.1
+
+
+def test_duplicates_among_samples_are_counted() -> None:
+    samples = torch.randn(50, 6, generator=generator("samples"))
+    assert duplicates(samples, 1e-6).value == 0
+    samples[10] = samples[11]
+    assert duplicates(samples, 1e-6).value == pytest.approx(2 / 50)
+
+
+def test_diversity_is_the_ratio_of_spreads() -> None:
+    real = torch.randn(50, 6, generator=generator("real"))
+    assert diversity(0.5 * real + 3, real) == pytest.approx(0.5)
