@@ -40,9 +40,9 @@ def test_agrees_with_torch_fidelity() -> None:
 @pytest.mark.parametrize("shift", [0.0, 0.3])
 def test_the_interval_covers_and_the_value_is_unbiased(shift: float) -> None:
     """150 repeats leave 1.8 % of the coverage; the mean is that of a reference known exactly."""
-    real = draw(100, 8, "real")
-    found = [kernel_estimate(draw(60, 8, (shift, r), shift), real) for r in range(150)]
-    large = kernel_estimate(draw(6_000, 8, ("many", shift), shift), real)
+    real = draw(200, 32, "real")
+    found = [kernel_estimate(draw(200, 32, (shift, r), shift), real) for r in range(150)]
+    large = kernel_estimate(draw(6_000, 32, ("many", shift), shift), real)
     values = np.array([e.value for e in found])
     assert large.standard_error is not None
     error = math.hypot(values.std() / math.sqrt(150), large.standard_error)
