@@ -26,7 +26,10 @@ class Mixture:
 
     def _columns(self, x: Pixels) -> tuple[Pixels, Pixels, Pixels]:
         shape = (-1, *[1] * x.ndim)
-        columns = (torch.tensor(v).to(x).view(shape) for v in (self.weights, self.means, self.stds))
+        columns = (
+            torch.tensor(v, dtype=torch.float64).to(x).view(shape)
+            for v in (self.weights, self.means, self.stds)
+        )
         weights, means, stds = columns
         return weights, means, stds
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffusion.ideal import BIMODAL, GAUSSIAN, IdealDenoiser, at
+from diffusion.ideal import BIMODAL, GAUSSIAN, IdealDenoiser, Mixture, at
 from sfumato.core.images import Batch, Images, Labels
 from sfumato.core.noise import TrainingNoise
 from sfumato.diffusion.bound import step_term
@@ -77,24 +77,42 @@ def gaussian_batch() -> Batch:
     return Batch(GAUSSIAN.sample((IMAGES, 1, 4, 4), torch.Generator().manual_seed(0)))
 
 
+def least_error(data: Mixture, schedule: NoiseSchedule, t: Tensor) -> float:
+    """E Var(x_0 | x_t), by quadrature over x_t: no prediction of x_0 can be better."""
+    alpha, sigma = schedule.alpha_sigma(t)
+    reach = (6 * alpha + 10 * sigma).item()
+    x = torch.linspace(-reach, reach, 20001, dtype=torch.float64)
+    density = data.log_density(x, alpha.item(), sigma.item()).exp()
+    explained = torch.trapezoid(density * data.denoise(x, alpha, sigma) ** 2, x).item()
+    moments = zip(data.weights, data.means, data.stds, strict=True)
+    return sum(w * (m**2 + s**2) for w, m, s in moments) - explained
+
+
 def posterior_variance(schedule: NoiseSchedule, t: Tensor) -> Tensor:
     """Var(x_0 | x_t) for Gaussian data: the least squared error of any prediction of x_0."""
     alpha, sigma = schedule.alpha_sigma(t)
     return 0.25 * sigma**2 / (0.25 * alpha**2 + sigma**2)
 
 
+@pytest.mark.parametrize("data", [GAUSSIAN, BIMODAL], ids=["gaussian", "mixture"])
 @pytest.mark.parametrize(("parameterization", "schedule"), PAIRS, ids=str)
-def test_simple_loss_of_the_ideal_denoiser_is_the_posterior_variance(
-    parameterization: Parameterization, schedule: NoiseSchedule
+def test_simple_loss_of_the_ideal_denoiser_is_the_least_possible(
+    parameterization: Parameterization, schedule: NoiseSchedule, data: Mixture
 ) -> None:
-    denoiser = IdealDenoiser(GAUSSIAN, schedule, parameterization)
+    denoiser = IdealDenoiser(data, schedule, parameterization)
+    batch = Batch(data.sample((IMAGES, 1, 4, 4), torch.Generator().manual_seed(0)))
     for t in (at(0.1), at(0.6)):
-        times = t.expand(IMAGES)
         noise = TrainingNoise(1, global_batch=IMAGES)
-        loss = SimpleLoss()(denoiser, gaussian_batch(), times, noise).mean().item()
-        c_out = parameterization.coefficients(schedule, t).c_out
-        expected = (posterior_variance(schedule, t) / c_out**2).item()
+        loss = SimpleLoss()(denoiser, batch, t.expand(IMAGES), noise).mean().item()
+        c_out = parameterization.coefficients(schedule, t).c_out.item()
+        expected = least_error(data, schedule, t) / c_out**2
         assert loss == pytest.approx(expected, rel=0.03)  # standard error 0.8 %
+
+
+def test_least_error_of_gaussian_data_is_the_closed_form() -> None:
+    for t in (0.1, 0.6):
+        found = least_error(GAUSSIAN, CosineSchedule(), at(t))
+        assert found == pytest.approx(posterior_variance(CosineSchedule(), at(t)).item(), rel=1e-9)
 
 
 @pytest.mark.parametrize(("parameterization", "schedule"), PAIRS, ids=str)
