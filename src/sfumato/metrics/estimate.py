@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 from sfumato.core.errors import SfumatoError
 
@@ -41,11 +41,6 @@ class Estimate:
         return Estimate(**mapping)
 
 
-def critical_value(level: float = 0.95) -> float:
-    """The normal quantile of a two-sided interval: 1.96 at 95 %."""
-    return float(norm.ppf(0.5 + level / 2))
-
-
 def with_standard_error(
     value: float,
     standard_error: float,
@@ -53,8 +48,8 @@ def with_standard_error(
     least: float = -math.inf,
     most: float = math.inf,
 ) -> Estimate:
-    """An estimate with a normal interval, cut to the values that are possible."""
-    reach = critical_value() * standard_error
+    """An estimate with Student's interval (n - 1), cut to the values that are possible."""
+    reach = float(t.ppf(0.975, n - 1)) * standard_error
     low, high = max(value - reach, least), min(value + reach, most)
     return Estimate(value, low, high, n, standard_error)
 
@@ -70,7 +65,7 @@ def proportion(successes: int, n: int) -> Estimate:
     """
     if n < 1:
         raise MetricError("a proportion of 0 images was asked for; give at least one image")
-    z = critical_value()
+    z = float(norm.ppf(0.975))
     share = successes / n
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     reach = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))

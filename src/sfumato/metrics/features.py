@@ -21,6 +21,7 @@ class FeatureNetwork:
         dim: the number of features.
         resize: how images reach the size of the network; "none" where they keep their own.
         compute: uint8 images [B, C, H, W] to features, on the device it chooses.
+        head: features times its transpose are the logits of the Inception Score; None: it has none.
     """
 
     name: str
@@ -28,6 +29,7 @@ class FeatureNetwork:
     dim: int
     resize: str
     compute: Callable[[UInt8Images], Float[Tensor, "B d"]]
+    head: Float[Tensor, "K d"] | None = None
 
     @torch.inference_mode()
     def __call__(self, images: UInt8Images) -> Float[Tensor, "B d"]:

