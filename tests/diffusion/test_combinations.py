@@ -53,7 +53,9 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
         loss |= {"weighting": draw(component(AnyWeighting))}
         loss |= {"distance": draw(st.sampled_from(["l2", "l1", "huber"]))}
     sampler = draw(component(AnySampler))
-    sampler |= {"steps": 5, "grid": draw(component(AnyGrid)), "clip": draw(component(AnyClip))}
+    sampler |= {"steps": draw(st.sampled_from([5, 9])), "clip": draw(component(AnyClip))}
+    if sampler["kind"] != "auto":
+        sampler["grid"] = draw(component(AnyGrid))
     if sampler["kind"] == "ancestral":
         sampler["variance"] = draw(st.sampled_from(["small", "large", "learned"]))
     if sampler["kind"] in ORDERED:

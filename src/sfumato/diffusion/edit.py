@@ -127,6 +127,7 @@ def sdedit(
     Raises:
         ConfigError: the grid has no time so early.
     """
+    sampler = sampler.for_model(denoiser.schedule, denoiser.parameterization)
     times = sampler.grid(denoiser.schedule, sampler.steps)
     times = times[times <= start + 1e-9]
     if len(times) < 2:
@@ -191,6 +192,7 @@ def reverse_strip(
     Args:
         shown: times in [0, 1]; for each, the visited time nearest to it.
     """
+    sampler = sampler.for_model(denoiser.schedule, denoiser.parameterization)
     times = sampler.grid(denoiser.schedule, sampler.steps)
     frames: list[Snapshot] = []
 

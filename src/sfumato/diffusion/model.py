@@ -17,7 +17,7 @@ from sfumato.diffusion.discrete_schedules import LinearBetaSchedule
 from sfumato.diffusion.guidance import ClassifierFreeGuidance
 from sfumato.diffusion.loss import AnyLoss, SimpleLoss
 from sfumato.diffusion.parameterization import AnyParameterization, EpsParameterization
-from sfumato.diffusion.samplers.ancestral import DDIMSampler
+from sfumato.diffusion.samplers.auto import AutoSampler
 from sfumato.diffusion.samplers.samplers import AnySampler
 from sfumato.diffusion.schedules import Schedule
 from sfumato.diffusion.time_sampling import AnyTimeSampling, UniformTimes
@@ -36,7 +36,7 @@ class DiffusionConfig:
     loss: AnyLoss = SimpleLoss()
     time_sampling: AnyTimeSampling = UniformTimes()
     label_dropout: float = 0.1
-    sampler: AnySampler = DDIMSampler()
+    sampler: AnySampler = AutoSampler()
     guidance: ClassifierFreeGuidance = ClassifierFreeGuidance()
 
     def __post_init__(self) -> None:
@@ -163,7 +163,8 @@ class DiffusionModel(nn.Module):
     ) -> Images:
         """`sample` by another denoiser than the config's: under autoguidance, say."""
         device = next(self.denoiser.parameters()).device
-        schedule, sampler = self.config.schedule, self.config.sampler
+        schedule = self.config.schedule
+        sampler = self.config.sampler.for_model(schedule, self.config.parameterization)
         start_std = schedule.start_std(sampler.grid(schedule, sampler.steps)[0])
         x_1 = noise.normal(*self.image_shape).to(device) * start_std
         if labels is not None:

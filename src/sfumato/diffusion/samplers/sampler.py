@@ -37,6 +37,11 @@ class Sampler(ABC):
     def nfe(self) -> int:
         """Evaluations of the denoiser."""
 
+    def for_model(self, schedule: NoiseSchedule, parameterization: Parameterization) -> "Sampler":
+        """The sampler to use for such a model: this one, unless it leaves the choice open."""
+        del schedule, parameterization
+        return self
+
     def check(
         self, schedule: NoiseSchedule, parameterization: Parameterization, learned_variance: bool
     ) -> None:

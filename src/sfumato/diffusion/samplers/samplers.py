@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from sfumato.diffusion.samplers.ancestral import AncestralSampler, DDIMSampler
+from sfumato.diffusion.samplers.auto import AutoSampler
 from sfumato.diffusion.samplers.deis import DEISSampler
 from sfumato.diffusion.samplers.dpm_solver import (
     DPMSolverMultistepSampler,
@@ -15,7 +16,8 @@ from sfumato.diffusion.samplers.ipndm import IPNDMSampler, PNDMSampler
 from sfumato.diffusion.samplers.unipc import UniPCSampler
 
 AnySampler = Annotated[
-    AncestralSampler
+    AutoSampler
+    | AncestralSampler
     | DDIMSampler
     | EulerSampler
     | HeunSampler
