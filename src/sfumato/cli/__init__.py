@@ -45,9 +45,21 @@ class _Version(argparse.Action):
         parser.exit(message=f"sfumato {version('sfumato')}\n")
 
 
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse; overrides may stand between and after the options, where argparse loses them."""
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    strange = [word for word in rest if "=" not in word or word.startswith("-")]
+    if strange or (rest and not hasattr(options, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(strange or rest)}")
+    if rest:
+        options.overrides += rest
+    return options
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0, 2 for a user's mistake, 130 when stopped."""
-    options = build_parser().parse_args(arguments)
+    options = _parse(arguments)
     try:
         return options.run(options) or 0
     except SfumatoError as error:
