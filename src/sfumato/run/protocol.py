@@ -1,0 +1,103 @@
+"""How images are scored: the configuration of an evaluation, and the metrics there are."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sfumato.core.config import component
+from sfumato.metrics.inception import InceptionFeatures
+from sfumato.metrics.pretrained import EfficientNetFeatures, TimmFeatures
+from sfumato.networks.classifier import ClassifierConfig
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a report says of a metric."""
+
+    key: str
+    label: str
+    better: Literal["lower", "higher"]
+
+
+METRICS = (
+    Metric("frechet_distance", "Fréchet distance", "lower"),
+    Metric("kernel_distance", "Kernel distance", "lower"),
+    Metric("inception_score", "Inception Score", "higher"),
+    Metric("precision", "Precision", "higher"),
+    Metric("recall", "Recall", "higher"),
+    Metric("density", "Density", "higher"),
+    Metric("coverage", "Coverage", "higher"),
+    Metric("label_accuracy", "Label accuracy", "higher"),
+)
+MetricName = Literal[
+    "frechet_distance",
+    "kernel_distance",
+    "inception_score",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "label_accuracy",
+]
+
+
+@component
+class ClassifierFeatures:
+    """The penultimate layer of a small classifier of the very classes that are judged.
+
+    For grey or tiny images, of which networks trained on ImageNet know nothing. It is trained in
+    seconds, on training images that the floor does not use.
+
+    Args:
+        width, num_features: see `ClassifierConfig`.
+    """
+
+    kind: Literal["classifier"] = "classifier"
+    width: int = 16
+    num_features: int = 64
+
+    def __post_init__(self) -> None:
+        self.network()  # which checks the values
+
+    def network(self) -> ClassifierConfig:
+        """The network to train."""
+        return ClassifierConfig(width=self.width, num_features=self.num_features)
+
+
+Features = Annotated[
+    ClassifierFeatures | InceptionFeatures | EfficientNetFeatures | TimmFeatures,
+    Field(discriminator="kind"),
+]
+
+
+@component
+class EvaluationConfig:
+    """How images are scored.
+
+    Args:
+        num_images: N, generated images as well as real images of the floor. None: as many as the
+            held-out split has (fewer where the training images cannot give as many).
+        features: what distances are measured between.
+        metrics: which to compute. Every metric more costs every comparison of a study some power.
+            Label accuracy needs labels, the Inception Score the features "inception".
+        seed: of the folds and the classifiers.
+        batch_size: images at a time; changes no score.
+    """
+
+    num_images: int | None = None
+    features: Features = ClassifierFeatures()
+    metrics: tuple[MetricName, ...] = ("frechet_distance", "label_accuracy")
+    seed: int = 0
+    batch_size: int = 250
+
+    def __post_init__(self) -> None:
+        if self.num_images is not None and self.num_images < 4:
+            raise ValueError(f"num_images should be at least 4, got {self.num_images}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size should be at least 1, got {self.batch_size}")
+        if "inception_score" in self.metrics and self.features.kind != "inception":
+            raise ValueError(
+                "metrics names inception_score, which needs features.kind = 'inception', got "
+                f"{self.features.kind!r}"
+            )
