@@ -26,6 +26,7 @@ DIFFUSION: dict[str, Any] = {
         "log_images": 32,
         "sample_images": 64,
         "checkpoint_images": 32,
+        "tensorboard": False,
         "averages": [{"kind": "exponential", "half_life_images": 50.0}, {"kind": "power"}],
     },
 }

@@ -8,18 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from run.experiments import DIFFUSION, GAN, experiment
 from safetensors.torch import load_file
 
+from run.experiments import DIFFUSION, GAN, experiment
 from sfumato.core.errors import RunError
 from sfumato.core.images import Batch
 from sfumato.core.model import Phase
 from sfumato.core.noise import RandomStream
-from sfumato.run.directory import locked, read_metrics
+from sfumato.run.directory import locked
 from sfumato.run.experiment import TrainingConfig
+from sfumato.run.metrics_log import read_metrics
 from sfumato.run.optimizer import SGD, CosineRate
 from sfumato.run.sample import load_run, sample_images
-from sfumato.run.train import Trainer, train
+from sfumato.run.train import train
+from sfumato.run.trainer import Trainer
 
 
 def silent(message: str) -> None:
@@ -29,7 +31,9 @@ def silent(message: str) -> None:
 def tensors(run_dir: Path) -> dict[str, torch.Tensor]:
     """The whole state at the end of a run."""
     newest = max((run_dir / "checkpoints").glob("*.safetensors"))
-    return load_file(newest) | {f"final/{k}": v for k, v in load_file(run_dir / "final.safetensors").items()}
+    return load_file(newest) | {
+        f"final/{k}": v for k, v in load_file(run_dir / "final.safetensors").items()
+    }
 
 
 def without_times(path: Path) -> list[dict[str, float]]:

@@ -1,17 +1,32 @@
 """A thin layer over torch.distributed: one process unless started by torchrun or accelerate."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sfumato.core.errors import SfumatoError
+
+T = TypeVar("T")
+
 
 def start() -> None:
     """Join the process group that `torchrun` describes in the environment, if it does."""
     if "RANK" in os.environ and dist.is_available() and not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            dist.init_process_group("cpu:gloo,cuda:nccl")
+        else:
+            dist.init_process_group("gloo")
+
+
+def stop() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def rank() -> int:
@@ -41,6 +56,48 @@ def barrier() -> None:
         dist.barrier()
 
 
+def on_main(action: Callable[[], T]) -> T:
+    """Run `action` in the main process alone, and return its result in all of them.
+
+    Raises:
+        SfumatoError: in every process, when `action` raised it in the main one.
+    """
+    if world_size() == 1:
+        return action()
+    outcome: list[T | SfumatoError | None] = [None]
+    if is_main():
+        try:
+            outcome = [action()]
+        except SfumatoError as error:
+            outcome = [error]
+    dist.broadcast_object_list(outcome)
+    if isinstance(outcome[0], SfumatoError):
+        raise outcome[0]
+    return outcome[0]  # type: ignore[return-value]
+
+
+def largest(*values: float) -> list[float]:
+    """The largest that any process has of each value: what they agree on."""
+    if world_size() == 1:
+        return list(values)
+    tensor = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return tensor.tolist()
+
+
+def from_main(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The main process's tensors (of the CPU) in every process; those of others are ignored."""
+    if world_size() == 1:
+        return dict(tensors)
+    kinds = on_main(lambda: {name: (t.shape, t.dtype) for name, t in tensors.items()})
+    received = {}
+    for name, (shape, dtype) in kinds.items():
+        tensor = tensors[name].contiguous() if is_main() else torch.empty(shape, dtype=dtype)
+        dist.broadcast(tensor, 0)
+        received[name] = tensor
+    return received
+
+
 def all_reduce_sum(tensor: Tensor) -> Tensor:
     """Sum `tensor` over the processes, in place."""
     if world_size() > 1:
@@ -52,12 +109,13 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Sum gradients over the processes, in one flat all-reduce a dtype and device.
 
     The losses are already divided by the global batch, so the sum is the gradient of the mean.
+    Sharded parameters are left out: their gradients are summed as they are scattered.
     """
     if world_size() == 1:
         return
     groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for parameter in parameters:
-        if parameter.requires_grad:
+        if parameter.requires_grad and not hasattr(parameter, "full_tensor"):
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             groups.setdefault((parameter.dtype, parameter.device), []).append(parameter.grad)

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sfumato.core.fault import fault_point
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -17,9 +19,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield temporary
+        fault_point("write", temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        fault_point("rename", temporary)
         temporary.replace(path)
+        fault_point("renamed", path)
         sync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -34,6 +39,11 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def partial_files(directory: Path) -> list[Path]:
+    """The temporary files in `directory`, which processes that were killed leave behind."""
+    return sorted(directory.glob(".*.partial"))
 
 
 def sync_directory(path: Path) -> None:

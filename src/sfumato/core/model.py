@@ -24,12 +24,16 @@ class Phase:
             the same module share its optimizer.
         loss: (batch, noise) -> one loss an image.
         every: run in every `every`-th iteration only; the trainer multiplies the loss by it.
+        noisy_losses: where images have noise levels: (batch, noise) -> (loss, error, log-SNR), the
+            loss as above, the error before any weighting. The trainer then calls this one, and
+            also logs the mean error in bins of log-SNR.
     """
 
     name: str
     module: nn.Module
     loss: Callable[[Batch, RandomStream], Float[Tensor, " B"]]
     every: int = 1
+    noisy_losses: Callable[[Batch, RandomStream], tuple[Tensor, Tensor, Tensor]] | None = None
 
 
 @runtime_checkable
@@ -58,4 +62,13 @@ class GenerativeModel(Protocol):
         self, labels: Labels | None, noise: RandomStream, on_step: OnStep | None = None
     ) -> Images:
         """One image in [-1, 1] for each stream of `noise`, on the model's device."""
+        ...
+
+
+@runtime_checkable
+class SelfDiagnosing(Protocol):
+    """A model that knows signs of trouble of its own. Optional."""
+
+    def warnings(self) -> Sequence[str]:
+        """What is wrong now, in plain words with a remedy; asked at every row of the log."""
         ...

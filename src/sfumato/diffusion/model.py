@@ -129,7 +129,7 @@ class DiffusionModel(nn.Module):
 
     def phases(self) -> Sequence[Phase]:
         """One: the denoiser on its loss."""
-        return [Phase("denoiser", self.denoiser, self.loss)]
+        return [Phase("denoiser", self.denoiser, self.loss, noisy_losses=self.noisy_losses)]
 
     def loss(self, batch: Batch, noise: RandomStream) -> Float[Tensor, " B"]:
         """One loss an image, at times drawn for each."""

@@ -7,7 +7,8 @@ is noticed before anything of it is used. Nothing in either file is ever execute
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from sfumato.core.errors import RunError
 from sfumato.core.files import atomic_path, write_json
 
 FORMAT = 1
+LARGEST_RECORD = 2**20
+"""Characters of a JSON file that are read: more is no record of ours."""
 
 
 @dataclass(frozen=True)
@@ -31,23 +34,53 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def save_checkpoint(directory: Path, images: int, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write a checkpoint at position `images` and delete all but the newest `keep`."""
-    directory.mkdir(exist_ok=True)
+def save_checkpoint(
+    directory: Path, images: int, checkpoint: Checkpoint, keep: int, spare: int | None = None
+) -> Path:
+    """Write a checkpoint at position `images`, then delete all but the newest `keep`.
+
+    Args:
+        spare: the position of one that is kept whatever its age: the best.
+    Raises:
+        RunError: it cannot be written; those that exist stay as they are.
+    """
     path = directory / f"{images:012d}.safetensors"
-    write_tensors(path, checkpoint.tensors)
-    record = {"format": FORMAT, "sha256": _sha256(path), **checkpoint.state}
-    write_json(path.with_suffix(".json"), record)
+    with _explained(path):
+        directory.mkdir(exist_ok=True)
+        write_tensors(path, checkpoint.tensors)
+        record = {"format": FORMAT, "sha256": _sha256(path), "state": checkpoint.state}
+        write_json(path.with_suffix(".json"), record)
     for old in list_checkpoints(directory)[keep:]:
-        old.with_suffix(".json").unlink()  # first what makes it a checkpoint
-        old.unlink(missing_ok=True)
+        if int(old.stem) != spare:
+            _delete(old)
     return path
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
     """The tensor files of the complete checkpoints, newest first."""
     records = directory.glob("*.json") if directory.is_dir() else ()
-    return sorted((path.with_suffix(".safetensors") for path in records), reverse=True)
+    named = (path.with_suffix(".safetensors") for path in records if path.stem.isdecimal())
+    return sorted(named, key=lambda path: int(path.stem), reverse=True)
+
+
+def discard_after(directory: Path, images: int) -> None:
+    """Delete what is newer than position `images`, or only half of a checkpoint.
+
+    Newer ones are unusable (or they would have been loaded), and must not be counted among those
+    to keep; halves are what a process that was killed leaves behind.
+    """
+    for path in list_checkpoints(directory):
+        if int(path.stem) > images:
+            _delete(path)
+    complete = set(list_checkpoints(directory))
+    for path in directory.glob("*.safetensors"):
+        if path not in complete:
+            path.unlink()
+
+
+def _delete(path: Path) -> None:
+    path.with_suffix(".json").unlink()  # first what makes it a checkpoint
+    path.unlink(missing_ok=True)
 
 
 def load_newest(directory: Path) -> tuple[Checkpoint, list[str]]:
@@ -78,21 +111,39 @@ def load_checkpoint(path: Path) -> Checkpoint:
         RunError: it is missing, truncated or altered.
     """
     try:
-        record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        with path.with_suffix(".json").open(encoding="utf-8") as file:
+            record = json.loads(file.read(LARGEST_RECORD))
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"cannot read the record of checkpoint {path.name}: {error}") from None
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise RunError(f"checkpoint {path.name} is not of format {FORMAT}")
     if not path.is_file() or _sha256(path) != record.get("sha256"):
         raise RunError(f"checkpoint {path} is missing, truncated or altered (its SHA-256 differs)")
-    return Checkpoint(read_tensors(path), record)
+    if not isinstance(record.get("state"), dict):
+        raise RunError(f"the record of checkpoint {path.name} holds no state")
+    return Checkpoint(read_tensors(path), record["state"])
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors atomically. Views are copied, so that no two share memory."""
+    """Write tensors atomically. Views are copied, so that no two share memory.
+
+    Raises:
+        RunError: the disk is full, or the file cannot be written for another reason.
+    """
     separate = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
-    with atomic_path(path) as temporary:
+    with _explained(path), atomic_path(path) as temporary:
         save_file(separate, temporary)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        raise RunError(
+            f"cannot write {path}: {error}; what was there before is untouched. Free some space "
+            "or make it writable, then repeat the command (train: with --resume)"
+        ) from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -105,12 +156,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except FileNotFoundError:
         raise RunError(f"there is no file {path}; check the path") from None
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, OverflowError) as error:
         raise RunError(f"{path} is not a complete safetensors file ({error})") from None
 
 
 def check_tensors(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str) -> None:
-    """Refuse tensors whose names or shapes differ from the expected ones.
+    """Refuse tensors whose names, shapes or types differ from the expected ones.
 
     Raises:
         RunError: names the first difference; the file is of another configuration.
@@ -123,6 +174,11 @@ def check_tensors(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], s
             raise RunError(
                 f"tensor {name!r} has shape {list(given[name].shape)} in {source} and "
                 f"{list(expected[name].shape)} in the model; it is of another configuration"
+            )
+        if expected[name].dtype != given[name].dtype:
+            raise RunError(
+                f"tensor {name!r} is {given[name].dtype} in {source} and {expected[name].dtype} "
+                "in the model; it is of another configuration"
             )
 
 

@@ -6,10 +6,14 @@ environment.json   versions, machine, commit
 metrics.jsonl      one row of numbers every `training.log_images`
 samples/           pictures at fixed noise, named by images seen; training.webp animates them
 checkpoints/       full state, to resume from
+snapshots/         weight averages to reconstruct others from (training.snapshot_images)
+tensorboard/       the numbers of metrics.jsonl for TensorBoard
 final.safetensors  the weights that samples are drawn with
-summary.json       parameters, images seen, seconds
+best.safetensors   the same at the smallest Fréchet distance (training.score_images)
+summary.json       parameters, images seen, seconds, warnings
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -24,7 +28,7 @@ import torch
 
 from sfumato.core.config import differences, parse, to_mapping
 from sfumato.core.errors import RunError
-from sfumato.core.files import write_json
+from sfumato.core.files import partial_files, write_json
 from sfumato.data.dataset import Dataset
 from sfumato.run.experiment import Experiment
 
@@ -34,27 +38,63 @@ HARMLESS = (
     "training.budget_",
     "training.log_images",
     "training.sample_images",
+    "training.score_images",
+    "training.snapshot_images",
     "training.checkpoint_images",
     "training.keep_checkpoints",
+    "training.recompute_activations",
+    "training.shard",
+    "training.tensorboard",
+    "training.wandb",
 )
 """Keys that may change when a run is resumed: they do not alter the steps still to come."""
 
+LOCK = "lock"
+FOLDERS = ("checkpoints", "samples", "snapshots")
 
-def create(directory: Path, experiment: Experiment) -> None:
-    """Begin a run directory.
+
+def check_new(directory: Path) -> None:
+    """Refuse to begin a run in a place that holds anything.
 
     Raises:
-        RunError: it exists already (a run is never overwritten), or cannot be written.
+        RunError: it does; a run is never overwritten.
     """
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    if directory.exists() and (not directory.is_dir() or not is_blank(directory)):
         raise RunError(
             f"run directory {directory} already exists and is not empty; "
             "continue it with --resume, or choose another with --output"
         )
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        write_json(directory / "config.json", to_mapping(experiment))
+
+
+def is_blank(directory: Path) -> bool:
+    """Whether nothing is there but what a run leaves that is killed as it begins."""
+    left = {directory / LOCK, *partial_files(directory)}
+    return not directory.exists() or set(directory.iterdir()) <= left
+
+
+def create(directory: Path, experiment: Experiment) -> None:
+    """Begin a run in a directory that this process has locked.
+
+    Raises:
+        RunError: it holds something already, or cannot be written.
+    """
+    check_new(directory)
+    with _writable(directory):
         write_json(directory / "environment.json", environment())
+        write_json(directory / "config.json", to_mapping(experiment))
+
+
+def clean(directory: Path) -> None:
+    """Remove what a process that was killed left half-written. The caller holds the lock."""
+    for folder in (directory, *(directory / name for name in FOLDERS)):
+        for path in partial_files(folder):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writable(directory: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise RunError(
             f"cannot write run directory {directory}: {error.strerror}; "
@@ -118,15 +158,20 @@ def check_same_experiment(directory: Path, experiment: Experiment, force: bool) 
 def locked(directory: Path) -> Iterator[None]:
     """Hold the run directory: a second process is refused until this one ends, however it ends.
 
+    The directory is made if it does not exist.
     Raises:
-        RunError: another process works on it.
+        RunError: another process works on it, or it cannot be written.
     """
+    with _writable(directory):
+        directory.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
     except ImportError:  # no advisory locks on this system
         yield
         return
-    with (directory / "lock").open("a") as file:
+    with contextlib.ExitStack() as stack:
+        with _writable(directory):
+            file = stack.enter_context((directory / LOCK).open("a"))
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -187,34 +232,3 @@ def _commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return found.stdout.strip()
-
-
-class MetricsLog:
-    """Appends rows of numbers to metrics.jsonl."""
-
-    def __init__(self, path: Path, images: int) -> None:
-        """Open the log and drop every row after position `images`, and any torn last line."""
-        rows = [row for row in read_metrics(path) if row["images"] <= images]
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        self._file = path.open("a", encoding="utf-8")
-
-    def write(self, row: dict[str, float]) -> None:
-        """Append one row."""
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The complete rows of a metrics.jsonl."""
-    rows: list[dict[str, float]] = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:  # a line torn by a crash
-                break
-    return rows

@@ -13,7 +13,8 @@ from sfumato.core.config import to_mapping
 from sfumato.core.device import default_device
 from sfumato.data.catalogue import load
 from sfumato.run.experiment import Experiment
-from sfumato.run.train import Trainer, build_model, with_decay_fixed
+from sfumato.run.train import build_model, with_decay_fixed
+from sfumato.run.trainer import Trainer
 
 WARM_UP = 2
 TIMED = 5
@@ -32,9 +33,8 @@ def dry_run(experiment: Experiment) -> str:
     times = []
     for _ in range(WARM_UP + TIMED):
         began = time.perf_counter()
-        losses = trainer.step(trainer.prepare(*next(batches)))
-        for loss in losses.values():
-            loss.item()  # wait for the device
+        trainer.step(trainer.prepare(*next(batches)))
+        trainer.means.means()  # waits for the device
         times.append(time.perf_counter() - began)
     seconds = statistics.median(times[WARM_UP:])
     steps = _steps(experiment, seconds)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sfumato.core.config import component
 from sfumato.run.checkpoint import check_tensors
+from sfumato.run.shard import spread_like
 
 
 @component
@@ -33,8 +34,11 @@ class ExponentialAverage:
 
     def weight(self, images: int, batch: int) -> float:
         """The weight of the newest parameters, when `batch` images end at position `images`."""
-        half_life = min(self.half_life_images, self.rampup * images)
-        return float(1 - 0.5 ** (batch / half_life))
+        return float(1 - 0.5 ** (batch / self.half_life(images)))
+
+    def half_life(self, images: int) -> float:
+        """Images within which half of the past is forgotten, at position `images`."""
+        return min(self.half_life_images, self.rampup * images)
 
 
 @component
@@ -108,7 +112,7 @@ class AveragedWeights:
         """
         check_tensors(self.tensors, tensors, source)
         for name, tensor in self.tensors.items():
-            tensor.copy_(tensors[name])
+            tensor.copy_(spread_like(tensors[name], tensor))
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

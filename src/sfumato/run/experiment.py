@@ -37,10 +37,19 @@ class TrainingConfig:
             which is recorded, so that extending the budget does not stretch the decay.
         clip_gradient: largest norm of the gradient of a module; None: no clipping.
         averages: weight averages kept during training; the first is the one sampled with.
-        precision: of the forward and backward pass; weights stay float32.
+        precision: of the forward and backward pass; weights stay float32. float16 scales the loss.
+        recompute_activations: keep less for the backward pass and compute it again: less memory,
+            more time, the same results.
+        shard: spread a diffusion model over the processes (FSDP2); nothing happens with one.
         log_images, sample_images, checkpoint_images: images between rows of the log, pictures of
             samples (0: none), checkpoints.
-        keep_checkpoints: how many to keep.
+        score_images: images between measurements of the Fréchet distance, by the protocol of
+            `evaluation` (0: none). The checkpoint with the smallest is kept.
+        snapshot_images: images between snapshots of the power averages, from which averages of
+            other widths can be reconstructed (0: none).
+        keep_checkpoints: how many to keep, beside the best.
+        tensorboard: write the log for TensorBoard too.
+        wandb: send the log to Weights & Biases.
     """
 
     seed: int = 0
@@ -56,11 +65,17 @@ class TrainingConfig:
     decay_images: int | None = None
     clip_gradient: float | None = 1.0
     averages: tuple[AverageProfile, ...] = (ExponentialAverage(),)
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    recompute_activations: bool = False
+    shard: bool = False
     log_images: int = 5_000
     sample_images: int = 100_000
     checkpoint_images: int = 100_000
+    score_images: int = 0
+    snapshot_images: int = 0
     keep_checkpoints: int = 2
+    tensorboard: bool = True
+    wandb: bool = False
 
     def __post_init__(self) -> None:
         budgets = (self.budget_images, self.budget_steps, self.budget_seconds)
@@ -77,8 +92,16 @@ class TrainingConfig:
             raise ValueError(f"training needs micro_batch_size >= 1, got {self.micro_batch_size}")
         if self.learning_rate <= 0:
             raise ValueError(f"training needs learning_rate > 0, got {self.learning_rate}")
-        if self.sample_images < 0 or self.warmup_images < 0:
-            raise ValueError("training needs sample_images >= 0 and warmup_images >= 0")
+        for name in ("sample_images", "warmup_images", "score_images", "snapshot_images"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"training needs {name} >= 0, got {getattr(self, name)}")
+        if self.snapshot_images and len([a for a in self.averages if a.kind == "power"]) < 2:
+            raise ValueError(
+                "training.snapshot_images needs two power averages to reconstruct others from; "
+                "add { kind = 'power', relative_std = 0.05 } and 0.10 to averages"
+            )
+        if self.shard and self.precision == "float16":
+            raise ValueError("training.shard and float16 do not go together; use bfloat16")
 
 
 @component

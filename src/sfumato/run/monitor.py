@@ -1,10 +1,10 @@
-"""Watching a run: progress bar, log, samples at fixed noise, and stopping it politely."""
+"""Watching a run: progress bar, log, and samples at fixed noise."""
 
-import contextlib
-import signal
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 
 import torch
 from PIL import Image
@@ -16,100 +16,43 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from torch import Tensor, nn
 
 from sfumato.core import distributed
 from sfumato.core.console import console, say
-from sfumato.core.errors import SfumatoError
 from sfumato.core.files import atomic_path
-from sfumato.core.images import Labels, to_uint8
+from sfumato.core.images import Labels, UInt8Images, to_uint8
 from sfumato.core.model import GenerativeModel
 from sfumato.core.noise import Noise
 from sfumato.core.pictures import image_grid, save_animation
-from sfumato.run.directory import MetricsLog
-from sfumato.run.ema import AveragedWeights, weights_in_use
+from sfumato.run.boards import Board, open_boards
+from sfumato.run.ema import weights_in_use
 from sfumato.run.experiment import Experiment
-from sfumato.run.position import Position
+from sfumato.run.metrics_log import MetricsLog
+from sfumato.run.position import Position, SavedState
+from sfumato.run.trainer import Trainer
 
 COLUMNS = 8
 MAX_ROWS = 10
 
 
-class Interrupted(SfumatoError):
-    """The user or the cluster's scheduler stopped the run; it was saved and can be resumed."""
-
-
-class StopRequest:
-    """Turns the first SIGINT or SIGTERM into a request; a second one ends the process at once."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: dict[int, signal.Handlers | None] = {}
-
-    def __enter__(self) -> "StopRequest":
-        with contextlib.suppress(ValueError):  # not the main thread: signals stay as they are
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._on_signal)  # type: ignore[assignment]
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._restore()
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous.clear()
-
-    def interrupted(self, run_dir: Path) -> Interrupted:
-        """The exception that says how to go on."""
-        return Interrupted(
-            f"stopped; everything is saved in {run_dir}. To go on, repeat the command with --resume"
-        )
-
-
 class Monitor:
     """Writes the log and the pictures of a run, and shows its progress.
 
-    Only the main process writes; sampling for pictures happens there too.
+    Only the main process writes. Samples are drawn there too; by all when the model is sharded.
     """
 
-    def __init__(
-        self,
-        run_dir: Path,
-        experiment: Experiment,
-        model: nn.Module,
-        averages: list[AveragedWeights],
-        position: Position,
-        progress: float,
-    ) -> None:
-        assert isinstance(model, GenerativeModel)
+    def __init__(self, run_dir: Path, experiment: Experiment, trainer: Trainer) -> None:
         self.config = experiment.training
-        self.model = model
-        self.averages = averages
+        self.trainer = trainer
         self.run_dir = run_dir
-        self.warnings: list[str] = []
+        self.experiment = experiment
         self.samples = run_dir / "samples"
-        self.name = experiment.name
-        self._sums: dict[str, tuple[Tensor | float, int]] = {}
-        self._last = (position.images, position.seconds)
+        self._last = (0, 0.0)
         self._rate = ""
-        self._began, self._start, self._tenths = time.monotonic(), progress, int(progress * 10)
         self._log: MetricsLog | None = None
-        if distributed.is_main():
-            self.samples.mkdir(exist_ok=True)
-            for late in self.samples.glob("*.png"):  # pictures of steps that will be done again
-                if int(late.stem) > position.images:
-                    late.unlink()
-            self._log = MetricsLog(run_dir / "metrics.jsonl", position.images)
+        self._boards: list[Board] = []
+        start = trainer.progress()
+        self._began, self._start, self._tenths = time.monotonic(), start, int(start * 10)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -134,42 +77,74 @@ class Monitor:
         trace: TracebackType | None,
     ) -> None:
         self._progress.stop()
+        self._close()
+
+    def _close(self) -> None:
         if self._log is not None:
             self._log.close()
+        for board in self._boards:
+            board.close()
 
-    def after_step(self, position: Position, losses: dict[str, Tensor], progress: float) -> None:
-        """Count a step; log and draw samples when their interval is crossed."""
-        for name, loss in losses.items():
-            total, count = self._sums.get(name, (0.0, 0))
-            self._sums[name] = (total + loss, count + 1)
-        images, batch = position.images, self.config.batch_size
-        if crossed(images, batch, self.config.log_images):
-            self._write_row(position)
-        if crossed(images, batch, self.config.sample_images):
-            self.sample(images)
-        self._show(progress)
+    @property
+    def rows(self) -> int:
+        """Rows in the log."""
+        return self._log.rows if self._log is not None else 0
 
-    def _write_row(self, position: Position) -> None:
+    @property
+    def last_row(self) -> tuple[int, float]:
+        """Images and seconds at the last row of losses."""
+        return self._last
+
+    def begin_at(self, saved: SavedState) -> None:
+        """Take back what was written after a checkpoint: those steps will be done again."""
+        self._last = (saved.row_images, saved.row_seconds)
+        if not distributed.is_main():
+            return
+        self._close()
+        self.samples.mkdir(exist_ok=True)
+        for path in self.samples.glob("*.png"):
+            images = int(path.stem)
+            finished_there = images == saved.images and not self._due(images)
+            if images > saved.images or finished_there:
+                path.unlink()
+        self._log = MetricsLog(self.run_dir / "metrics.jsonl", saved.rows)
+        self._boards = open_boards(self.run_dir, self.experiment, saved.images)
+
+    def _due(self, images: int) -> bool:
+        batch = self.config.batch_size
+        return images == 0 or crossed(images, batch, self.config.sample_images)
+
+    def write_losses(self, position: Position, means: dict[str, float]) -> None:
         """Log the mean losses since the last row."""
-        losses = {f"loss/{name}": float(total / n) for name, (total, n) in self._sums.items()}
-        self._sums.clear()
         images, seconds = self._last
         rate = (position.images - images) / max(position.seconds - seconds, 1e-9)
         self._last = (position.images, position.seconds)
+        self.write(position, {"images_per_second": round(rate, 2), **means})
+        self._rate = f"{rate:,.0f} img/s  " + "  ".join(
+            f"{name.removeprefix('loss/')} {value:.4g}"
+            for name, value in means.items()
+            if name.startswith("loss/")
+        )
+
+    def write(self, position: Position, values: dict[str, float]) -> None:
+        """Log a row at `position`."""
         row = {
             "images": position.images,
             "step": position.step,
             "seconds": round(position.seconds, 3),
-            "images_per_second": round(rate, 2),
-            **losses,
+            **values,
         }
         if self._log is not None:
             self._log.write(row)
-        self._rate = f"{rate:,.0f} img/s  " + "  ".join(
-            f"{name.removeprefix('loss/')} {value:.4g}" for name, value in losses.items()
-        )
+        for board in self._boards:
+            board.write(row)
 
-    def _show(self, progress: float) -> None:
+    def sync(self) -> None:
+        """Have the log on the disk."""
+        if self._log is not None:
+            self._log.sync()
+
+    def show(self, progress: float) -> None:
         """Move the bar; without a terminal, print a line at every tenth of the budget."""
         if console.is_terminal:
             self._progress.update(self._task, completed=min(progress, 1.0), rate=self._rate)
@@ -177,37 +152,47 @@ class Monitor:
             self._tenths = int(progress * 10)
             elapsed = time.monotonic() - self._began
             left = elapsed / max(progress - self._start, 1e-9) * (1 - progress)
-            say(f"{self.name}: {progress:4.0%}  {self._rate}  ETA {max(left, 0):.0f} s")
+            name = self.experiment.name
+            say(f"{name}: {progress:4.0%}  {self._rate}  ETA {max(left, 0):.0f} s")
 
-    @torch.no_grad()
-    def sample(self, images: int) -> None:
-        """Write the picture of samples at position `images`: fixed noise, one class a row."""
-        if not distributed.is_main() or self.config.sample_images == 0:
+    @contextmanager
+    def sampling(self) -> Iterator[GenerativeModel]:
+        """The model in evaluation mode, with the weights it samples with."""
+        model = self.trainer.model
+        assert isinstance(model, GenerativeModel)
+        was_training = model.training
+        model.eval()
+        with torch.no_grad(), weights_in_use(self.trainer.averages):
+            yield model
+        model.train(was_training)
+
+    def sample(self, images: int, look: Callable[[UInt8Images], None]) -> None:
+        """Write the picture of samples at position `images`: fixed noise, one class a row.
+
+        `look` is shown the samples.
+        """
+        if not (distributed.is_main() or self.trainer.sharded):
             return
-        labels = preview_labels(self.model.num_classes)
-        was_training = self.model.training
-        self.model.eval()
-        with weights_in_use(self.averages):
-            samples = self.model.sample(labels, Noise(range(len(labels))))
-        self.model.train(was_training)
-        grid = image_grid(to_uint8(samples).cpu().numpy(), COLUMNS, self._scale())
+        with self.sampling() as model:
+            labels = preview_labels(model.num_classes)
+            samples = to_uint8(model.sample(labels, Noise(range(len(labels))))).cpu()
+            scale = max(1, 48 // max(model.image_shape[1:]))  # to be judged by eye
+        if not distributed.is_main():
+            return
+        look(samples)
         with atomic_path(self.samples / f"{images:012d}.png") as path:
-            grid.save(path, "PNG")
+            image_grid(samples.numpy(), COLUMNS, scale).save(path, "PNG")
 
-    def _scale(self) -> int:
-        """Enlarge small images, so that the picture can be judged by eye."""
-        return max(1, 48 // max(self.model.image_shape[1:]))
+    def has_picture(self, images: int) -> bool:
+        """Whether there is a picture of position `images`."""
+        return (self.samples / f"{images:012d}.png").exists()
 
-    def finish(self, position: Position) -> None:
-        """Write the last row and picture, and the animation of all pictures."""
-        if self._sums:
-            self._write_row(position)
-        if not distributed.is_main() or self.config.sample_images == 0:
-            return
-        if not (self.samples / f"{position.images:012d}.png").exists():
-            self.sample(position.images)
-        frames = [Image.open(path).convert("RGB") for path in sorted(self.samples.glob("*.png"))]
-        save_animation(frames, self.run_dir / "training.webp", fps=4)
+    def animate(self) -> None:
+        """Write the animation of all pictures."""
+        paths = sorted(self.samples.glob("*.png"))
+        if distributed.is_main() and paths:
+            frames = [Image.open(path).convert("RGB") for path in paths]
+            save_animation(frames, self.run_dir / "training.webp", fps=4)
 
 
 def crossed(images: int, batch: int, interval: int) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -19,6 +19,7 @@ def _check_betas(name: str, betas: tuple[float, float]) -> None:
 class Adam:
     """Adam (Kingma & Ba 2015). DCGAN uses betas [0.5, 0.999]."""
 
+    state_names: ClassVar[tuple[str, ...]] = ("step", "exp_avg", "exp_avg_sq")
     kind: Literal["adam"] = "adam"
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
@@ -39,6 +40,7 @@ class Adam:
 class AdamW:
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
 
+    state_names: ClassVar[tuple[str, ...]] = ("step", "exp_avg", "exp_avg_sq")
     kind: Literal["adamw"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
@@ -65,6 +67,7 @@ class AdamW:
 class SGD:
     """Stochastic gradient descent with momentum."""
 
+    state_names: ClassVar[tuple[str, ...]] = ("momentum_buffer",)
     kind: Literal["sgd"] = "sgd"
     momentum: float = 0.9
 
@@ -79,6 +82,7 @@ class SGD:
 class RMSprop:
     """RMSprop, as Wasserstein GANs with clipping use it (Arjovsky et al. 2017)."""
 
+    state_names: ClassVar[tuple[str, ...]] = ("step", "square_avg")
     kind: Literal["rmsprop"] = "rmsprop"
     smoothing: float = 0.99
 
