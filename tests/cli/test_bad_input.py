@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from run.experiments import DIFFUSION, experiment
 
+from run.experiments import DIFFUSION, experiment
 from sfumato.cli import main
 from sfumato.core import files
 from sfumato.run.train import train

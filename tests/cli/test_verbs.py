@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -100,7 +101,9 @@ def test_info_counts_every_parameter(capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.__name__.split(".")[-1])
-def test_every_verb_has_help_with_an_example(verb: object, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_verb_has_help_with_an_example(
+    verb: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
     name = verb.__name__.split(".")[-1]  # type: ignore[attr-defined]
     with pytest.raises(SystemExit) as stop:
         main([name, "--help"])

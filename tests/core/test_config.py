@@ -58,7 +58,7 @@ class Whole:
 def test_an_error_names_the_source_the_key_and_the_remedy(
     mapping: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match="^recipe.toml: ") as caught:
+    with pytest.raises(ConfigError, match=r"^recipe\.toml: ") as caught:
         parse(Whole, mapping, "recipe.toml")
     assert message in str(caught.value)
 

@@ -49,7 +49,9 @@ def test_images_of_a_batch_do_not_mix() -> None:
     torch.manual_seed(0)
     network = moved(SMALL.build((1, 8, 8), 3))
     x, noise_label, labels = torch.randn(3, 1, 8, 8), torch.rand(3) * 100, torch.arange(3)
-    alone = torch.cat([network(x[i : i + 1], noise_label[i : i + 1], labels[i : i + 1]) for i in range(3)])
+    alone = torch.cat(
+        [network(x[i : i + 1], noise_label[i : i + 1], labels[i : i + 1]) for i in range(3)]
+    )
     torch.testing.assert_close(network(x, noise_label, labels), alone, atol=1e-5, rtol=1e-4)
 
 
