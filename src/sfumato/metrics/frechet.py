@@ -88,16 +88,31 @@ def frechet_distance(fake: Float[Tensor, "N d"], reference: FrechetReference) ->
     """
     _check(fake, "fake")
     x = fake.double()
-    n = len(x)
-    difference = x.mean(0) - reference.mean
-    centred = x - x.mean(0)
+    mean = x.mean(0)
+    centred = x - mean
+    n, r = len(x), reference.factor.shape[1]
+    if n > r:
+        return frechet_distance_of_moments(mean, centred.T @ centred / (n - 1), reference)
     projected = centred @ reference.factor
-    gram = projected.T @ projected if n > projected.shape[1] else projected @ projected.T
-    values = torch.linalg.eigvalsh(gram / (n - 1)) if gram.numel() else gram.new_zeros(1)
-    root = values[values > ROUNDING * values[-1]].sqrt().sum()
-    trace = centred.square().sum() / (n - 1)
-    distance = float(difference @ difference + trace + reference.trace - 2 * root)
-    return max(distance, 0.0)
+    trace = float(centred.square().sum() / (n - 1))
+    return _distance(mean, trace, projected @ projected.T / (n - 1), reference)
+
+
+def frechet_distance_of_moments(
+    mean: Float[Tensor, " d"], covariance: Float[Tensor, "d d"], reference: FrechetReference
+) -> float:
+    """The Fréchet distance of known mean and unbiased covariance, such as streamed `Moments`."""
+    covariance = covariance.double()
+    inner = reference.factor.T @ covariance @ reference.factor
+    return _distance(mean.double(), float(covariance.trace()), inner, reference)
+
+
+def _distance(mean: Tensor, trace: float, inner: Tensor, reference: FrechetReference) -> float:
+    """From the mean, the trace of the covariance, and a matrix with the eigenvalues of C_f C_r."""
+    values = torch.linalg.eigvalsh(inner) if inner.numel() else inner.new_zeros(1)
+    root = float(values[values > ROUNDING * values[-1]].sqrt().sum())
+    gap = float((mean - reference.mean).square().sum())
+    return max(gap + trace + reference.trace - 2 * root, 0.0)
 
 
 def frechet_estimate(
