@@ -35,3 +35,13 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 def add_output(parser: argparse.ArgumentParser, meaning: str) -> None:
     """`--output PATH`."""
     parser.add_argument("-o", "--output", type=Path, metavar="PATH", help=meaning)
+
+
+def number_list(text: str) -> list[float]:
+    """`0.1,0.3` as numbers; an argparse type."""
+    return [float(part) for part in text.split(",")]
+
+
+def integer_list(text: str) -> list[int]:
+    """`3,17` as whole numbers; an argparse type."""
+    return [int(part) for part in text.split(",")]

@@ -1,0 +1,222 @@
+"""Pictures of noise schedules, and tables of images with words beside them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float64
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from sfumato.core.config import component, override, parse
+from sfumato.core.errors import ConfigError
+from sfumato.core.files import atomic_path
+from sfumato.core.images import Images, UInt8Images, from_uint8, to_uint8
+from sfumato.core.noise import Noise
+from sfumato.data.dataset import Dataset
+from sfumato.diffusion.schedule import NoiseSchedule
+from sfumato.diffusion.schedules import Schedule
+
+CONTINUOUS_STEPS = 1000
+"""Steps in which a continuous schedule is drawn, and for which its betas are given."""
+FORMATS = (".png", ".svg", ".pdf")
+Row = Float64[Tensor, " N"]
+
+
+@component
+class _Named:
+    """A schedule under a key, so that a wrong kind is reported by that name."""
+
+    schedule: Schedule
+
+
+def schedule_of(text: str) -> NoiseSchedule:
+    """The schedule that `KIND` or `KIND:key=value,key=value` describes.
+
+    Raises:
+        ConfigError: no such kind or key; the message names the nearest valid one.
+    """
+    kind, _, options = text.partition(":")
+    mapping = override({"schedule": {"kind": kind}}, _assignments(options))
+    schedule: NoiseSchedule = parse(_Named, mapping, source=f"schedule {text!r}").schedule
+    return schedule
+
+
+def _assignments(options: str) -> list[str]:
+    return [f"schedule.{option}" for option in options.split(",") if option]
+
+
+@dataclass(frozen=True)
+class ScheduleCurves:
+    """What a schedule looks like, from data to noise.
+
+    Args:
+        t: times k / T, k = 1..T.
+        alpha_bar: alpha^2 after scaling to alpha^2 + sigma^2 = 1, so that all schedules compare.
+        beta: the share of the variance that the step from (k - 1) / T to k / T renews. For a
+            continuous schedule this depends on the T in which it is drawn.
+        log_snr: log(alpha^2 / sigma^2).
+    """
+
+    t: Row
+    alpha_bar: Row
+    beta: Row
+    log_snr: Row
+
+
+def schedule_curves(schedule: NoiseSchedule) -> ScheduleCurves:
+    """The curves of a schedule: at its own steps, or at 1000 when it is continuous.
+
+    Source: Ho et al. 2020, eq. 4 for alpha-bar; beta = 1 - alpha-bar_t / alpha-bar_{t-1}.
+    """
+    T = CONTINUOUS_STEPS if schedule.table is None else schedule.table.num_steps
+    times = torch.arange(T + 1, dtype=torch.float64) / T
+    log_snr = schedule.log_snr(times)
+    tau = -torch.expm1(log_snr[1:] - log_snr[:-1])
+    beta = (-log_snr[1:]).sigmoid() * tau
+    return ScheduleCurves(times[1:], log_snr[1:].sigmoid(), beta, log_snr[1:])
+
+
+def draw_schedules(schedules: Mapping[str, NoiseSchedule], path: Path) -> None:
+    """Draw alpha-bar, beta and log-SNR of schedules, by name, side by side.
+
+    Raises:
+        ConfigError: no schedule, or another suffix than .png, .svg or .pdf.
+    """
+    if not schedules:
+        raise ConfigError("there is no schedule to draw; name at least one, such as linear_beta")
+    figure = Figure(figsize=(12, 4.2), layout="constrained")
+    axes = figure.subplots(1, 3)
+    for name, schedule in schedules.items():
+        curves = schedule_curves(schedule)
+        rows = (curves.alpha_bar, curves.beta, curves.log_snr)
+        for axis, values in zip(axes, rows, strict=True):
+            finite = values.isfinite()
+            axis.plot(curves.t[finite].numpy(), values[finite].numpy(), label=name)
+    titles = (r"$\bar\alpha_t$: share of the data", r"$\beta_t$ of a step", "log-SNR")
+    for axis, title in zip(axes, titles, strict=True):
+        axis.set_title(title)
+        axis.set_xlabel("t (0 = data, 1 = noise)")
+        axis.grid(alpha=0.3)
+    axes[1].set_yscale("log")
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
+    save_figure(figure, path)
+
+
+def forward_images(
+    schedule: NoiseSchedule, x_0: Images, times: Sequence[float], seed: int = 0
+) -> list[Images]:
+    """x_t of images at each time, all from the same noise.
+
+    Args:
+        x_0: images in [-1, 1].
+        times: in [0, 1].
+        seed: of the first image's noise.
+    Returns:
+        For each time the images, scaled to alpha^2 + sigma^2 = 1 and clipped to [-1, 1], so that
+        those of all schedules can be looked at.
+    Raises:
+        ConfigError: the schedule has no noise level at a time.
+    """
+    eps = Noise(range(seed, seed + len(x_0))).normal_like(x_0)
+    shown = []
+    for t in times:
+        if not 0 <= t <= 1:
+            raise ConfigError(f"time {t} is not in [0, 1]; 0 is the image and 1 the noise")
+        alpha, sigma = schedule.alpha_sigma(torch.tensor(t, dtype=torch.float64))
+        size = (alpha**2 + sigma**2).sqrt()
+        shown.append((alpha / size * x_0 + sigma / size * eps).clamp(-1, 1))
+    return shown
+
+
+def draw_forward(
+    schedule: NoiseSchedule, images: UInt8Images, times: Sequence[float], path: Path
+) -> None:
+    """Draw the forward process on real images: a row an image, a column a time.
+
+    Raises:
+        ConfigError: as `forward_images`, or another suffix than .png, .svg or .pdf.
+    """
+    columns = forward_images(schedule, from_uint8(images), times)
+    titles = [f"t = {t:g}\nlog-SNR {number(log_snr_at(schedule, t))}" for t in times]
+    rows = [
+        ("", [column[k : k + 1] for column in columns], titles if k == 0 else None)
+        for k in range(len(images))
+    ]
+    draw_table(rows, path)
+
+
+def log_snr_at(schedule: NoiseSchedule, t: float) -> float:
+    """The log-SNR at a time, for titles."""
+    return schedule.log_snr(torch.tensor(t, dtype=torch.float64)).item()
+
+
+TableRow = tuple[str, Sequence[Images], Sequence[str] | None]
+"""The name of a row, its pictures (each [1, C, H, W]), and the words above each of them."""
+
+
+def draw_table(rows: Sequence[TableRow], path: Path) -> None:
+    """Draw images in [-1, 1] as a table with names of the rows and words above the images.
+
+    Raises:
+        ConfigError: another suffix than .png, .svg or .pdf.
+    """
+    num_columns = max(len(pictures) for _, pictures, _ in rows)
+    titled = sum(titles is not None for _, _, titles in rows)
+    height = 1.1 * len(rows) + 0.35 * titled
+    figure = Figure(figsize=(1.1 * num_columns + 1.0, height), layout="constrained")
+    axes = figure.subplots(len(rows), num_columns, squeeze=False)
+    for line, (name, pictures, titles) in zip(axes, rows, strict=True):
+        for column, axis in enumerate(line):
+            axis.set_xticks([])
+            axis.set_yticks([])
+            for side in axis.spines.values():
+                side.set_visible(False)
+            if column < len(pictures):
+                _show(axis, pictures[column])
+            if titles is not None and column < len(titles):
+                axis.set_title(titles[column], fontsize=7)
+        line[0].set_ylabel(name, fontsize=7)
+    save_figure(figure, path)
+
+
+def _show(axis: Any, image: Images) -> None:
+    pixels = to_uint8(image.detach().cpu())[0].permute(1, 2, 0).numpy()
+    grey = pixels.shape[2] == 1
+    shown = pixels[..., 0] if grey else pixels
+    axis.imshow(shown, cmap="gray" if grey else None, vmin=0, vmax=255, interpolation="nearest")
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure, atomically; its folder is made.
+
+    Raises:
+        ConfigError: another suffix than .png, .svg or .pdf.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        raise ConfigError(f"cannot draw into {path.name!r}; end it in one of {', '.join(FORMATS)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format=suffix[1:], dpi=150)
+
+
+def number(value: float) -> str:
+    """Three digits, and infinity as a sign."""
+    return f"{value:.3g}" if math.isfinite(value) else ("∞" if value > 0 else "-∞")
+
+
+def one_of_each_class(dataset: Dataset, count: int) -> list[int]:
+    """Positions of `count` images: the first of each class in turn, then the second, and so on."""
+    if dataset.labels is None:
+        return list(range(min(count, len(dataset))))
+    seen: dict[int, int] = {}
+    ranked = []
+    for position, label in enumerate(dataset.labels.tolist()):
+        ranked.append((seen.get(label, 0), label, position))
+        seen[label] = seen.get(label, 0) + 1
+    return [position for _, _, position in sorted(ranked)[:count]]
