@@ -68,7 +68,7 @@ def check_new(directory: Path) -> None:
 
 def is_blank(directory: Path) -> bool:
     """Whether nothing is there but what a run leaves that is killed as it begins."""
-    left = {directory / LOCK, *partial_files(directory)}
+    left = {directory / LOCK, directory / "environment.json", *partial_files(directory)}
     return not directory.exists() or set(directory.iterdir()) <= left
 
 

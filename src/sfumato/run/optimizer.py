@@ -74,8 +74,8 @@ class SGD:
     def build(
         self, parameters: Iterable[torch.nn.Parameter], learning_rate: float
     ) -> torch.optim.Optimizer:
-        """The optimizer, in its fused form."""
-        return torch.optim.SGD(parameters, lr=learning_rate, momentum=self.momentum, fused=True)
+        """The optimizer. (Its fused form knows no sharded parameters.)"""
+        return torch.optim.SGD(parameters, lr=learning_rate, momentum=self.momentum)
 
 
 @component
