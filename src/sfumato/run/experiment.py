@@ -63,7 +63,7 @@ class TrainingConfig:
     rate: RateSchedule = ConstantRate()
     warmup_images: int = 0
     decay_images: int | None = None
-    clip_gradient: float | None = 1.0
+    clip_gradient: float | None = None
     averages: tuple[AverageProfile, ...] = (ExponentialAverage(),)
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     recompute_activations: bool = False
