@@ -16,6 +16,7 @@ from sfumato.core.images import Labels, UInt8Images
 from sfumato.core.model import GenerativeModel
 from sfumato.core.pictures import image_grid
 from sfumato.data.catalogue import load
+from sfumato.data.dataset import Splits
 from sfumato.run.evaluate import METRICS, Evaluator
 from sfumato.run.experiment import Experiment
 from sfumato.run.sample import LoadedRun, load_run, sample_images
@@ -28,7 +29,20 @@ def evaluate_run(run_dir: Path, overrides: list[str]) -> dict[str, Any]:
     """Score a finished run by its own protocol, changed by `overrides`; see `score_run`.
 
     Raises:
-        RunError: no finished run, or an override that would change what was trained.
+        RunError: as `load_with_data`.
+    """
+    loaded, splits = load_with_data(run_dir, overrides)
+    say("preparing the evaluation: classifiers and the floor")
+    evaluator = Evaluator(splits, loaded.experiment.evaluation)
+    return score_run(run_dir, evaluator, loaded)
+
+
+def load_with_data(run_dir: Path, overrides: list[str]) -> tuple[LoadedRun, Splits]:
+    """A finished run and the very data it was trained on.
+
+    Raises:
+        RunError: no finished run, an override that would change what was trained, or data that
+            have changed since.
     """
     loaded = load_run(run_dir, overrides)
     recorded = to_mapping(load_run(run_dir).experiment) if overrides else {}
@@ -45,9 +59,7 @@ def evaluate_run(run_dir: Path, overrides: list[str]) -> dict[str, Any]:
             f"{loaded.data['digest'][:12]}, now {splits.train.digest[:12]}); restore them, or "
             "train anew"
         )
-    say("preparing the evaluation: classifiers and the floor")
-    evaluator = Evaluator(splits, loaded.experiment.evaluation)
-    return score_run(run_dir, evaluator, loaded)
+    return loaded, splits
 
 
 def score_run(
