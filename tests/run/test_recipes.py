@@ -1,0 +1,24 @@
+"""Every recipe that comes with the package is valid and builds its model."""
+
+import pytest
+import torch
+
+from sfumato.run.experiment import load_experiment, recipe_names
+
+SHAPES = {"digits": (1, 8, 8), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_builds_for_its_data(name: str) -> None:
+    experiment = load_experiment(name, [])
+    with torch.device("meta"):
+        model = experiment.model.build(SHAPES[experiment.data.source], 10)
+    assert [phase.name for phase in model.phases()]
+
+
+def test_the_cifar_network_is_that_of_ddpm() -> None:
+    """Ho et al. 2020, section 4: 35.7 million parameters, unconditional."""
+    experiment = load_experiment("cifar10-ddpm", [])
+    with torch.device("meta"):
+        model = experiment.model.build((3, 32, 32), 0)
+    assert sum(p.numel() for p in model.parameters()) == 35_746_307
