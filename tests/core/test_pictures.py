@@ -29,7 +29,7 @@ def test_grid_places_every_image_row_by_row(channels: int, mode: str) -> None:
 
 
 def test_grid_gutter_is_dark_and_transparent_with_alpha() -> None:
-    assert image_grid(_images(1, 1, 2, 2), columns=1).getpixel((0, 0)) == GUTTER
+    assert image_grid(_images(1, 1, 2, 2), columns=1, scale=1).getpixel((0, 0)) == GUTTER
     assert image_grid(_images(1, 4, 2, 2), columns=1).getpixel((0, 0)) == (GUTTER,) * 3 + (0,)
 
 

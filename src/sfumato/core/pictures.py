@@ -16,15 +16,19 @@ _FORMATS = {".webp": "WEBP", ".gif": "GIF", ".png": "PNG", ".apng": "PNG"}
 
 
 def image_grid(
-    images: UInt8[np.ndarray, "N C H W"], columns: int, scale: int = 1, padding: int = 1
+    images: UInt8[np.ndarray, "N C H W"],
+    columns: int,
+    scale: int | None = None,
+    padding: int | None = None,
 ) -> Image.Image:
     """Lay images out row by row, the last row padded with empty cells.
 
     Args:
         images: grey (C = 1), RGB (3) or RGBA (4), 0..255.
         columns: images in a row.
-        scale: every pixel becomes a square of this side, without smoothing.
-        padding: pixels (after scaling) around and between the images.
+        scale: every pixel becomes a square of this side, without smoothing. None: small images
+            are enlarged to about 48 pixels, to be judged by eye.
+        padding: pixels (after scaling) around and between the images. None: as wide as a square.
     Returns:
         A picture of mode L, RGB or RGBA.
     Raises:
@@ -35,6 +39,10 @@ def image_grid(
         raise ValueError(
             f"a grid needs at least one image with 1, 3 or 4 channels, got shape {images.shape}"
         )
+    if scale is None:
+        scale = max(1, 48 // max(height, width))
+    if padding is None:
+        padding = max(2, scale)
     if columns < 1 or scale < 1 or padding < 0:
         raise ValueError(
             "a grid needs columns >= 1, scale >= 1 and padding >= 0, "

@@ -49,7 +49,7 @@ def write_samples(
     if output.exists() and (output.is_file() or any(output.iterdir())):
         raise RunError(f"{output} already exists; choose another with --output")
     loaded = load_run(run_dir, overrides)
-    labels = _labels(loaded, number, classes)
+    labels = labels_for(loaded, number, classes)
     seeds = range(first_seed, first_seed + number)
     with progress_bar("sampling", number) as tell:
         images = sample_images(loaded.model, labels, seeds, batch_size, tell=tell)
@@ -65,7 +65,14 @@ def write_samples(
     return written
 
 
-def _labels(loaded: LoadedRun, number: int, classes: list[str] | None) -> Labels | None:
+def labels_for(loaded: LoadedRun, number: int, classes: list[str] | None) -> Labels | None:
+    """The labels of `number` images of the named classes (None: all in turn).
+
+    Returns:
+        None for an unconditional run.
+    Raises:
+        RunError: no such class, or classes of an unconditional run.
+    """
     names = loaded.data["class_names"]
     num_classes = loaded.data["num_classes"] if loaded.experiment.conditional else 0
     if num_classes == 0:
@@ -100,8 +107,7 @@ def _write_images(
 
 
 def _picture(images: UInt8Images) -> Image.Image:
-    scale = max(1, 48 // max(images.shape[2:]))
-    return image_grid(images.numpy(), COLUMNS, scale)
+    return image_grid(images.numpy(), COLUMNS)
 
 
 def _write_animation(loaded: LoadedRun, labels: Labels | None, seeds: range, path: Path) -> None:

@@ -176,12 +176,11 @@ class Monitor:
         with self.sampling() as model:
             labels = preview_labels(model.num_classes)
             samples = to_uint8(model.sample(labels, Noise(range(len(labels))))).cpu()
-            scale = max(1, 48 // max(model.image_shape[1:]))  # to be judged by eye
         if not distributed.is_main():
             return
         look(samples)
         with atomic_path(self.samples / f"{images:012d}.png") as path:
-            image_grid(samples.numpy(), COLUMNS, scale).save(path, "PNG")
+            image_grid(samples.numpy(), COLUMNS).save(path, "PNG")
 
     def has_picture(self, images: int) -> bool:
         """Whether there is a picture of position `images`."""

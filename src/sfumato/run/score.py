@@ -17,6 +17,7 @@ from sfumato.core.model import GenerativeModel
 from sfumato.core.pictures import image_grid
 from sfumato.data.catalogue import load
 from sfumato.data.dataset import Splits
+from sfumato.run.copies import save_pairs
 from sfumato.run.evaluate import METRICS, Evaluator
 from sfumato.run.experiment import Experiment
 from sfumato.run.sample import LoadedRun, load_run, sample_images
@@ -67,6 +68,8 @@ def score_run(
 ) -> dict[str, Any]:
     """Sample, score, and write evaluation.json and grid.png into the run directory.
 
+    Where samples are suspected to be copies, memorization.png shows them beside the originals.
+
     Image i is drawn from seed i with the i-th label of the evaluator, in every run that is scored
     by it: the runs start from the same noise.
     """
@@ -79,15 +82,17 @@ def score_run(
     with progress_bar(f"sampling {loaded.experiment.name}", len(seeds)) as tell:
         images = sample_images(loaded.model, given, seeds, tell=tell)
     sample_seconds = time.perf_counter() - began
-    scores = evaluator.score(images, given)
+    results = evaluator.results(images, given)
     evaluation = {
         "metrics": metric_columns(evaluator),
         "protocol": protocol(evaluator, loaded.experiment),
         "nfe": loaded.model.nfe,
         "sampling": sampling(loaded.experiment),
         "sample_seconds": sample_seconds,
-        "scores": {key: score.to_mapping() for key, score in scores.items()},
+        **{k: v for k, v in results.to_mapping().items() if k not in ("floors", "protocol")},
     }
+    if results.copies is not None:
+        save_pairs(results.copies, images, evaluator.splits.train, run_dir / "memorization.png")
     with atomic_path(run_dir / "grid.png") as path:
         rows = preview_rows(labels, evaluator.num_images)
         save_grid(images[rows], path)
@@ -135,5 +140,4 @@ def preview_rows(labels: Labels | None, count: int) -> torch.Tensor:
 
 def save_grid(images: UInt8Images, path: Path) -> None:
     """Write images as one picture, small ones enlarged."""
-    scale = max(1, 48 // max(images.shape[2:]))
-    image_grid(np.asarray(images), COLUMNS, scale).save(path, "PNG")
+    image_grid(np.asarray(images), COLUMNS).save(path, "PNG")

@@ -1,0 +1,114 @@
+"""Are generated images copies of training images, or of each other?"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from sfumato.core.files import atomic_path
+from sfumato.core.images import UInt8Images
+from sfumato.core.pictures import image_grid
+from sfumato.data.dataset import Dataset
+from sfumato.metrics.estimate import Estimate
+from sfumato.metrics.memorization import Memorization, diversity, duplicates, memorization
+
+SHOWN = 24
+"""Pairs in the picture."""
+COLUMNS = 6
+"""Pairs side by side."""
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Copies and variety of a set of generated images.
+
+    Args:
+        features, pixels: suspected copies of training images, by either kind of distance.
+        duplicates: the share of images with a twin among the others (in features, within the
+            distance at which a training image would be suspected).
+        real_duplicates: the same share among held-out images.
+        diversity: spread in feature space over that of held-out images; 1 is as varied.
+    """
+
+    features: Memorization
+    pixels: Memorization
+    duplicates: Estimate
+    real_duplicates: Estimate
+    diversity: float
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """(generated, training) suspects of either kind, the nearest by features first."""
+        found = [*self.features.suspects.tolist(), *self.pixels.suspects.tolist()]
+        return list(dict.fromkeys((int(i), int(j)) for i, j in found))
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values, as written to JSON."""
+
+        def one(found: Memorization) -> dict[str, Any]:
+            return {
+                "copies": found.copies.to_mapping(),
+                "held_out": found.held_out.to_mapping(),
+                "threshold": found.threshold,
+                "median_ratio": found.median_ratio,
+            }
+
+        return {
+            "features": one(self.features),
+            "pixels": one(self.pixels),
+            "duplicates": self.duplicates.to_mapping(),
+            "real_duplicates": self.real_duplicates.to_mapping(),
+            "diversity": self.diversity,
+            "pairs": [list(pair) for pair in self.pairs],
+        }
+
+
+Seen = tuple[UInt8Images, Float[Tensor, "B d"]]
+"""Images and their features."""
+SeenData = tuple[Dataset, Float[Tensor, "_ d"]]
+
+
+def find_copies(generated: Seen, train: SeenData, held_out: SeenData) -> Copies:
+    """Compare generated images with all training images, beside held-out images.
+
+    Raises:
+        MetricError: an empty set, or fewer than two images to compare with each other.
+    """
+    images, features = generated
+    by_features = memorization(features, train[1], held_out[1])
+    pixels = [_pixels(dataset) for dataset, _ in (train, held_out)]
+    by_pixels = memorization(images.flatten(1), pixels[0], pixels[1])
+    return Copies(
+        features=by_features,
+        pixels=by_pixels,
+        duplicates=duplicates(features, by_features.threshold),
+        real_duplicates=duplicates(held_out[1], by_features.threshold),
+        diversity=diversity(features, held_out[1]),
+    )
+
+
+def save_pairs(copies: Copies, images: UInt8Images, train: Dataset, path: Path) -> bool:
+    """Draw suspected copies, generated image to the left of its nearest training image.
+
+    Returns:
+        Whether there are any; without them no picture is written, and an old one is removed.
+    """
+    pairs = copies.pairs[:SHOWN]
+    if not pairs:
+        path.unlink(missing_ok=True)
+        return False
+    ours = images[torch.tensor([i for i, _ in pairs])]
+    theirs = train.take(np.array([j for _, j in pairs]))
+    both = torch.stack([ours, theirs], dim=1).flatten(0, 1)
+    with atomic_path(path) as temporary:
+        columns = 2 * min(COLUMNS, len(pairs))
+        image_grid(np.asarray(both), columns).save(temporary, "PNG")
+    return True
+
+
+def _pixels(dataset: Dataset) -> UInt8[Tensor, "N D"]:
+    return dataset.take(np.arange(len(dataset))).flatten(1)
