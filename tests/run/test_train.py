@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from run.experiments import DIFFUSION, GAN, experiment
+from run.processes import silent
 from sfumato.core.errors import RunError
 from sfumato.core.images import Batch
 from sfumato.core.model import Phase
@@ -22,10 +23,6 @@ from sfumato.run.optimizer import SGD, CosineRate
 from sfumato.run.sample import load_run, sample_images
 from sfumato.run.train import train
 from sfumato.run.trainer import Trainer
-
-
-def silent(message: str) -> None:
-    """Nobody listens."""
 
 
 def tensors(run_dir: Path) -> dict[str, torch.Tensor]:
@@ -120,11 +117,11 @@ class TwoPhases(torch.nn.Module):
 
     def phases(self) -> list[Phase]:
         return [
-            Phase("a", self.a, lambda batch, noise: self._total(batch)),
-            Phase("b", self.b, lambda batch, noise: self._total(batch), every=4),
+            Phase("a", self.a, self._total),
+            Phase("b", self.b, self._total, every=4),
         ]
 
-    def _total(self, batch: Batch) -> torch.Tensor:
+    def _total(self, batch: Batch, noise: RandomStream) -> torch.Tensor:
         return (self.a.weight + self.b.weight).flatten().expand(len(batch))
 
     def sample(

@@ -50,9 +50,7 @@ def save_checkpoint(
         write_tensors(path, checkpoint.tensors)
         record = {"format": FORMAT, "sha256": _sha256(path), "state": checkpoint.state}
         write_json(path.with_suffix(".json"), record)
-    for old in list_checkpoints(directory)[keep:]:
-        if int(old.stem) != spare:
-            _delete(old)
+    _delete_old(directory, keep, spare)
     return path
 
 
@@ -63,11 +61,11 @@ def list_checkpoints(directory: Path) -> list[Path]:
     return sorted(named, key=lambda path: int(path.stem), reverse=True)
 
 
-def discard_after(directory: Path, images: int) -> None:
-    """Delete what is newer than position `images`, or only half of a checkpoint.
+def tidy(directory: Path, images: int, keep: int, spare: int | None = None) -> None:
+    """Delete what is newer than position `images`, more than is to be kept, or half a checkpoint.
 
     Newer ones are unusable (or they would have been loaded), and must not be counted among those
-    to keep; halves are what a process that was killed leaves behind.
+    to keep; the rest is what a process that was killed leaves behind.
     """
     for path in list_checkpoints(directory):
         if int(path.stem) > images:
@@ -76,6 +74,13 @@ def discard_after(directory: Path, images: int) -> None:
     for path in directory.glob("*.safetensors"):
         if path not in complete:
             path.unlink()
+    _delete_old(directory, keep, spare)
+
+
+def _delete_old(directory: Path, keep: int, spare: int | None) -> None:
+    for path in list_checkpoints(directory)[keep:]:
+        if int(path.stem) != spare:
+            _delete(path)
 
 
 def _delete(path: Path) -> None:

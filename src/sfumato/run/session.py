@@ -216,14 +216,15 @@ class Session:
         loaded: dict[str, Any] = {}
 
         def load() -> SavedState | None:
-            saved = None
+            keep, saved = self.config.keep_checkpoints, None
             if checkpoints.list_checkpoints(self.folder):
                 checkpoint, warnings = checkpoints.load_newest(self.folder)
                 for warning in warnings:
                     self.tell(warning)
                 loaded.update(checkpoint.tensors)
                 saved = read_state(checkpoint.state, f"the checkpoint in {self.folder}")
-            checkpoints.discard_after(self.folder, saved.images if saved else 0)
+            best = saved.best.images if saved and saved.best else None
+            checkpoints.tidy(self.folder, saved.images if saved else 0, keep, best)
             return saved
 
         saved = distributed.on_main(load)
