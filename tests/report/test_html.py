@@ -78,7 +78,8 @@ def test_table_holds_every_score_with_interval_and_ratio(study: Path) -> None:
     assert len(rows) == 3
     first = _squeeze(re.sub(r"<[^>]+>", " ", rows[0]))
     assert first == (
-        "ddpm-linear 8.13 7.42 to 8.83 · 1.8 × floor 0.964 0.945 to 0.983 "
+        "ddpm-linear 8.13 7.42 to 8.83 · 1.8 × floor · floor + 3.72 "
+        "0.964 0.945 to 0.983 · real images − 0.017 "
         "64 s 3.1 k images/s 1.25 M 200,064 50 sampled in 7.9 s"
     )
     for row, arm in zip(rows, ARMS, strict=True):

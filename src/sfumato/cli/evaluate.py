@@ -1,9 +1,10 @@
-"""`sfumato evaluate`: score the samples of a run against held-out images."""
+"""`sfumato evaluate`: score a run's samples, or any set of images against any other."""
 
 import argparse
 from pathlib import Path
 
-from sfumato.cli.options import Subparsers, add_overrides, add_verb
+from sfumato.cli.image_sets import arrange, compare_sets, details, draw_floors
+from sfumato.cli.options import Subparsers, add_output, add_overrides, add_verb
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -11,13 +12,28 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = add_verb(
         subparsers,
         "evaluate",
-        "score a run's samples against held-out images, beside the floor",
+        "score a run's samples, or any images against any others, beside the floor",
         "sfumato evaluate runs/fashion-mnist-ddpm\n"
         "sfumato evaluate runs/digits-ddpm model.sampler.steps=20 --json\n"
         "sfumato evaluate runs/digits-ddpm evaluation.num_images=500\n"
-        "sfumato evaluate runs/digits-ddpm --metrics nll --nll-images 256",
+        "sfumato evaluate runs/digits-ddpm --metrics nll --nll-images 256\n"
+        "sfumato evaluate generated/ photos/ --json\n"
+        "sfumato evaluate samples.npz cifar10:train --features inception\n"
+        "sfumato evaluate runs/a runs/b evaluation.num_images=2000\n"
+        "sfumato evaluate fashion-mnist --floor-curve -o floor.png",
     )
-    parser.add_argument("run_dir", type=Path, metavar="RUN", help="run directory")
+    parser.add_argument(
+        "run_dir",
+        type=Path,
+        metavar="A",
+        help="run directory; with B also a folder, an .npz or a data set such as cifar10:train",
+    )
+    parser.add_argument(
+        "reference",
+        nargs="?",
+        metavar="B",
+        help="any of these: A is scored against it; without B a run is scored by its own protocol",
+    )
     add_overrides(parser)
     parser.add_argument(
         "--metrics",
@@ -35,11 +51,33 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="X",
         help="of the ODE solver (default: 1e-4)",
     )
+    parser.add_argument(
+        "--features",
+        metavar="NAME",
+        help="inception (FID), efficientnet-lite0, classifier, dinov2, or any model of timm",
+    )
+    parser.add_argument(
+        "--floor-curve",
+        action="store_true",
+        help="of a data set A: real against real images over N, as a table, picture and JSON",
+    )
+    add_output(parser, "the picture of --floor-curve (default: floor-curve.png)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
+    """A run by its own protocol, A against B, or a floor curve."""
+    arrange(options)
+    if options.floor_curve:
+        draw_floors(options)
+    elif options.reference is not None:
+        compare_sets(options)
+    else:
+        score_a_run(options)
+
+
+def score_a_run(options: argparse.Namespace) -> None:
     """Sample, score, write RUN/evaluation.json and print the table; write RUN/nll.json."""
     import json
     from typing import Any
@@ -55,6 +93,7 @@ def run(options: argparse.Namespace) -> None:
         result = evaluate_run(options.run_dir, [*options.overrides, *named])
         if not options.json:
             print_table(options.run_dir)
+            print(details(result))
     if "nll" in names:
         from sfumato.run.nll import LikelihoodConfig, nll, nll_table
         from sfumato.run.score import load_with_data

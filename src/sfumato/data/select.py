@@ -40,6 +40,21 @@ def select(source: Source, packed: PackedParts, config: DataConfig) -> Splits:
     return Splits(train, held_out)
 
 
+def select_whole(source: Source, packed: PackedParts, config: DataConfig) -> tuple[Dataset, ...]:
+    """All images of the chosen classes, as they are: a set for each split of the source.
+
+    Raises:
+        DataError: a class that does not exist, or nothing left.
+    """
+    whole = [_dataset(source, packed.train, "train", config)]
+    if packed.test is not None:
+        whole.append(_dataset(source, packed.test, "held-out", config))
+    kept = tuple(part for part in (_keep_classes(part, config) for part in whole) if len(part))
+    if not kept:
+        raise DataError(f"{source.name} has no images of classes={list(config.classes)}")
+    return kept
+
+
 def _dataset(source: Source, packed: Packed, split: SplitName, config: DataConfig) -> Dataset:
     names = packed.class_names
     if config.class_names:

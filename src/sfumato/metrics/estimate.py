@@ -41,6 +41,38 @@ class Estimate:
         return Estimate(**mapping)
 
 
+@dataclass(frozen=True)
+class Excess:
+    """A score beside its floor.
+
+    Args:
+        floor: the same metric between real images, at the same N.
+        ratio: score / floor; None where the floor is not above 0.
+        excess: score - floor.
+        low, high: the 95 % interval of the excess over draws of both; None where unknown.
+    """
+
+    floor: float
+    ratio: float | None
+    excess: float
+    low: float | None
+    high: float | None
+
+    @staticmethod
+    def of(score: Estimate, floor: Estimate) -> "Excess":
+        """The excess of `score`; its interval is normal, the two draws being independent."""
+        excess = score.value - floor.value
+        ratio = score.value / floor.value if floor.value > 0 else None
+        if score.standard_error is None or floor.standard_error is None:
+            return Excess(floor.value, ratio, excess, None, None)
+        reach = float(norm.ppf(0.975)) * math.hypot(score.standard_error, floor.standard_error)
+        return Excess(floor.value, ratio, excess, excess - reach, excess + reach)
+
+    def to_mapping(self) -> dict[str, float | None]:
+        """A plain dictionary, as written to JSON."""
+        return asdict(self)
+
+
 def with_standard_error(
     value: float,
     standard_error: float,

@@ -20,6 +20,15 @@ def to_markdown(view: View) -> str:
         blocks += ["## Every run", _table(["Run", *columns], _rows(view.run_rows))]
     if view.samples:
         blocks += ["## Samples", "All arms start from the same noise.", _gallery(view.samples)]
+    if view.copies:
+        lines = [
+            f"- {_plain(name)}: {_plain(line)}" for name, found in view.copies for line in found
+        ]
+        blocks += ["## Copies and variety", "\n".join(lines)]
+        blocks += [_gallery(view.copy_samples)] if view.copy_samples else []
+    for name, rows in view.classes:
+        cells = [[_plain(cell) for cell in row] for row in rows[1:]]
+        blocks += [f"### Every class: {_plain(name)}", _table(rows[0], cells)]
     films = [film for film in view.films if film.film and film.film.path]
     if films:
         blocks += ["## Samples during training", _gallery(films)]

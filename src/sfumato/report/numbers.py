@@ -64,6 +64,15 @@ def ratio_to_floor(value: Number | None, metric: Metric) -> str:
     return f"{value / floor:.2g} × floor" if floor > 0 and math.isfinite(value) else ""
 
 
+def above_floor(value: Number | None, metric: Metric) -> str:
+    """The score as its floor and the excess: "floor + 3.11", or "real images − 0.017"."""
+    if value is None or metric.floor is None or not math.isfinite(value):
+        return ""
+    excess = value - metric.floor.value
+    base = "floor" if metric.better == "lower" else "real images"
+    return f"{base} {'+' if excess >= 0 else '−'} {number(abs(excess))}"
+
+
 def spread(arm: Arm, metric: str) -> str:
     """The interval of a single run, or the range of the scores over several seeds."""
     values = arm.values(metric)

@@ -54,6 +54,9 @@ class RunRecord(_Record):
     images_per_second: float | None = None
     training_parameters: int | None = None
     scores: dict[str, Estimate | None] = {}
+    classes: dict[str, dict[str, Estimate]] = {}
+    class_floors: dict[str, dict[str, Estimate]] = {}
+    copies: dict[str, Any] | None = None
     warnings: list[str] = []
 
 

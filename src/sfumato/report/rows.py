@@ -6,6 +6,7 @@ from sfumato.report.axes import Number
 from sfumato.report.figures import NUM_COLOURS
 from sfumato.report.numbers import (
     MISSING,
+    above_floor,
     count,
     duration,
     interval,
@@ -27,11 +28,13 @@ class Cell:
     sort: Number | None = None
     ratio: str = ""
     """How many times the floor it is, where that means something."""
+    excess: str = ""
+    """How much above or below the floor it is."""
 
     @property
     def notes(self) -> str:
         """All the small print."""
-        return " · ".join(part for part in (self.note, self.ratio) if part)
+        return " · ".join(part for part in (self.note, self.ratio, self.excess) if part)
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,8 @@ def _arm_row(results: Results, arm: Arm, index: int) -> Row:
 
 def _score(arm: Arm, metric: Metric) -> Cell:
     mean = arm.mean(metric.key)
-    return Cell(number(mean), spread(arm, metric.key), mean, ratio_to_floor(mean, metric))
+    ratio, excess = ratio_to_floor(mean, metric), above_floor(mean, metric)
+    return Cell(number(mean), spread(arm, metric.key), mean, ratio, excess)
 
 
 def floor_cells(results: Results) -> list[Cell] | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sfumato.report.curves import Figure, Group, histories, loss_figures, quality_figures
+from sfumato.report.evaluation import class_rows, copies_lines
 from sfumato.report.figures import NUM_COLOURS, score_figure
 from sfumato.report.numbers import MISSING
 from sfumato.report.pictures import Film, Picture, read_film, read_picture
@@ -41,6 +42,9 @@ class View:
     verdicts: list[tuple[Metric, list[Verdict]]]
     samples: list[Sample]
     more_samples: list[Sample]
+    copies: list[tuple[str, list[str]]]
+    copy_samples: list[Sample]
+    classes: list[tuple[str, list[list[str]]]]
     films: list[Sample]
     loss_figures: list[Group]
     quality_figures: list[Group]
@@ -76,6 +80,9 @@ def build(results: Results, directory: Path) -> View:
         verdicts=_verdicts(results),
         samples=samples,
         more_samples=more,
+        copies=_copies(results),
+        copy_samples=_copy_samples(results, directory),
+        classes=_classes(results),
         films=_films(results, directory),
         loss_figures=loss_figures(logs),
         quality_figures=quality_figures(results, logs),
@@ -134,6 +141,40 @@ def _films(results: Results, directory: Path) -> list[Sample]:
             alt = f"How the samples of {arm.name} develop during training, at fixed noise."
             films.append(Sample(arm.name, index % NUM_COLOURS, last, alt, film=film))
     return films
+
+
+def _copies(results: Results) -> list[tuple[str, list[str]]]:
+    """Every run that was searched for copies, with what was found, in words."""
+    several = any(len(arm.runs) > 1 for arm in results.arms)
+    return [
+        (f"{arm.name}, seed {run.seed}" if several else arm.name, copies_lines(run.copies))
+        for arm in results.arms
+        for run in arm.runs
+        if run.copies
+    ]
+
+
+def _copy_samples(results: Results, directory: Path) -> list[Sample]:
+    """The pictures of suspected copies beside the training images nearest to them."""
+    found = []
+    for index, arm in enumerate(results.arms):
+        for run in arm.runs:
+            picture = read_picture(directory, f"{run.directory}/memorization.png")
+            if picture is not None:
+                alt = f"Pairs: a sample of {arm.name}, and the training image nearest to it."
+                caption = "pairs: sample, nearest training image"
+                found.append(Sample(arm.name, index % NUM_COLOURS, caption, alt, picture))
+    return found
+
+
+def _classes(results: Results) -> list[tuple[str, list[list[str]]]]:
+    """For every arm its first run class by class: heading and lines of a table."""
+    found = []
+    for arm in results.arms:
+        if arm.runs and arm.runs[0].classes:
+            run = arm.runs[0].model_dump()
+            found.append((arm.name, class_rows(run)))
+    return found
 
 
 def _warnings(results: Results) -> list[str]:

@@ -1,47 +1,33 @@
 """Scores with their floor, interval and protocol."""
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor
+from jaxtyping import Int64
 
-from sfumato.core.errors import ConfigError, RunError
+from sfumato.core.errors import ConfigError
 from sfumato.core.images import Labels, UInt8Images
 from sfumato.core.noise import derive_seed
 from sfumato.data.cache import cache_folder, make_folder
-from sfumato.data.dataset import Dataset, Splits
-from sfumato.metrics.estimate import Estimate, MetricError, proportion
+from sfumato.data.dataset import Splits
+from sfumato.metrics.estimate import Estimate, Excess, MetricError, proportion
 from sfumato.metrics.features import FeatureNetwork, weight_digest
-from sfumato.metrics.frechet import FrechetReference, frechet_estimate
-from sfumato.metrics.inception_score import inception_score
-from sfumato.metrics.kernel import kernel_estimate
-from sfumato.metrics.manifold import density_coverage, precision_recall
-from sfumato.metrics.memorization import Memorization, memorization
 from sfumato.networks.classifier import Classifier, ClassifierConfig
-from sfumato.run.checkpoint import read_tensors, write_tensors
-from sfumato.run.classifier import classifier_features, classify, train_classifier
+from sfumato.run.classifier import classifier_features, train_classifier
+from sfumato.run.copies import Copies, find_copies
 from sfumato.run.folds import Folds, make_folds
+from sfumato.run.observe import Observed, Observer
 from sfumato.run.protocol import METRICS, ClassifierFeatures, EvaluationConfig, Metric
+from sfumato.run.scores import Reference, class_histogram, scores_by_class, scores_of
 
 __all__ = ["METRICS", "EvaluationConfig", "Evaluator", "Metric", "Results", "evaluate"]
 
 JUDGE = ClassifierConfig(width=20)
 FEATURE_IMAGES = 75_000
 """A feature network is trained for fewer images than a judge: it needs less accuracy."""
-
-
-@dataclass(frozen=True)
-class Observed:
-    """What one pass over images sees: features, and the classes the judge sees."""
-
-    features: Float[Tensor, "N d"]
-    predicted: Int64[Tensor, " N"] | None
 
 
 class Evaluator:
@@ -77,14 +63,15 @@ class Evaluator:
         if train.num_classes:
             self._judge = self._classifier("judge", self.folds.judge, JUDGE, 150_000)
         self.network = self._feature_network()
-        self._held_out = self._observe_real(held_out, np.arange(len(held_out)))
-        self._reference = FrechetReference.of(self._held_out.features)
-        floor = self._observe_real(train, self.folds.floor)
+        self._observer = Observer(self.network, self._judge, self._cache, config.batch_size)
+        self._held_out = self._observer.dataset(held_out)
+        self._reference = Reference.of(self._held_out.features)
+        self._floor = self._observer.dataset(train, self.folds.floor)
         self.labels: Labels | None = None
         """The classes to sample: N labels in the frequencies of the floor's real images."""
         if train.labels is not None:
             self.labels = torch.from_numpy(train.labels[self.folds.floor])
-        self.floors: dict[str, Estimate] = self._scores(floor, self.labels)
+        self.floors: dict[str, Estimate] = self._scores(self._floor, self.labels)
         """The same metrics between real images: the floor's training images and the held-out."""
         if self._held_out.predicted is not None and "label_accuracy" in self.floors:
             assert held_out.labels is not None  # the floor's images are those of the judge
@@ -132,13 +119,23 @@ class Evaluator:
         return self._scores(self.observe(images), labels)
 
     def results(self, images: UInt8Images, labels: Labels | None) -> "Results":
-        """Scores with floor, protocol and the classes that the judge sees; raises as `score`."""
+        """Scores with floor, protocol, classes and copies; raises as `score`."""
         seen = self.observe(images)
-        names, histogram = self.splits.train.class_names, {}
-        if seen.predicted is not None:
-            counts = torch.bincount(seen.predicted, minlength=len(names))
-            histogram = dict(zip(names, counts.tolist(), strict=True))
-        return Results(self._scores(seen, labels), self.floors, self.protocol, histogram)
+        return Results(
+            scores=self._scores(seen, labels),
+            floors=self.floors,
+            protocol=self.protocol,
+            class_histogram=class_histogram(seen, self.splits.train.class_names),
+            classes={} if labels is None else self._by_class(seen, labels),
+            class_floors=self.class_floors,
+            copies=self._copies(images, seen) if self.config.memorization else None,
+            warnings=self._warnings(),
+        )
+
+    @cached_property
+    def class_floors(self) -> dict[str, dict[str, Estimate]]:
+        """The floors class by class: the floor's images of a class and the held-out of it."""
+        return {} if self.labels is None else self._by_class(self._floor, self.labels)
 
     def observe(self, images: UInt8Images) -> Observed:
         """One pass over generated images. Raises MetricError as `score` does."""
@@ -153,31 +150,39 @@ class Evaluator:
                 f"images of shape {list(images.shape[1:])} cannot be scored against data of shape "
                 f"{list(self.splits.train.image_shape)}; generate them at that size"
             )
-        return self._observe(iter(torch.split(images, self.config.batch_size)))
+        return self._observer.tensor(images)
 
-    def memorization(self, images: UInt8Images) -> Memorization:
-        """Suspected copies of training images among `images`, by their features."""
-        train = self._observe_real(self.splits.train, np.arange(len(self.splits.train)))
-        features = self.observe(images).features
-        return memorization(features, train.features, self._held_out.features)
+    def _copies(self, images: UInt8Images, seen: Observed) -> Copies:
+        """Copies among generated images, by their features and by their pixels."""
+        train, held_out = self.splits.train, self.splits.held_out
+        everything = self._observer.dataset(train).features
+        rows = slice(self.num_images)  # as many held-out images as there are generated ones
+        return find_copies(
+            (images, seen.features),
+            (train, everything),
+            (held_out.subset(np.arange(len(held_out))[rows]), self._held_out.features[rows]),
+        )
 
     def _scores(self, seen: Observed, labels: Labels | None) -> dict[str, Estimate]:
-        wanted, real = set(self.config.metrics), self._held_out.features
-        labels = None if labels is None else labels.cpu()
-        found: dict[str, Estimate] = {}
-        if "frechet_distance" in wanted:
-            found["frechet_distance"] = frechet_estimate(seen.features, self._reference, labels)
-        if "kernel_distance" in wanted:
-            found["kernel_distance"] = kernel_estimate(seen.features, real, labels)
-        if "inception_score" in wanted and self.network.head is not None:
-            found["inception_score"] = inception_score(seen.features @ self.network.head.cpu().T)
-        if wanted & {"precision", "recall"}:
-            found |= precision_recall(seen.features, real, strata=labels)
-        if wanted & {"density", "coverage"}:
-            found |= density_coverage(seen.features, real, strata=labels)
-        if "label_accuracy" in wanted and labels is not None and seen.predicted is not None:
-            found["label_accuracy"] = proportion(int((seen.predicted == labels).sum()), len(labels))
-        return {metric.key: found[metric.key] for metric in METRICS if metric.key in found}
+        return scores_of(self.config.metrics, seen, self._reference, self.network, labels)
+
+    def _by_class(self, seen: Observed, labels: Labels) -> dict[str, dict[str, Estimate]]:
+        held_out = self.splits.held_out
+        assert held_out.labels is not None
+        real_labels = torch.from_numpy(held_out.labels)
+        names, real = self.splits.train.class_names, self._held_out.features
+        return scores_by_class(self.config.metrics, seen, labels, real, real_labels, names)
+
+    def _warnings(self) -> tuple[str, ...]:
+        missing = set(self.config.metrics) - set(self.floors)
+        if "frechet_infinity" not in missing:
+            return ()
+        return (
+            f"the Fréchet distance at N → ∞ of {self.network.dim} features needs at least "
+            f"{4 * self.network.dim} images a side; there are {self.num_images} and "
+            f"{len(self._held_out.features)}: hold out more with data.held_out, or use features "
+            "of fewer dimensions",
+        )
 
     def _classifier(
         self, name: str, fold: Int64[np.ndarray, " k"], config: ClassifierConfig, images: int
@@ -199,36 +204,6 @@ class Evaluator:
             compute=lambda images: classifier_features(trained, images),
         )
 
-    def _observe(self, batches: Iterable[UInt8Images]) -> Observed:
-        """One pass over the images feeds all metrics."""
-        features, predicted = [], []
-        for images in batches:
-            features.append(self.network(images))
-            if self._judge is not None:
-                predicted.append(classify(self._judge, images))
-        return Observed(torch.cat(features), torch.cat(predicted) if predicted else None)
-
-    def _observe_real(self, dataset: Dataset, rows: Int64[np.ndarray, " k"]) -> Observed:
-        """The same for images of the data, kept in the cache under all it depends on."""
-        made_from = {
-            "images": dataset.digest,
-            "rows": hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest(),
-            "features": [self.network.name, self.network.digest, self.network.resize],
-            "judge": None if self._judge is None else weight_digest(self._judge),
-        }
-        key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:32]
-        path = make_folder(self._cache / "features") / f"{key}.safetensors"
-        try:
-            tensors = read_tensors(path)
-            return Observed(tensors["features"], tensors.get("predicted"))
-        except (RunError, KeyError):  # not there, or damaged
-            seen = self._observe(_batches_of(dataset, rows, self.config.batch_size))
-        tensors = {"features": seen.features}
-        if seen.predicted is not None:
-            tensors["predicted"] = seen.predicted
-        write_tensors(path, tensors)
-        return seen
-
 
 @dataclass(frozen=True)
 class Results:
@@ -238,21 +213,48 @@ class Results:
         scores, floors: by the key of the metric.
         protocol: what the scores mean.
         class_histogram: images the judge sees in each class; empty without labels.
+        classes, class_floors: scores and floors of each class, by its name.
+        copies: suspected copies of training images, and how the samples vary.
+        warnings: what was asked for and could not be had, or says less than it seems to.
     """
 
     scores: dict[str, Estimate]
     floors: dict[str, Estimate]
     protocol: dict[str, str | int | float]
-    class_histogram: dict[str, int]
+    class_histogram: dict[str, int] = field(default_factory=dict)
+    classes: dict[str, dict[str, Estimate]] = field(default_factory=dict)
+    class_floors: dict[str, dict[str, Estimate]] = field(default_factory=dict)
+    copies: Copies | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def excess(self) -> dict[str, Excess]:
+        """Each score beside its floor."""
+        return beside_floor(self.scores, self.floors)
 
     def to_mapping(self) -> dict[str, object]:
         """Plain values, as written to JSON."""
         return {
-            "scores": {key: e.to_mapping() for key, e in self.scores.items()},
-            "floors": {key: e.to_mapping() for key, e in self.floors.items()},
+            "scores": plain(self.scores),
+            "floors": plain(self.floors),
+            "excess": {key: excess.to_mapping() for key, excess in self.excess.items()},
             "protocol": dict(self.protocol),
             "class_histogram": dict(self.class_histogram),
+            "classes": {name: plain(scores) for name, scores in self.classes.items()},
+            "class_floors": {name: plain(scores) for name, scores in self.class_floors.items()},
+            "copies": None if self.copies is None else self.copies.to_mapping(),
+            "warnings": list(self.warnings),
         }
+
+
+def plain(scores: dict[str, Estimate]) -> dict[str, dict[str, float | int | None]]:
+    """Estimates as plain dictionaries."""
+    return {key: estimate.to_mapping() for key, estimate in scores.items()}
+
+
+def beside_floor(scores: dict[str, Estimate], floors: dict[str, Estimate]) -> dict[str, Excess]:
+    """The excess of every score that has a floor."""
+    return {k: Excess.of(score, floors[k]) for k, score in scores.items() if k in floors}
 
 
 def evaluate(
@@ -268,10 +270,3 @@ def evaluate(
         ConfigError, MetricError: as `Evaluator` and `Evaluator.score`.
     """
     return Evaluator(reference, protocol).results(images, labels)
-
-
-def _batches_of(
-    dataset: Dataset, rows: Int64[np.ndarray, " k"], size: int
-) -> Iterator[UInt8Images]:
-    for start in range(0, len(rows), size):
-        yield dataset.take(rows[start : start + size])

@@ -22,6 +22,7 @@ class Metric:
 
 METRICS = (
     Metric("frechet_distance", "Fréchet distance", "lower"),
+    Metric("frechet_infinity", "Fréchet distance, N → ∞", "lower"),
     Metric("kernel_distance", "Kernel distance", "lower"),
     Metric("inception_score", "Inception Score", "higher"),
     Metric("precision", "Precision", "higher"),
@@ -32,6 +33,7 @@ METRICS = (
 )
 MetricName = Literal[
     "frechet_distance",
+    "frechet_infinity",
     "kernel_distance",
     "inception_score",
     "precision",
@@ -81,6 +83,8 @@ class EvaluationConfig:
         features: what distances are measured between.
         metrics: which to compute. Every metric more costs every comparison of a study some power.
             Label accuracy needs labels, the Inception Score the features "inception".
+            The extrapolation to N → ∞ needs 4 images a side for each feature.
+        memorization: compare samples with every training image, in features and in pixels.
         seed: of the folds and the classifiers.
         batch_size: images at a time; changes no score.
     """
@@ -88,6 +92,7 @@ class EvaluationConfig:
     num_images: int | None = None
     features: Features = ClassifierFeatures()
     metrics: tuple[MetricName, ...] = ("frechet_distance", "label_accuracy")
+    memorization: bool = True
     seed: int = 0
     batch_size: int = 250
 

@@ -16,6 +16,9 @@ from sfumato.run.score import metric_columns, preview_rows, protocol, save_grid
 from sfumato.study import statistics
 from sfumato.study.study import IDENTITY, Study
 
+EVALUATED = ("scores", "excess", "classes", "class_floors", "copies")
+"""What results.json takes over from the evaluation of a run."""
+
 
 def study_results(
     study: Study, directory: Path, evaluator: Evaluator, splits: Splits, seconds: float
@@ -86,8 +89,8 @@ def _arm(study: Study, directory: Path, name: str) -> dict[str, Any]:
                 "images_per_second": summary["images_per_second"],
                 "training_parameters": summary["parameters"],
                 "sample_seconds": evaluation["sample_seconds"],
-                "scores": evaluation["scores"],
-                "warnings": summary["warnings"],
+                **{key: evaluation[key] for key in EVALUATED if key in evaluation},
+                "warnings": [*summary["warnings"], *evaluation.get("warnings", [])],
             }
         )
     return {"name": name, **facts, "config": _distinction(study, name), "runs": runs}

@@ -1,0 +1,122 @@
+"""Scores beside their floors as plain text, for the terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sfumato.report.numbers import MISSING, number
+
+
+def score_table(labels: Mapping[str, str], evaluation: Mapping[str, Any]) -> str:
+    """A line for each metric: score, interval, floor, score / floor and excess.
+
+    Args:
+        labels: key of the metric -> its name.
+        evaluation: "scores" and "excess" by the key of the metric, as written to JSON.
+    """
+    header = ["", "score", "95 % interval", "floor", "× floor", "excess", "95 % interval"]
+    rows = []
+    for key, score in evaluation["scores"].items():
+        excess = evaluation["excess"].get(key) or {}
+        ratio = excess.get("ratio")
+        rows.append(
+            [
+                labels.get(key, key),
+                number(score["value"]),
+                _range(score),
+                number(excess.get("floor")),
+                MISSING if ratio is None else f"{ratio:.2f}",
+                number(excess.get("excess")),
+                _range(excess),
+            ]
+        )
+    return aligned([header, *rows])
+
+
+def class_table(evaluation: Mapping[str, Any]) -> str:
+    """`class_rows` as text."""
+    return aligned(class_rows(evaluation))
+
+
+def class_rows(evaluation: Mapping[str, Any]) -> list[list[str]]:
+    """A heading, and a line for each class: its distance, its own floor, its label accuracy."""
+    rows = [["class", "N", "Fréchet distance", "floor", "× floor", "label accuracy"]]
+    for name, scores in evaluation["classes"].items():
+        floors = evaluation["class_floors"].get(name, {})
+        distance, accuracy = scores.get("frechet_distance"), scores.get("label_accuracy")
+        floor = floors.get("frechet_distance")
+        ratio = distance["value"] / floor["value"] if distance and floor else None
+        rows.append(
+            [
+                name,
+                str(next(iter(scores.values()))["n"]),
+                number(distance and distance["value"]),
+                number(floor and floor["value"]),
+                MISSING if ratio is None else f"{ratio:.2f}",
+                number(accuracy and accuracy["value"]),
+            ]
+        )
+    return rows
+
+
+def copies_text(copies: Mapping[str, Any]) -> str:
+    """`copies_lines` as text."""
+    return "\n".join(copies_lines(copies))
+
+
+def copies_lines(copies: Mapping[str, Any]) -> list[str]:
+    """Suspected copies, twins and variety in a few lines."""
+    lines = []
+    for kind in ("features", "pixels"):
+        found = copies[kind]
+        lines.append(
+            f"suspected copies of training images, by {kind}: {_share(found['copies'])}; "
+            f"of held-out images {_share(found['held_out'])}; nearest training image at "
+            f"{found['median_ratio']:.2f} times the distance of held-out images"
+        )
+    lines.append(
+        f"twins among the samples: {_share(copies['duplicates'])}; among held-out images "
+        f"{_share(copies['real_duplicates'])}"
+    )
+    lines.append(f"variety: {copies['diversity']:.2f} times that of held-out images")
+    return lines
+
+
+def floor_table(curve: Mapping[str, Any]) -> str:
+    """A line for each N; says which points cannot come from disjoint sets."""
+    rows = [["N", "Fréchet distance", "95 % interval", ""]]
+    for point in curve["points"]:
+        note = "" if point["disjoint"] else f"no floor: {point['shared']:,} images on both sides"
+        distance = point["distance"]
+        rows.append([f"{point['n']:,}", number(distance["value"]), _range(distance), note])
+    return aligned(rows, last_left=True)
+
+
+def aligned(rows: Sequence[Sequence[str]], last_left: bool = False) -> str:
+    """Columns under their headings: the first to the left, the others to the right."""
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+        cells[0] = row[0].ljust(widths[0])
+        if last_left:
+            cells[-1] = row[-1]
+        lines.append("  ".join(cells).rstrip())
+    rule = "─" * max(len(line) for line in lines)
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def _range(estimate: Mapping[str, Any]) -> str:
+    low, high = estimate.get("low"), estimate.get("high")
+    return MISSING if low is None or high is None else f"{number(low)} to {number(high)}"
+
+
+def _share(estimate: Mapping[str, Any]) -> str:
+    return f"{100 * estimate['value']:.1f} % (up to {100 * estimate['high']:.1f} %)"
+
+
+def protocol_lines(protocol: Mapping[str, Any]) -> str:
+    """What the scores mean, a line for each part."""
+    width = max(len(key) for key in protocol)
+    return "\n".join(
+        f"{key.replace('_', ' ').ljust(width)}  {value}" for key, value in protocol.items()
+    )

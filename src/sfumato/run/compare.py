@@ -1,0 +1,229 @@
+"""The distance between any two sets of images: a stand-alone FID tool with floor and interval."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+
+from sfumato.core.errors import ConfigError
+from sfumato.data.cache import cache_folder, make_folder
+from sfumato.data.dataset import Dataset, Splits
+from sfumato.data.split import as_items
+from sfumato.metrics.estimate import Estimate, MetricError
+from sfumato.metrics.features import FeatureNetwork
+from sfumato.metrics.pretrained import EfficientNetFeatures
+from sfumato.run.evaluate import Evaluator, Results
+from sfumato.run.imageset import SAMPLES, ImageSet, draw, shuffled
+from sfumato.run.observe import Observed, Observer
+from sfumato.run.protocol import ClassifierFeatures, EvaluationConfig, Features
+from sfumato.run.scores import MOMENTS_SUFFICE, Reference, scores_of
+
+POWER = 1.53
+"""Times its interval's half-width that a difference must be to be found with 85 % probability."""
+SMALLEST = 16
+"""Pixels a side below which features of ImageNet say little."""
+
+
+def default_features(b: ImageSet) -> Features:
+    """The classifier for grey or tiny images whose classes are known, else EfficientNet-lite0.
+
+    The choice follows the reference, so that all that is measured against it can be compared.
+    """
+    channels, height, width = b.image_shape
+    small = channels == 1 or min(height, width) < SMALLEST
+    return ClassifierFeatures() if small and _has_classes(b) else EfficientNetFeatures()
+
+
+def compare(
+    a: ImageSet, b: ImageSet, config: EvaluationConfig, cache: Path | None = None
+) -> Results:
+    """Score the images of `a` against those of `b`, the reference.
+
+    The floor is the same metric between real images: the other split of `b` where it has one, else
+    a part of `b` against the rest.
+
+    Raises:
+        ConfigError, MetricError: too few images, or features that cannot be had.
+    """
+    cache = cache or cache_folder()
+    if isinstance(config.features, ClassifierFeatures):
+        return _with_classifier(a, b, config, cache)
+    network = config.features.build(make_folder(cache / "weights"))
+    observer = Observer(network, None, cache, config.batch_size)
+    count = _count(a, b, config.num_images)
+    size_b = len(b) or _count(b, a, None)
+    seen = _observe(a, observer, draw(count, len(a) or count, config.seed), config.batch_size)
+    side = _Side(b, observer, config)
+    everything = np.arange(size_b)
+    scores = scores_of(config.metrics, seen, side.reference(everything), network, None)
+    floors, floor_sizes = side.floors(count, size_b)
+    protocol: dict[str, str | int | float] = {
+        "images": a.name,
+        "num_images": count,
+        "reference": b.name,
+        "reference_images": size_b,
+        "features": network.name,
+        "feature_dim": network.dim,
+        "feature_weights": network.digest[:16],
+        "resize": network.resize,
+        "quantization": "uint8",
+        "floor": f"{floor_sizes[0]} against {floor_sizes[1]} images of the reference's source",
+        "evaluation_seed": config.seed,
+        "interval": "95 %, over draws of the images, the reference fixed",
+    }
+    if b.parts:
+        protocol["reference_digest"] = " ".join(part.digest[:16] for part in b.parts)
+    results = Results(scores, floors, protocol)
+    told = _warnings(a, b, results, network, (count, size_b), floor_sizes, config)
+    return Results(scores, floors, protocol, warnings=tuple(told))
+
+
+@dataclass(frozen=True)
+class _Side:
+    """The reference: any of its images as `Reference`, and its floors."""
+
+    images: ImageSet
+    observer: Observer
+    config: EvaluationConfig
+
+    def reference(self, at: Int64[np.ndarray, " _"]) -> Reference:
+        if self.images.run is None and set(self.config.metrics) <= MOMENTS_SUFFICE:
+            return Reference(self.observer.reference(self.images.rows(at)), None)
+        return Reference.of(
+            _observe(self.images, self.observer, at, self.config.batch_size).features
+        )
+
+    def floors(self, count: int, size: int) -> tuple[dict[str, Estimate], tuple[int, int]]:
+        """The floors, and the numbers of images on their two sides."""
+        metrics, network = self.config.metrics, self.observer.network
+        if self.images.other is not None:
+            other: Dataset = self.images.other
+            rows = draw(min(count, len(other)), len(other), self.config.seed)
+            real, reference = self.observer.parts([(other, rows)]), self.reference(np.arange(size))
+            left = size
+        else:
+            rows, rest = np.split(shuffled(size, self.config.seed), [min(count, size // 2)])
+            real = _observe(self.images, self.observer, rows, self.config.batch_size)
+            reference, left = self.reference(rest), len(rest)
+        return scores_of(metrics, real, reference, network, None), (len(rows), left)
+
+
+def _observe(
+    images: ImageSet, observer: Observer, at: Int64[np.ndarray, " _"], batch_size: int
+) -> Observed:
+    if images.run is None:
+        return observer.parts(images.rows(at))
+    count = int(at.max()) + 1
+    seen = observer.images(images.generate(count, batch_size), count)
+    return Observed(seen.features[at], None)
+
+
+def _with_classifier(a: ImageSet, b: ImageSet, config: EvaluationConfig, cache: Path) -> Results:
+    """By the data set's own classifier, trained on images that neither side shows."""
+    if b.other is None or b.other.num_classes == 0:
+        raise ConfigError(
+            f"the features 'classifier' need a reference with labels and two splits, and {b.name} "
+            f"has not both; name {b.name}:held-out, or choose others with --features "
+            "efficientnet-lite0"
+        )
+    reference, train = b.parts[0], b.other
+    if reference.split == "train":
+        raise ConfigError(
+            f"the features 'classifier' are learned from {b.name}, which cannot be the reference "
+            "too; name the held-out images, or choose others with --features efficientnet-lite0"
+        )
+    most = min(len(reference), int(0.7 * len(train)), len(a) or len(reference))
+    chosen = config.num_images or most
+    if len(a) and chosen > len(a):
+        raise _too_many(a, chosen)
+    evaluator = Evaluator(Splits(train, reference), replace(config, num_images=chosen), cache)
+    if a.run is None:
+        images = [p.take(rows) for p, rows in a.rows(draw(chosen, len(a), config.seed))]
+    else:
+        images = list(a.generate(chosen, config.batch_size))
+    results = evaluator.results(torch.cat(images), None)
+    results.protocol["images"] = a.name
+    return results
+
+
+def _count(a: ImageSet, b: ImageSet, wanted: int | None) -> int:
+    """How many images of `a` are scored."""
+    if wanted is not None and len(a) and wanted > len(a):
+        raise _too_many(a, wanted)
+    count = wanted or len(a) or min(len(b) or SAMPLES, SAMPLES)
+    if count < 4:
+        raise MetricError(f"{a.name} has {count} images; a score needs at least 4")
+    return count
+
+
+def _too_many(a: ImageSet, wanted: int) -> ConfigError:
+    return ConfigError(
+        f"evaluation.num_images is {wanted}, but {a.name} has {len(a)} images; ask for at most "
+        "that many, or leave it out"
+    )
+
+
+def _warnings(
+    a: ImageSet,
+    b: ImageSet,
+    results: Results,
+    network: FeatureNetwork,
+    sizes: tuple[int, int],
+    floor_sizes: tuple[int, int],
+    config: EvaluationConfig,
+) -> list[str]:
+    """What a reader should know of these numbers."""
+    told = []
+    if a.image_shape != b.image_shape:
+        told.append(
+            f"images of {_pixels(a)} are compared with images of {_pixels(b)} pixels; what "
+            "resizing does to them is part of the score"
+        )
+    if common := _common(a, b):
+        told.append(
+            f"{common} images are the same on both sides, which lowers every distance; a fair "
+            "comparison has none in common"
+        )
+    if floor_sizes[0] < sizes[0] or floor_sizes[1] < sizes[1]:
+        told.append(
+            f"the floor is of {floor_sizes[0]} against {floor_sizes[1]} images, for lack of more "
+            f"that are disjoint, the score of {sizes[0]} against {sizes[1]}: at equal numbers it "
+            "would be lower, and the excess larger"
+        )
+    if "frechet_infinity" in set(config.metrics) - set(results.scores):
+        told.append(
+            f"the Fréchet distance at N → ∞ of {network.dim} features needs at least "
+            f"{4 * network.dim} images a side"
+        )
+    for key, excess in results.excess.items():
+        score, floor = results.scores[key], results.floors[key]
+        if excess.low is None or excess.high is None or not excess.low <= 0 <= excess.high:
+            continue
+        if score.standard_error and floor.standard_error and excess.excess:
+            reach = (excess.high - excess.low) / 2
+            more = int(np.ceil(score.n * (POWER * reach / abs(excess.excess)) ** 2))
+            advice = f"; about N = {more:,} would, if it is as large as it looks"
+        else:
+            advice = ""
+        told.append(
+            f"{key.replace('_', ' ')}: N = {score.n} is too small to show a difference from real "
+            f"images ({excess.excess:.3g} [{excess.low:.3g}, {excess.high:.3g}] from the floor)"
+            f"{advice if advice and more < 10**7 else ''}"
+        )
+    return told
+
+
+def _common(a: ImageSet, b: ImageSet) -> int:
+    sides = [np.concatenate([as_items(p.hashes) for p in s.parts]) for s in (a, b) if s.parts]
+    return len(np.intersect1d(sides[0], sides[1])) if len(sides) == 2 else 0
+
+
+def _pixels(images: ImageSet) -> str:
+    channels, height, width = images.image_shape
+    return f"{channels} x {height} x {width}"
+
+
+def _has_classes(b: ImageSet) -> bool:
+    return b.other is not None and b.other.num_classes > 0 and b.parts[0].split == "held-out"

@@ -1,0 +1,118 @@
+"""From what was seen of generated and of real images to scores, all metrics and classes."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sfumato.core.images import Labels
+from sfumato.metrics.estimate import Estimate, proportion
+from sfumato.metrics.extrapolation import LEAST_PER_DIMENSION, extrapolated_distance
+from sfumato.metrics.features import FeatureNetwork
+from sfumato.metrics.frechet import FrechetReference, frechet_estimate
+from sfumato.metrics.inception_score import inception_score
+from sfumato.metrics.kernel import kernel_estimate
+from sfumato.metrics.manifold import density_coverage, precision_recall
+from sfumato.run.observe import Observed
+from sfumato.run.protocol import METRICS
+
+LEAST_OF_A_CLASS = 10
+"""Classes with fewer images, on either side, get no distance of their own."""
+MOMENTS_SUFFICE = frozenset({"frechet_distance", "inception_score", "label_accuracy"})
+"""These metrics need no more of the reference than its mean and covariance."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The side that stays fixed; `features` are None where moments suffice."""
+
+    frechet: FrechetReference
+    features: Float[Tensor, "M d"] | None
+
+    @staticmethod
+    def of(features: Float[Tensor, "M d"]) -> "Reference":
+        """The reference made of features."""
+        return Reference(FrechetReference.of(features), features)
+
+
+def scores_of(
+    metrics: Collection[str],
+    seen: Observed,
+    reference: Reference,
+    network: FeatureNetwork,
+    labels: Labels | None,
+) -> dict[str, Estimate]:
+    """The metrics that are asked for and can be had, in the order of METRICS.
+
+    Args:
+        metrics: their keys.
+        seen: the generated images.
+        reference: the real ones.
+        network: that the features are of.
+        labels: the classes that images were generated for; None: unconditional.
+    Raises:
+        MetricError: too few images for a metric.
+    """
+    wanted, fake, real = set(metrics), seen.features, reference.features
+    labels = None if labels is None else labels.cpu()
+    found: dict[str, Estimate] = {}
+    if "frechet_distance" in wanted:
+        found["frechet_distance"] = frechet_estimate(fake, reference.frechet, labels)
+    if "inception_score" in wanted and network.head is not None:
+        found["inception_score"] = inception_score(fake @ network.head.cpu().T)
+    if real is not None:
+        enough = min(len(fake), len(real)) >= LEAST_PER_DIMENSION * network.dim
+        if "frechet_infinity" in wanted and enough:
+            found["frechet_infinity"] = extrapolated_distance(fake, real, labels)
+        if "kernel_distance" in wanted:
+            found["kernel_distance"] = kernel_estimate(fake, real, labels)
+        if wanted & {"precision", "recall"}:
+            found |= precision_recall(fake, real, strata=labels)
+        if wanted & {"density", "coverage"}:
+            found |= density_coverage(fake, real, strata=labels)
+    if "label_accuracy" in wanted and labels is not None and seen.predicted is not None:
+        found["label_accuracy"] = proportion(int((seen.predicted == labels).sum()), len(labels))
+    chosen = {metric.key for metric in METRICS if metric.key in wanted}
+    return {
+        metric.key: found[metric.key] for metric in METRICS if metric.key in found.keys() & chosen
+    }
+
+
+def scores_by_class(
+    metrics: Collection[str],
+    seen: Observed,
+    labels: Labels,
+    real: Float[Tensor, "M d"],
+    real_labels: Labels,
+    names: tuple[str, ...],
+) -> dict[str, dict[str, Estimate]]:
+    """Fréchet distance and label accuracy of each class on its own, where asked for.
+
+    A distance has the bias of the few images of a class: compare it with the floor of the same
+    class only.
+    """
+    found: dict[str, dict[str, Estimate]] = {}
+    labels = labels.cpu()
+    for number, name in enumerate(names):
+        ours, theirs = labels == number, real_labels == number
+        scores: dict[str, Estimate] = {}
+        counts = int(ours.sum()), int(theirs.sum())
+        if "frechet_distance" in metrics and min(counts) >= LEAST_OF_A_CLASS:
+            reference = FrechetReference.of(real[theirs])
+            scores["frechet_distance"] = frechet_estimate(seen.features[ours], reference)
+        if "label_accuracy" in metrics and seen.predicted is not None and counts[0]:
+            right = int((seen.predicted[ours] == number).sum())
+            scores["label_accuracy"] = proportion(right, counts[0])
+        if scores:
+            found[name] = scores
+    return found
+
+
+def class_histogram(seen: Observed, names: tuple[str, ...]) -> dict[str, int]:
+    """How many images the judge sees in each class; empty without a judge."""
+    if seen.predicted is None:
+        return {}
+    counts = torch.bincount(seen.predicted, minlength=len(names))
+    return dict(zip(names, counts.tolist(), strict=True))

@@ -1,0 +1,199 @@
+"""Any set of images against any other: known distances, floors, notes, and the floor curve."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from sfumato.cli import main
+from sfumato.core.config import parse
+from sfumato.core.errors import ConfigError
+from sfumato.core.images import UInt8Images
+from sfumato.data.catalogue import load
+from sfumato.data.config import DataConfig
+from sfumato.metrics.features import FeatureNetwork
+from sfumato.metrics.frechet import FrechetReference, frechet_distance
+from sfumato.metrics.pretrained import EfficientNetFeatures
+from sfumato.run.compare import compare, default_features
+from sfumato.run.floor_curve import floor_curve, sizes
+from sfumato.run.imageset import image_set
+from sfumato.run.observe import Observer
+from sfumato.run.protocol import EvaluationConfig
+
+FAST = {"features": {"kind": "efficientnet-lite0"}, "metrics": ["frechet_distance"]}
+
+
+def colours(images: UInt8Images) -> Float[Tensor, "B 6"]:
+    """Features that can be computed by hand: mean and spread of each channel."""
+    x = images.float().flatten(2)
+    return torch.cat([x.mean(2), x.std(2)], dim=1)
+
+
+@pytest.fixture(autouse=True)
+def fast_features(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The named network is replaced by one without weights, so that answers are known."""
+    network = FeatureNetwork("colours", "0" * 64, 6, "none", colours)
+    monkeypatch.setattr(EfficientNetFeatures, "build", lambda self, cache: network)
+    monkeypatch.setenv("SFUMATO_CACHE", str(tmp_path / "cache"))
+
+
+def pictures(count: int, seed: int, size: int = 20, shift: int = 0) -> UInt8[np.ndarray, "N S S 3"]:
+    random = np.random.Generator(np.random.PCG64(seed))
+    base = random.integers(0, 120, (count, 1, 1, 3))
+    noise = random.integers(0, 100, (count, size, size, 3))
+    return (base + noise + shift).astype(np.uint8)
+
+
+def save_npz(path: Path, images: np.ndarray) -> str:
+    np.savez(path, x=images)
+    return str(path)
+
+
+def save_folder(path: Path, images: np.ndarray) -> str:
+    path.mkdir()
+    for k, image in enumerate(images):
+        Image.fromarray(image).save(path / f"{k:04d}.png")
+    return str(path)
+
+
+def config(**changes: object) -> EvaluationConfig:
+    return parse(EvaluationConfig, FAST | changes, "test")
+
+
+def channels_first(images: np.ndarray) -> Tensor:
+    return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+
+
+def test_a_folder_against_an_npz_is_the_distance_of_their_features(tmp_path: Path) -> None:
+    x, y = pictures(60, 0), pictures(90, 1, shift=20)
+    a, b = save_folder(tmp_path / "a", x), save_npz(tmp_path / "b.npz", y)
+    for metrics in (["frechet_distance"], ["frechet_distance", "kernel_distance"]):
+        results = compare(image_set(a), image_set(b), config(metrics=metrics))
+        features = colours(channels_first(x)), colours(channels_first(y))
+        expected = frechet_distance(features[0], FrechetReference.of(features[1]))
+        assert results.scores["frechet_distance"].value == pytest.approx(expected, rel=1e-6)
+        assert results.scores["frechet_distance"].n == 60
+        assert list(results.floors) == metrics  # the floor: 45 images of B against its other 45
+        assert results.protocol["floor"].startswith("45 against 45")  # type: ignore[union-attr]
+        assert any("45 against 45" in warning for warning in results.warnings)
+        excess = results.excess["frechet_distance"]
+        assert excess.low is not None
+        assert excess.low > 0
+        assert not any("too small" in warning for warning in results.warnings)
+
+
+def test_equal_sources_differ_by_no_more_than_the_floor(tmp_path: Path) -> None:
+    a, b = (save_npz(tmp_path / f"{k}.npz", pictures(80, k)) for k in (2, 3))
+    results = compare(image_set(a), image_set(b), config(metrics=["frechet_distance"]))
+    assert any("N = 80 is too small to show a difference" in w for w in results.warnings)
+
+
+def test_images_on_both_sides_and_other_sizes_are_noted(tmp_path: Path) -> None:
+    x = pictures(30, 4)
+    a = image_set(save_npz(tmp_path / "a.npz", x))
+    b = image_set(save_npz(tmp_path / "b.npz", np.concatenate([pictures(30, 5), x[:7]])))
+    assert any(w.startswith("7 images are the same") for w in compare(a, b, config()).warnings)
+    large = image_set(save_npz(tmp_path / "c.npz", pictures(30, 6, size=24)))
+    assert any("3 x 24 x 24" in w for w in compare(large, b, config()).warnings)
+
+
+def test_only_moments_are_kept_where_they_suffice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reference is streamed once, then comes from the cache, by content and not by name."""
+    a, x = image_set(save_npz(tmp_path / "a.npz", pictures(20, 7))), pictures(40, 8)
+    b = image_set(save_npz(tmp_path / "b.npz", x))
+    first = compare(a, b, config()).scores
+    calls = []
+    real = FeatureNetwork.__call__
+
+    def counted(self: FeatureNetwork, images: UInt8Images) -> Float[Tensor, "B d"]:
+        calls.append(len(images))
+        return real(self, images)
+
+    monkeypatch.setattr(FeatureNetwork, "__call__", counted)
+    renamed = image_set(save_npz(tmp_path / "renamed.npz", x))
+    assert compare(a, renamed, config()).scores == first
+    assert calls == []
+    compare(a, image_set(save_npz(tmp_path / "new.npz", pictures(40, 9))), config())
+    assert sum(calls) == 40 + 40  # the new reference whole, and its two halves for the floor
+
+
+def test_large_features_lie_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = FeatureNetwork("colours", "0" * 64, 6, "none", colours)
+    images = channels_first(pictures(50, 10))
+    observer = Observer(network, None, tmp_path, 16)
+    expected = observer.tensor(images).features
+    monkeypatch.setattr("sfumato.run.observe.IN_MEMORY", 0)
+    assert torch.equal(observer.tensor(images).features, expected)
+
+
+def test_splits_of_a_named_set() -> None:
+    splits = load(DataConfig(source="digits"))
+    assert len(image_set("digits")) == len(splits.held_out)
+    train = image_set("digits:train")
+    assert len(train) == len(splits.train)
+    assert train.other is not None
+    assert train.other.digest == splits.held_out.digest
+    assert len(image_set("digits:train", ["data.classes=[3]"])) < len(train) / 8
+    assert default_features(image_set("digits")).kind == "classifier"
+
+
+def test_bad_input_says_the_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a = save_npz(tmp_path / "a.npz", pictures(20, 11))
+    with pytest.raises(ConfigError, match=r"num_images is 30, but .* has 20 images"):
+        compare(image_set(a), image_set(a), config(num_images=30))
+    with pytest.raises(ConfigError, match="--features efficientnet-lite0"):
+        compare(image_set(a), image_set(a), config(features={"kind": "classifier"}))
+    for arguments, message in [
+        ([a], "REFERENCE, or ask for its --floor-curve"),
+        ([a, a, a], "one set too many"),
+        ([a, a, "training.seed=1"], "evaluation.* and data.* do"),
+        ([a, str(tmp_path / "none")], "no name of the catalogue and no path"),
+        ([a, a, "--metrics", "nll"], "leave out B"),
+    ]:
+        assert main(["evaluate", *arguments]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_the_command_prints_table_and_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a = save_npz(tmp_path / "a.npz", pictures(40, 12, shift=30))
+    b = save_folder(tmp_path / "b", pictures(60, 13))
+    assert main(["evaluate", a, b, "evaluation.seed=1"]) == 0
+    printed = capsys.readouterr().out
+    for word in ("Fréchet distance", "Kernel distance", "Precision", "× floor", "colours"):
+        assert word in printed
+    assert "FID" not in printed
+    assert main(["evaluate", a, b, "--metrics", "frechet_distance", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    excess = found["excess"]["frechet_distance"]
+    value, floor = (found[k]["frechet_distance"]["value"] for k in ("scores", "floors"))
+    assert excess["excess"] == pytest.approx(value - floor)
+    assert excess["ratio"] == pytest.approx(value / floor)
+
+
+def test_floor_curve_falls_and_says_where_it_is_no_floor(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Disjoint up to half of the images; at all of them both sides are one set, at distance 0."""
+    splits = load(DataConfig(source=save_npz(tmp_path / "x.npz", pictures(600, 14))))
+    points = floor_curve(splits, config()).points
+    assert [p.n for p in points] == sizes(600) == [100, 182, 300, 330, 600]
+    assert [p.shared for p in points] == [0, 0, 0, 60, 600]
+    assert [p.disjoint for p in points] == [True, True, True, False, False]
+    assert points[0].distance.value > points[2].distance.value > points[-1].distance.value
+    assert points[-1].distance.value < 1e-6 * points[0].distance.value
+    path = tmp_path / "floor.png"
+    assert main(["evaluate", str(tmp_path / "x.npz"), "--floor-curve", "-o", str(path)]) == 0
+    assert "no floor: 600 images on both sides" in capsys.readouterr().out
+    with Image.open(path) as picture:
+        assert picture.width > 500
+    written = json.loads(path.with_suffix(".json").read_text())
+    assert [p["n"] for p in written["points"]] == sizes(600)
