@@ -24,7 +24,10 @@ def kernel_estimate(
     All pairs are used, not the mean of random subsets that is common; with one subset of all
     images the two agree. The value can be negative. The interval is over draws of fake images,
     the real ones fixed, by an exact jackknife with its second-order part taken off once (see
-    `frechet_estimate`).
+    `frechet_estimate`). With very few images it is too short: at N = 60 and 8 features it held the
+    truth in 91 % of 400 draws from the reference's own distribution instead of 95 % (96 % at
+    N = 200). Nearly all misses lie above it: a draw with a small value has a small spread too. A
+    wider Student's t, its degrees of freedom from the kurtosis, changed nothing.
 
     Args:
         fake, real: features.
