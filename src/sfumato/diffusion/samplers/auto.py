@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+import torch
+
 from sfumato.core.config import component
 from sfumato.core.images import Images, Labels
 from sfumato.core.model import OnStep
@@ -19,6 +21,11 @@ from sfumato.diffusion.schedule import NoiseSchedule
 FEW_STEPS = 8
 """Below, high order and wide log-SNR steps do more harm than good."""
 
+NOISIEST = 80.0
+"""Where to start, in sigma / alpha (Karras et al. 2022). The cosine schedule goes on to 20,000:
+there an eps-prediction says nothing of x_0, and its error, divided by alpha, ruins the image (on
+the digits 10 steps then gave 46 times the floor, and from here 1.7 times)."""
+
 
 @component
 class AutoSampler(Sampler):
@@ -26,8 +33,9 @@ class AutoSampler(Sampler):
 
     Of all samplers and grids here these came closest to the exact flow of a DDPM trained on the
     digits: with 20 evaluations a root mean square error of 0.0045 (DDIM 0.04), and with fewer
-    than 8 steps iPNDM's 0.08 (DDIM: 0.11). Log-SNR steps need an end that is not pure noise, and
-    leave the grid of a discrete schedule, which the mean parameterization cannot.
+    than 8 steps iPNDM's 0.08 (DDIM: 0.11). It starts at sigma / alpha = 80 where the schedule goes
+    beyond. Log-SNR steps need an end that is not pure noise, and leave the grid of a discrete
+    schedule, which the mean parameterization cannot.
 
     NFE: `steps`.
     """
@@ -48,7 +56,9 @@ class AutoSampler(Sampler):
         on_grid_only = isinstance(parameterization, MeanParameterization)
         if self.steps < FEW_STEPS or schedule.reaches_pure_noise or on_grid_only:
             return IPNDMSampler(steps=self.steps, order=2, grid=TrailingGrid(), clip=self.clip)
-        return DEISSampler(steps=self.steps, basis="log_rho", grid=LogSnrGrid(), clip=self.clip)
+        end = (-schedule.log_snr(torch.ones((), dtype=torch.float64)) / 2).exp().item()
+        grid = LogSnrGrid(sigma_max=NOISIEST if end > NOISIEST else None)
+        return DEISSampler(steps=self.steps, basis="log_rho", grid=grid, clip=self.clip)
 
     def check(
         self, schedule: NoiseSchedule, parameterization: Parameterization, learned_variance: bool
