@@ -1,0 +1,93 @@
+"""How the metrics answer to known damage: JPEG, noise, missing classes; and the floor curve.
+
+    python benchmarks/damage.py cifar10_train.npz --classes cat
+
+Half of the images are the reference; the other half is scored as it is (the floor) and damaged in
+each of these ways. With several classes, the second half of them is left out as well.
+"""
+
+import argparse
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sfumato.core.noise import derive_seed
+from sfumato.data.cache import cache_folder, make_folder
+from sfumato.data.catalogue import load
+from sfumato.data.config import DataConfig
+from sfumato.metrics.estimate import Estimate
+from sfumato.metrics.pretrained import EfficientNetFeatures
+from sfumato.report.evaluation import aligned, floor_table
+from sfumato.report.numbers import number
+from sfumato.run.floor_curve import floor_curve
+from sfumato.run.imageset import shuffled
+from sfumato.run.observe import Observer
+from sfumato.run.protocol import EvaluationConfig
+from sfumato.run.scores import Reference, scores_of
+
+METRICS = ("frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage")
+
+
+def main() -> None:
+    """Print a table of scores and the floor curve."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("source", help="as data.source, of colour images")
+    parser.add_argument("--classes", nargs="*", default=[], help="keep these only")
+    parser.add_argument("--images", type=int, help="at most so many in all")
+    parser.add_argument("--floor-curve", action="store_true")
+    options = parser.parse_args()
+    config = DataConfig(source=options.source, classes=tuple(options.classes))
+    splits = load(config)
+    data = splits.train
+    order = shuffled(len(data), 0)[: options.images]
+    ours, theirs = np.array_split(order, 2)
+    network = EfficientNetFeatures().build(make_folder(cache_folder() / "weights"))
+    observer = Observer(network, None, cache_folder(), 100)
+    reference = Reference.of(observer.parts([(data, np.sort(theirs))]).features)
+    images = data.take(np.sort(ours))
+    sets = {
+        "real (the floor)": images,
+        "JPEG, quality 75": torch.stack([jpeg(image, 75) for image in images]),
+        "noise, standard deviation 8": noisy(images, 8.0),
+    }
+    if data.num_classes > 1:
+        assert data.labels is not None
+        kept = torch.from_numpy(data.labels[np.sort(ours)] < data.num_classes // 2)
+        again = torch.nonzero(kept).flatten()
+        sets["half of the classes missing"] = images[again[torch.arange(len(images)) % len(again)]]
+    rows = [["", *(metric.replace("_", " ") for metric in METRICS)]]
+    for name, some in sets.items():
+        scores = scores_of(METRICS, observer.tensor(some), reference, network, None)
+        rows.append([name, *(cell(scores[metric]) for metric in METRICS)])
+    print(f"{data.name} {' '.join(options.classes)}: {len(ours)} against {len(theirs)} images\n")
+    print(aligned(rows))
+    if options.floor_curve:
+        evaluation = EvaluationConfig(features=EfficientNetFeatures())
+        print("\n" + floor_table(floor_curve(splits, evaluation).to_mapping()))
+
+
+def cell(estimate: Estimate) -> str:
+    """Value and the half-width of its interval."""
+    assert estimate.low is not None
+    assert estimate.high is not None
+    return f"{number(estimate.value)} ± {number((estimate.high - estimate.low) / 2)}"
+
+
+def jpeg(image: torch.Tensor, quality: int) -> torch.Tensor:
+    """An image [3, H, W] compressed and read again."""
+    buffer = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(buffer, "JPEG", quality=quality)
+    return torch.from_numpy(np.array(Image.open(buffer))).permute(2, 0, 1)
+
+
+def noisy(images: torch.Tensor, deviation: float) -> torch.Tensor:
+    """Gaussian noise added, rounded and clipped."""
+    random = torch.Generator().manual_seed(derive_seed("noise"))
+    noise = deviation * torch.randn(images.shape, generator=random)
+    return (images + noise).round().clamp(0, 255).to(torch.uint8)
+
+
+if __name__ == "__main__":
+    main()
