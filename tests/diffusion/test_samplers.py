@@ -161,7 +161,7 @@ def test_auto_is_never_far_from_the_best_choice(steps: int) -> None:
 
 
 class SlightlyWrong(nn.Module):
-    """The ideal eps for x_0 ~ N(0.3, 0.5^2) on the cosine schedule, off by 1 %: a trained network."""
+    """The ideal eps for x_0 ~ N(0.3, 0.5^2) on the cosine schedule, off by 1 %."""
 
     def forward(
         self, x: torch.Tensor, noise_label: torch.Tensor, labels: torch.Tensor | None
