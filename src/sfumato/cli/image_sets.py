@@ -1,7 +1,6 @@
 """The parts of `sfumato evaluate` that take any sets of images, not only runs."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +43,8 @@ def arrange(options: argparse.Namespace) -> None:
 
 def compare_sets(options: argparse.Namespace) -> None:
     """Score A against B, print the table or JSON."""
+    import json
+
     from sfumato.run.compare import compare, default_features
     from sfumato.run.imageset import image_set
     from sfumato.run.protocol import METRICS
@@ -72,6 +73,8 @@ def compare_sets(options: argparse.Namespace) -> None:
 
 def draw_floors(options: argparse.Namespace) -> None:
     """Write the floor curve of a data set as a picture and as JSON, print the table or JSON."""
+    import json
+
     from sfumato.core.config import override, parse
     from sfumato.core.files import write_json
     from sfumato.data.catalogue import load

@@ -139,11 +139,16 @@ def _with_classifier(a: ImageSet, b: ImageSet, config: EvaluationConfig, cache: 
     if len(a) and chosen > len(a):
         raise _too_many(a, chosen)
     evaluator = Evaluator(Splits(train, reference), replace(config, num_images=chosen), cache)
+    labels = None
     if a.run is None:
-        images = [p.take(rows) for p, rows in a.rows(draw(chosen, len(a), config.seed))]
+        images = [part.take(rows) for part, rows in a.rows(draw(chosen, len(a), config.seed))]
     else:
-        images = list(a.generate(chosen, config.batch_size))
+        if a.run.data["class_names"] == list(train.class_names):
+            labels = evaluator.labels  # both sides are drawn alike
+        images = list(a.generate(chosen, config.batch_size, labels))
     results = evaluator.results(torch.cat(images), None)
+    if labels is None:
+        results.protocol.pop("labels")
     results.protocol["images"] = a.name
     return results
 

@@ -10,7 +10,7 @@ from jaxtyping import Int64
 
 from sfumato.core.config import override, parse
 from sfumato.core.console import progress_bar
-from sfumato.core.images import Shape, UInt8Images
+from sfumato.core.images import Labels, Shape, UInt8Images
 from sfumato.core.model import GenerativeModel
 from sfumato.core.noise import generator
 from sfumato.data.catalogue import CATALOGUE, find, load
@@ -64,13 +64,22 @@ class ImageSet:
             start += len(part)
         return found
 
-    def generate(self, count: int, batch_size: int) -> Iterator[UInt8Images]:
-        """Samples of the run, seeds 0 to count - 1, its classes in equal numbers."""
+    def generate(
+        self, count: int, batch_size: int, labels: Labels | None = None
+    ) -> Iterator[UInt8Images]:
+        """Samples of the run, seeds 0 to count - 1.
+
+        Args:
+            count: how many.
+            batch_size: images at a time.
+            labels: the classes to sample; None: those of the run in equal numbers.
+        """
         assert self.run is not None
         model = self.run.model
         assert isinstance(model, GenerativeModel)
-        labels = None
-        if model.num_classes:
+        if model.num_classes == 0:
+            labels = None
+        elif labels is None:
             labels = balanced_labels(count, list(range(model.num_classes)))
         done = 0
         with progress_bar(f"sampling {self.name}", count) as tell:
