@@ -56,7 +56,7 @@ def contents(directory: Path) -> dict[str, bytes]:
         (["train", "digits-ddpm", "data.source=/no/such.npz"], "/no/such.npz"),
         (["train", "digits-ddpm", "model.network.multipliers=[1,1,1,1,1]"], "not divisible by"),
         (["sample", "nowhere"], "nowhere is not a run directory: it has no config.json"),
-        (["evaluate", "nowhere"], "nowhere is not a run directory"),
+        (["evaluate", "nowhere"], "nowhere is no run directory; name what to compare it with"),
         (["report", "nowhere"], "nowhere"),
         (["study", "deemo"], "there is no study 'deemo'"),
         (["info", "deemo"], "there is no recipe 'deemo'"),
@@ -113,7 +113,8 @@ def test_a_full_disk(
 
     monkeypatch.setattr(files.os, "fsync", full)
     message = refused(capsys, "train", "digits-ddpm", *TINY, "-o", str(tmp_path / "run"))
-    assert "No space left on device; free some space" in message
+    assert "No space left on device" in message
+    assert "free some space" in message.lower()
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
     monkeypatch.undo()
     assert main(["train", "digits-ddpm", *TINY, "-o", str(tmp_path / "run"), "--resume"]) == 0

@@ -32,6 +32,7 @@ model.network = {{ channels = 8 }}
 training.learning_rate = {rate}
 training.optimizer = {{ kind = "adam", betas = [0.9, 0.999] }}
 training.warmup_images = 2000
+training.clip_gradient = 1.0
 """
 
 
