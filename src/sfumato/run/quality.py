@@ -23,11 +23,11 @@ class Quality:
 
     def __init__(self, splits: Splits, config: EvaluationConfig) -> None:
         self._evaluator: Evaluator | None = None
-        self.labels: Labels = distributed.on_main(lambda: self._prepare(splits, config))
+        self.labels, self.num_images = distributed.on_main(lambda: self._prepare(splits, config))
 
-    def _prepare(self, splits: Splits, config: EvaluationConfig) -> Labels:
+    def _prepare(self, splits: Splits, config: EvaluationConfig) -> tuple[Labels | None, int]:
         self._evaluator = Evaluator(splits, config)
-        return self._evaluator.labels
+        return self._evaluator.labels, self._evaluator.num_images
 
     def scores(self, model: nn.Module) -> dict[str, float]:
         """The Fréchet distance of the model's samples and its floor; the same in all processes.
@@ -36,7 +36,7 @@ class Quality:
         """
         assert isinstance(model, GenerativeModel)
         labels = self.labels if model.num_classes else None
-        images = sample_shared(model, labels, len(self.labels))
+        images = sample_shared(model, labels, self.num_images)
 
         def score() -> dict[str, float]:
             assert self._evaluator is not None

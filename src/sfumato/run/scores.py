@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from sfumato.core.images import Labels
@@ -85,7 +85,7 @@ def scores_by_class(
     seen: Observed,
     labels: Labels,
     real: Float[Tensor, "M d"],
-    real_labels: Labels,
+    real_labels: Int64[Tensor, " M"],
     names: tuple[str, ...],
 ) -> dict[str, dict[str, Estimate]]:
     """Fréchet distance and label accuracy of each class on its own, where asked for.
