@@ -5,10 +5,10 @@ import errno
 import sys
 from collections.abc import Sequence
 
-from sfumato.cli import data, demo, evaluate, info, plot, report, sample, study, train
+from sfumato.cli import data, demo, edit, evaluate, info, plot, report, sample, study, train
 from sfumato.core.errors import SfumatoError
 
-VERBS = (demo, train, sample, evaluate, study, report, plot, data, info)
+VERBS = (demo, train, sample, evaluate, study, report, edit, plot, data, info)
 
 _STORAGE_REMEDIES = {
     errno.ENOSPC: "free some space or choose another place with --output",

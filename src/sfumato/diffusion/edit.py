@@ -13,6 +13,7 @@ from sfumato.core.errors import ConfigError
 from sfumato.core.images import Images, Labels
 from sfumato.core.noise import RandomStream
 from sfumato.diffusion.broadcast import TimeGrid, Times
+from sfumato.diffusion.clip import clipped
 from sfumato.diffusion.denoiser import Denoised, Denoiser
 from sfumato.diffusion.samplers.heun import HeunSampler
 from sfumato.diffusion.samplers.sampler import Sampler
@@ -136,7 +137,8 @@ def sdedit(
         )
     alpha, sigma = denoiser.schedule.alpha_sigma(times[0])
     x_t = alpha * x_0 + sigma * noise.normal_like(x_0)
-    return sampler.walk(denoiser, x_t, times, labels, noise, lambda *_: None)
+    restrained = clipped(denoiser, sampler.clip)
+    return sampler.walk(restrained, x_t, times, labels, noise, lambda *_: None)
 
 
 @torch.no_grad()
