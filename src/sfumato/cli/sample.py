@@ -15,7 +15,9 @@ def add_parser(subparsers: Subparsers) -> None:
         "sfumato sample runs/fashion-mnist-ddpm\n"
         "sfumato sample runs/digits-ddpm -n 1000 --output digits.npz\n"
         "sfumato sample runs/digits-ddpm --classes 3 7 --animation denoising.webp\n"
-        "sfumato sample runs/digits-ddpm model.sampler.steps=20 --grid twenty-steps.png",
+        "sfumato sample runs/digits-ddpm model.sampler.steps=20 --grid twenty-steps.png\n"
+        "sfumato sample runs/digits-ddpm --autoguide runs/small --scale 2\n"
+        "sfumato sample runs/digits-ddpm --classifier runs/digits-noisy-classifier --scale 2",
     )
     parser.add_argument("run_dir", type=Path, metavar="RUN", help="run directory")
     add_overrides(parser)
@@ -33,13 +35,42 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="FILE.webp",
         help="also write how the first 64 images emerge (.webp, .gif or .png)",
     )
+    guides = parser.add_mutually_exclusive_group()
+    guides.add_argument(
+        "--autoguide",
+        type=Path,
+        metavar="RUN",
+        help="guide away from what a weaker run says, or a .safetensors file of a run, such as an "
+        "early checkpoint",
+    )
+    guides.add_argument(
+        "--classifier", type=Path, metavar="RUN", help="guide by a run of a noisy_classifier"
+    )
+    parser.add_argument("--scale", type=float, metavar="X", help="of that guidance (default: 2)")
+    parser.add_argument(
+        "--interval",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="noise levels sigma / alpha between which it acts (default: all)",
+    )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
     """Sample and write the files asked for."""
     from sfumato.run.export import write_samples
+    from sfumato.run.guide import Guide
 
+    guide = None
+    given = (options.autoguide, options.classifier, options.scale, options.interval)
+    if any(value is not None for value in given):
+        guide = Guide(
+            autoguide=options.autoguide,
+            classifier=options.classifier,
+            scale=2.0 if options.scale is None else options.scale,
+            interval=tuple(options.interval) if options.interval else None,
+        )
     for path in write_samples(
         options.run_dir,
         options.overrides,
@@ -50,5 +81,6 @@ def run(options: argparse.Namespace) -> None:
         output=options.output or options.run_dir / "generated",
         grid=options.grid,
         animation=options.animation,
+        guide=guide,
     ):
         print(path)

@@ -53,6 +53,9 @@ def run(options: argparse.Namespace) -> None:
             f"{run_dir}: {summary['images_seen']:,} images in {summary['train_seconds']:.0f} s "
             f"({summary['images_per_second']:,.0f} img/s), {summary['parameters']:,} parameters"
         )
+        if experiment.model.kind == "noisy_classifier":
+            print(f"next:    sfumato sample RUN --classifier {run_dir} --scale 2")
+            return
         print(f"samples: {run_dir / 'training.webp'}")
         print(f"next:    sfumato sample {run_dir}")
         print(f"         sfumato evaluate {run_dir}")

@@ -1,32 +1,57 @@
 """Classifier guidance: towards images that a classifier of noisy images takes for the label."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sfumato.core.config import component
 from sfumato.core.errors import ConfigError
 from sfumato.core.images import Batch, Images, Labels, Shape
-from sfumato.core.model import Phase
+from sfumato.core.model import OnStep, Phase
 from sfumato.core.noise import RandomStream
 from sfumato.diffusion.broadcast import Times, per_image
 from sfumato.diffusion.denoiser import Denoised, Denoiser
+from sfumato.diffusion.discrete_schedules import LinearBetaSchedule
 from sfumato.diffusion.guidance import Interval, acts_at
 from sfumato.diffusion.parameterization import noise_label
 from sfumato.diffusion.schedule import NoiseSchedule
+from sfumato.diffusion.schedules import Schedule
 from sfumato.diffusion.time_sampling import UniformTimes
 from sfumato.networks.networks import Network
+
+
+@component
+class NoisyClassifierConfig:
+    """A classifier of noisy images, to guide a diffusion model of the same schedule.
+
+    Args:
+        network: any denoising network.
+        schedule: that of the model to guide.
+    """
+
+    kind: Literal["noisy_classifier"] = "noisy_classifier"
+    network: Network
+    schedule: Schedule = LinearBetaSchedule()
+
+    def build(self, image_shape: Shape, num_classes: int) -> "NoisyClassifier":
+        """The classifier for images of `image_shape`. Raises ConfigError below 2 classes."""
+        return NoisyClassifier(self.network, self.schedule, image_shape, num_classes)
 
 
 class NoisyClassifier(nn.Module):
     """Tells the class of x_t at any noise level; trained like a model, by its one phase.
 
-    Any denoising network will do: it gets a channel a class, averaged over the image.
+    Any denoising network will do: it gets a channel a class, averaged over the image. The trainer
+    takes it for a GenerativeModel, but it cannot sample.
 
     Source: Dhariwal & Nichol 2021, section 4.
     """
+
+    nfe = 1
 
     def __init__(
         self, network: Network, schedule: NoiseSchedule, image_shape: Shape, num_classes: int
@@ -35,8 +60,10 @@ class NoisyClassifier(nn.Module):
         if num_classes < 2:
             raise ConfigError(
                 f"a noisy classifier needs at least 2 classes, got {num_classes}; "
-                "use a labelled data set"
+                "use a labelled data set, and conditional = true"
             )
+        self.image_shape = image_shape
+        self.num_classes = num_classes
         self.network = network.build(image_shape, 0, num_classes)
         self.schedule = schedule
 
@@ -50,16 +77,39 @@ class NoisyClassifier(nn.Module):
 
     def phases(self) -> Sequence[Phase]:
         """One: cross-entropy on noisy images."""
-        return [Phase("classifier", self, self.loss)]
+        return [Phase("classifier", self, self.loss, noisy_losses=self.noisy_losses)]
+
+    @property
+    def sampled_module(self) -> nn.Module:
+        """All of it, so that its weights are averaged."""
+        return self
+
+    def sample(
+        self, labels: Labels | None, noise: RandomStream, on_step: OnStep | None = None
+    ) -> Images:
+        """Refused.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            "a noisy classifier draws no images; let it guide a diffusion model: "
+            "sfumato sample RUN --classifier THIS_RUN --scale 2"
+        )
 
     def loss(self, batch: Batch, noise: RandomStream) -> Float[Tensor, " B"]:
         """Cross-entropy of each image, noised to a time of its own."""
+        return self.noisy_losses(batch, noise)[0]
+
+    def noisy_losses(self, batch: Batch, noise: RandomStream) -> tuple[Tensor, Tensor, Tensor]:
+        """The cross-entropy of each image (twice: it has no weight), and its log-SNR."""
         assert batch.labels is not None, "a classifier learns from labelled images"
         t = UniformTimes()(self.schedule, noise)
         alpha, sigma = self.schedule.alpha_sigma(t)
         x_0 = batch.images
         x_t = per_image(alpha, x_0) * x_0 + per_image(sigma, x_0) * noise.normal_like(x_0)
-        return F.cross_entropy(self(x_t, t), batch.labels, reduction="none")
+        error = F.cross_entropy(self(x_t, t), batch.labels, reduction="none")
+        return error, error, self.schedule.log_snr(t)
 
 
 class ClassifierGuided(Denoiser):
@@ -103,10 +153,11 @@ class ClassifierGuided(Denoiser):
                 "classifier guidance cannot act on pure noise; give it an interval that ends "
                 "below the noise end (guidance.interval), or use another schedule"
             )
-        with torch.enable_grad():
-            x = x_t.detach().requires_grad_()
-            log_p = self.classifier(x, t).log_softmax(1)
-            (gradient,) = torch.autograd.grad(log_p.gather(1, labels[:, None]).sum(), x)
+        # Sampling runs in inference mode, whose tensors no gradient can be taken of: copy them.
+        with torch.inference_mode(False), torch.enable_grad():
+            x = x_t.clone().detach().requires_grad_()
+            log_p = self.classifier(x, t.clone()).log_softmax(1)
+            (gradient,) = torch.autograd.grad(log_p.gather(1, labels.clone()[:, None]).sum(), x)
         pull = self.scale * per_image(sigma, x_t) * gradient
         x_0 = denoised.x_0 + per_image(sigma / alpha, x_t) * pull
         return Denoised(x_0, denoised.eps - pull, denoised.variance_fraction)

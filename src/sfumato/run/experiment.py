@@ -8,6 +8,7 @@ from pydantic import Field
 from sfumato.core.config import component, merge, override, parse, read_toml
 from sfumato.core.errors import ConfigError
 from sfumato.data.config import DataConfig
+from sfumato.diffusion.classifier_guidance import NoisyClassifierConfig
 from sfumato.diffusion.model import DiffusionConfig
 from sfumato.gan.model import GANConfig
 from sfumato.run.ema import AverageProfile, ExponentialAverage
@@ -16,7 +17,7 @@ from sfumato.run.optimizer import Adam, ConstantRate, Optimizer, RateSchedule
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
-Model = Annotated[DiffusionConfig | GANConfig, Field(discriminator="kind")]
+Model = Annotated[DiffusionConfig | GANConfig | NoisyClassifierConfig, Field(discriminator="kind")]
 
 
 @component
@@ -111,7 +112,7 @@ class Experiment:
     Args:
         name: of the run, for people.
         data: where the images come from.
-        model: a diffusion model or a GAN.
+        model: a diffusion model, a GAN, or a classifier of noisy images to guide the former.
         conditional: whether the model is told the class (where the data have classes).
         training: how to train.
         evaluation: how to score the samples.
@@ -123,6 +124,14 @@ class Experiment:
     conditional: bool = True
     training: TrainingConfig
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    def __post_init__(self) -> None:
+        pictures = self.training.sample_images or self.training.score_images
+        if isinstance(self.model, NoisyClassifierConfig) and pictures:
+            raise ValueError(
+                "a noisy_classifier draws no images: set training.sample_images = 0 and "
+                "training.score_images = 0"
+            )
 
 
 def recipe_names() -> list[str]:

@@ -13,6 +13,7 @@ from sfumato.core.errors import RunError
 from sfumato.core.files import atomic_path
 from sfumato.core.images import Labels, UInt8Images, to_uint8
 from sfumato.core.pictures import image_grid, save_animation
+from sfumato.run.guide import Guide
 from sfumato.run.sample import (
     LoadedRun,
     balanced_labels,
@@ -38,8 +39,9 @@ def write_samples(
     output: Path,
     grid: Path | None,
     animation: Path | None,
+    guide: Guide | None = None,
 ) -> list[Path]:
-    """Sample `number` images and write them; returns the paths written.
+    """Sample `number` images, under a guide if there is one, and write them; returns the paths.
 
     Raises:
         RunError: no finished run, no such class, a number below 1, or an output that exists.
@@ -49,6 +51,8 @@ def write_samples(
     if output.exists() and (output.is_file() or any(output.iterdir())):
         raise RunError(f"{output} already exists; choose another with --output")
     loaded = load_run(run_dir, overrides)
+    if guide is not None:
+        loaded = guide.apply(loaded)
     labels = labels_for(loaded, number, classes)
     seeds = range(first_seed, first_seed + number)
     with progress_bar("sampling", number) as tell:
