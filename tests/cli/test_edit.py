@@ -14,7 +14,8 @@ RECIPE = str(Path(__file__).parent / "tiny.toml")
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "tiny"
-    changes = ["training.sample_images=0", "model.schedule.num_steps=50"]
+    schedule = ["model.schedule.kind=linear_beta", "model.schedule.num_steps=50"]
+    changes = ["training.sample_images=0", *schedule]
     assert main(["train", RECIPE, "-o", str(path), *changes]) == 0
     return path
 
