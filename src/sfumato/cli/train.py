@@ -59,3 +59,4 @@ def run(options: argparse.Namespace) -> None:
         print(f"samples: {run_dir / 'training.webp'}")
         print(f"next:    sfumato sample {run_dir}")
         print(f"         sfumato evaluate {run_dir}")
+    distributed.stop()

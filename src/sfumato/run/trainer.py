@@ -89,7 +89,7 @@ class Trainer:
         `batch` is this process's share of the global batch. The losses go into `means`.
         """
         position, size = self.position, self.config.batch_size
-        torch.manual_seed(derive_seed(self.config.seed, position.step, distributed.rank()))
+        self._seed_dropout()
         self._set_learning_rate()
         for phase in self.phases:
             if position.step % phase.every == 0:
@@ -98,6 +98,13 @@ class Trainer:
         position.images += size
         for average in self.averages:
             average.update(position.images, size)
+
+    def _seed_dropout(self) -> None:
+        """Make what layers draw for themselves a function of the step and the process."""
+        seed = derive_seed(self.config.seed, self.position.step, distributed.rank())
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed is slow: it asks every GPU
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def _run_phase(self, phase: Phase, batch: Batch) -> None:
         if len(self.phases) > 1:
