@@ -252,7 +252,9 @@ def nll_table(result: dict[str, Any]) -> str:
 
 
 def _cell(term: dict[str, Any]) -> str:
-    return f"{term['value']:.4f} ± {(term['high'] - term['low']) / 2:.4f}"
+    value, reach = term["value"], (term["high"] - term["low"]) / 2
+    digits = ".4f" if max(abs(value), reach) >= 0.001 else ".0e"  # L_T is 1e-5 and yet not 0
+    return f"{value:{digits}} ± {reach:{digits}}"
 
 
 def _verdict(gap: dict[str, Any]) -> str:
