@@ -37,7 +37,7 @@ def test_all_samplers_are_compared(benchmark: ModuleType, tmp_path: Path) -> Non
         if name in benchmark.STOCHASTIC:
             assert error is None
         elif budget == 50 and (name, grid, 5) in errors:
-            assert error < errors[name, grid, 5]
+            assert error <= errors[name, grid, 5] < 2  # images of a tiny run are black and white
     table = stem.with_suffix(".md").read_text()
     assert "| dpm++ 3m | log_snr |" in table
     assert stem.with_suffix(".png").exists()
