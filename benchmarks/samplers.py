@@ -25,7 +25,7 @@ from sfumato.diffusion.clip import NoClip
 from sfumato.diffusion.grid import AnyGrid, KarrasGrid, LogSnrGrid, TrailingGrid, UniformGrid
 from sfumato.diffusion.model import DiffusionModel
 from sfumato.diffusion.samplers.ancestral import AncestralSampler, DDIMSampler
-from sfumato.diffusion.samplers.auto import AutoSampler
+from sfumato.diffusion.samplers.auto import NOISIEST, AutoSampler
 from sfumato.diffusion.samplers.deis import DEISSampler
 from sfumato.diffusion.samplers.dpm_solver import (
     DPMSolverMultistepSampler,
@@ -35,17 +35,13 @@ from sfumato.diffusion.samplers.heun import HeunSampler
 from sfumato.diffusion.samplers.ipndm import IPNDMSampler, PNDMSampler
 from sfumato.diffusion.samplers.sampler import Sampler
 from sfumato.diffusion.samplers.unipc import UniPCSampler
+from sfumato.diffusion.schedule import NoiseSchedule
 from sfumato.run.evaluate import Evaluator
 from sfumato.run.plots import save_figure
 from sfumato.run.score import load_with_data
 
 NFE = (5, 6, 8, 10, 15, 20, 50)
-GRIDS: dict[str, AnyGrid] = {
-    "uniform": UniformGrid(),
-    "trailing": TrailingGrid(),
-    "log_snr": LogSnrGrid(),
-    "karras": KarrasGrid(),
-}
+GRID_NAMES = ("uniform", "trailing", "log_snr", "karras")
 REFERENCE_STEPS = 1000
 STOCHASTIC = ("ancestral", "dpm++ 2m sde")
 """They do not follow the ODE, so that they have no error."""
@@ -80,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("run_dir", type=Path, metavar="RUN")
     parser.add_argument("--images", type=int, default=256, help="for each number (default: 256)")
     parser.add_argument("--nfe", type=int, nargs="+", default=list(NFE))
-    parser.add_argument("--grids", nargs="+", choices=GRIDS, default=["uniform", "log_snr"])
+    parser.add_argument("--grids", nargs="+", choices=GRID_NAMES, default=["log_snr", "karras"])
     parser.add_argument("--reference-steps", type=int, default=REFERENCE_STEPS)
     parser.add_argument("--no-frechet", action="store_true", help="the error alone")
     parser.add_argument("--output", type=Path, default=Path("samplers"), metavar="STEM")
@@ -122,9 +118,7 @@ def compare(
     labels: Labels | None = None
     if model.num_classes:
         labels = torch.arange(images) % model.num_classes if not evaluator else evaluator.labels
-    schedule = model.config.schedule
-    most = reference_steps if schedule.table is None else schedule.table.num_steps
-    precise = HeunSampler(steps=min(reference_steps, most), grid=UniformGrid())
+    precise = HeunSampler(steps=reference_steps, grid=grids_of(model.config.schedule)["log_snr"])
     began = time.perf_counter()
     reference = sample(model, precise, labels, images)
     print(f"reference: {precise.nfe} evaluations, {time.perf_counter() - began:.0f} s", flush=True)
@@ -148,6 +142,19 @@ def compare(
     return result
 
 
+def grids_of(schedule: NoiseSchedule) -> dict[str, AnyGrid]:
+    """All grids start at one noise level, so that all samplers follow one path of the ODE.
+
+    That is the schedule's end, or sigma / alpha = 80 where it goes on to more: uniform and trailing
+    grids, which have no choice, then are left out.
+    """
+    end = (-schedule.log_snr(torch.ones((), dtype=torch.float64)) / 2).exp().item()
+    if end > NOISIEST:
+        return {"log_snr": LogSnrGrid(sigma_max=NOISIEST), "karras": KarrasGrid(sigma_max=NOISIEST)}
+    every = (UniformGrid(), TrailingGrid(), LogSnrGrid(), KarrasGrid())
+    return dict(zip(GRID_NAMES, every, strict=True))
+
+
 def candidates(
     model: DiffusionModel, evaluations: Sequence[int], grids: Sequence[str]
 ) -> list[tuple[str, str, int, Sampler]]:
@@ -157,10 +164,11 @@ def candidates(
     found: list[tuple[str, str, int, Sampler]] = []
     for nfe in evaluations:
         found.append(("auto", "auto", nfe, AutoSampler(steps=nfe)))
-        for grid in grids:
+        known = grids_of(config.schedule)
+        for grid in (name for name in grids if name in known):
             for name, make in SAMPLERS.items():
                 try:
-                    sampler = make(nfe, GRIDS[grid])
+                    sampler = make(nfe, known[grid])
                     sampler.check(*parts)
                 except (ValueError, ConfigError):  # too few steps, or no meaning on this schedule
                     continue
