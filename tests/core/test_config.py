@@ -37,7 +37,8 @@ class Cosine:
 
 @component
 class Whole:
-    schedule: Annotated[Linear | Cosine, Field(discriminator="kind")] = Linear()
+    schedule: Annotated[Linear | Cosine, Field(discriminator="kind")] = Linear(sizes=(3, 4))
+    other: Annotated[Linear | Cosine, Field(discriminator="kind")] | None = None
     steps: int = 10
     folder: Path = Path("x")
 
@@ -47,9 +48,10 @@ class Whole:
     [
         ({"schedule": {"kind": "linear", "rat": 1}}, "key 'schedule.rat'; did you mean 'rate'?"),
         ({"stepps": 1}, "unknown key 'stepps'; did you mean 'steps'?"),
-        ({"zzz": 1}, "unknown key 'zzz'; valid keys: folder, schedule, steps"),
+        ({"zzz": 1}, "unknown key 'zzz'; valid keys: folder, other, schedule, steps"),
         ({"schedule": {"kind": "cosin"}}, "'schedule.kind' is 'cosin'; did you mean 'cosine'?"),
-        ({"schedule": {"rate": 1.0}}, "say which component it is with schedule.kind"),
+        ({"other": {"rate": 1.0}}, "say which component it is with other.kind"),
+        ({"schedule": {"rat": 1.0}}, "key 'schedule.rat'; did you mean 'rate'?"),
         ({"steps": "10"}, "'steps' is '10'; it should be a valid integer"),
         ({"steps": 1.5}, "'steps' is 1.5; it should be a valid integer"),
         ({"schedule": {"kind": "cosine", "offset": -1}}, "cosine needs offset >= 0, got offset=-1"),
@@ -73,6 +75,20 @@ def test_every_error_is_reported_at_once() -> None:
 def test_a_component_survives_the_round_trip() -> None:
     whole = Whole(schedule=Linear(rate=2e-4, sizes=(3,)), steps=7, folder=Path("a/b"))
     assert parse(Whole, to_mapping(whole), "round trip") == whole
+
+
+def test_a_component_without_a_kind_is_a_change_of_the_default() -> None:
+    whole = parse(Whole, override({}, ["schedule.rate=2e-4"]), "x")
+    assert whole.schedule == Linear(rate=2e-4, sizes=(3, 4))  # the default of Whole, not of Linear
+    assert parse(Whole, {"schedule": {"kind": "linear"}}, "x").schedule == Linear()
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_new_kind_and_its_keys_may_come_in_any_order(reverse: bool) -> None:
+    assignments = ["schedule.kind=cosine", "schedule.offset=0.1"]
+    base = {"schedule": {"kind": "linear", "rate": 1.0}}
+    changed = override(base, assignments[::-1] if reverse else assignments)
+    assert changed == {"schedule": {"kind": "cosine", "offset": 0.1}}
 
 
 def test_an_integer_is_a_float_but_not_the_other_way() -> None:

@@ -184,6 +184,20 @@ def test_resuming_with_a_changed_config_names_the_key(tmp_path: Path) -> None:
     assert json.loads((run_dir / "config.json").read_text())["training"]["decay_images"] == 128
 
 
+def test_resuming_on_changed_images_is_refused(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    source, run_dir = tmp_path / "set.npz", tmp_path / "run"
+    base = {**DIFFUSION, "data": {"source": str(source)}}
+    np.savez(source, x=images)
+    train(experiment(base), run_dir, tell=silent)
+    longer = experiment(base, budget_images=160)
+    np.savez(source, x=images ^ 1)
+    with pytest.raises(RunError, match=r"no longer those it began with: digest \(.*--force"):
+        train(longer, run_dir, resume=True, tell=silent)
+    train(longer, run_dir, resume=True, force=True, tell=silent)
+    assert json.loads((run_dir / "summary.json").read_text())["images_seen"] == 160
+
+
 def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     train(experiment(DIFFUSION), run_dir, tell=silent)

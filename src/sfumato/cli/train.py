@@ -21,7 +21,9 @@ def add_parser(subparsers: Subparsers) -> None:
     add_overrides(parser)
     add_output(parser, "run directory (default: runs/NAME)")
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run")
-    parser.add_argument("--force", action="store_true", help="resume even if the config changed")
+    parser.add_argument(
+        "--force", action="store_true", help="resume even if the config or the images changed"
+    )
     parser.add_argument(
         "--dry-run",
         action="store_true",

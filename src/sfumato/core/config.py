@@ -7,6 +7,7 @@ tree of components; a recipe is that tree as TOML; an override is `path.to.key=v
 import dataclasses
 import difflib
 import json
+import re
 import tomllib
 import types
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from sfumato.core.errors import ConfigError
 
 T = TypeVar("T")
+_KIND = re.compile(r"[^=]*\bkind\s*=")
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -43,7 +45,9 @@ def parse(kind: type[T], mapping: Mapping[str, Any], source: str) -> T:
         source: where the mapping came from; begins the error message.
     Raises:
         ConfigError: names the key, the source and the nearest valid name.
+    A component that gives no `kind` where there is a default is a change of that default.
     """
+    mapping = _with_defaults(kind, mapping)
     try:
         # JSON mode: strict about types, and yet a TOML array may become a tuple, a string a Path.
         return _adapter(kind).validate_json(json.dumps(mapping))  # type: ignore[no-any-return, arg-type]
@@ -71,10 +75,11 @@ def override(mapping: Mapping[str, Any], assignments: Sequence[str]) -> dict[str
     """A copy of `mapping` with `path.to.key=value` assignments applied.
 
     Values are written as in TOML; a bare word is a string, and so are bare words in a list
-    (`data.classes=[cat,frog]`). Giving a component another `kind` drops the old one's keys.
+    (`data.classes=[cat,frog]`). Giving a component another `kind` drops the old one's keys,
+    wherever among the assignments it stands.
     """
     changed: dict[str, Any] = json.loads(json.dumps(mapping))
-    for assignment in assignments:
+    for assignment in sorted(assignments, key=lambda text: not _KIND.match(text)):
         path, equals, text = assignment.partition("=")
         keys = path.strip().split(".")
         if not equals or not all(keys):
@@ -118,6 +123,33 @@ def differences(
         elif left != right:
             found[f"{prefix}{key}"] = (left, right)
     return found
+
+
+def _with_defaults(kind: Any, mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """`mapping` with what it leaves unsaid of components that are defaults elsewhere.
+
+    `schedule.num_steps = 50` where the default is `LinearBetaSchedule()` means that schedule.
+    """
+    completed = dict(mapping)
+    tagged = [c for c in _members(kind) if dataclasses.is_dataclass(c)]
+    chosen = [c for c in tagged if "kind" not in mapping or _tag(c) == mapping["kind"]]
+    if len(chosen) != 1:
+        return completed
+    for field in dataclasses.fields(chosen[0]):
+        value, default = mapping.get(field.name), _default(field)
+        if not isinstance(value, Mapping):
+            continue
+        if "kind" not in value and hasattr(default, "kind"):
+            value = merge(to_mapping(default), value)
+        completed[field.name] = _with_defaults(field.type, value)
+    return completed
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    """The default of a field; None when it has none."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return None if field.default is dataclasses.MISSING else field.default
 
 
 def _parse_value(text: str) -> Any:

@@ -154,6 +154,23 @@ def check_same_experiment(directory: Path, experiment: Experiment, force: bool) 
         )
 
 
+def check_same_data(directory: Path, dataset: Dataset, force: bool) -> None:
+    """Refuse to resume on other images than the run began with.
+
+    Raises:
+        RunError: names what changed.
+    """
+    if not (directory / "data.json").exists():  # killed before it was written
+        return
+    changed = differences(read_json(directory, "data.json"), describe(dataset))
+    if changed and not force:
+        listing = ", ".join(f"{key} ({old!r} -> {new!r})" for key, (old, new) in changed.items())
+        raise RunError(
+            f"cannot resume {directory}: the training images are no longer those it began with: "
+            f"{listing}; bring them back, start a new run, or pass --force"
+        )
+
+
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Hold the run directory: a second process is refused until this one ends, however it ends.

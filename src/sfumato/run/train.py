@@ -78,11 +78,11 @@ def train(
         experiment: what to train, on what, for how long.
         run_dir: must not exist yet, or hold an interrupted run when `resume` is true.
         resume: continue from the newest sound checkpoint (or from the start if there is none).
-        force: resume in spite of a changed config.
+        force: resume in spite of a changed config, or of changed images.
         tell: receives messages for the user.
     Raises:
-        RunError: the directory exists, is in use, or holds a run of another config; or training
-            diverged, and again at a lower learning rate.
+        RunError: the directory exists, is in use, or holds a run of another config or of
+            other images; or training diverged, and again at a lower learning rate.
         Interrupted: stopped by Ctrl-C or SIGTERM, after saving a checkpoint.
     """
     experiment, resuming = distributed.on_main(
@@ -96,6 +96,7 @@ def train(
         stack.enter_context(run_directory.locked(run_dir))
         if not resuming:
             run_directory.create(run_dir, experiment)
+        run_directory.check_same_data(run_dir, splits.train, force)
         run_directory.clean(run_dir)
         write_json(run_dir / "config.json", to_mapping(experiment))
         write_json(run_dir / "data.json", run_directory.describe(splits.train))
