@@ -29,7 +29,7 @@ def test_smoothing_moves_the_best_logit_to_log_odds_of_the_target() -> None:
 def test_the_generator_gradient_does_not_saturate() -> None:
     """d/dl [-log sigmoid(l)] = -sigmoid(-l): near -1 for a fake the discriminator rejects."""
     logits = torch.tensor([-10.0, 0.0])
-    gradient = jacobian(lambda x: NonSaturatingLoss().generator(x).sum(), logits)
+    gradient = jacobian(lambda x: NonSaturatingLoss().generator(x, None).sum(), logits)
     assert gradient.tolist() == pytest.approx([-1.0, -0.5], abs=1e-4)
 
 

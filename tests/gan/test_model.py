@@ -46,5 +46,5 @@ def test_input_noise_has_the_stated_standard_deviation() -> None:
 
     gan.discriminator = PixelSum()
     x, labels = torch.zeros(4000, 1, 8, 8), torch.zeros(4000, dtype=torch.int64)
-    sums = gan._judge(x, labels, TrainingNoise(0, global_batch=4000))
+    sums = gan.judge(x, Batch(x, labels), TrainingNoise(0, global_batch=4000))
     assert abs(sums.std().item() / (0.5 * 8) - 1) < 4 / (2 * 4000) ** 0.5

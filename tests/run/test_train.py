@@ -148,6 +148,34 @@ def test_a_phase_moves_its_own_module_and_a_lazy_one_is_scaled() -> None:
     assert model.b.weight.item() == pytest.approx(-8.0)
 
 
+def test_a_rare_phase_may_be_unscaled_and_is_followed_by_its_afterthought() -> None:
+    """As the generator of a WGAN: every fourth step, with its own loss; clipped afterwards."""
+
+    class Clipped(TwoPhases):
+        def phases(self) -> list[Phase]:
+            return [
+                Phase("b", self.b, self._total, every=4, lazy=False),
+                Phase("a", self.a, self._total, after=self._clip),
+            ]
+
+        def _clip(self) -> None:
+            self.a.weight.data.clamp_(-3.0, 3.0)
+
+    config = TrainingConfig(
+        batch_size=2,
+        budget_steps=8,
+        learning_rate=1.0,
+        optimizer=SGD(momentum=0.0),
+        averages=(),
+    )
+    model = Clipped()
+    trainer = Trainer(config, model, torch.device("cpu"))
+    for _ in range(8):
+        trainer.step(Batch(torch.zeros(2, 1, 1, 1)))
+    assert model.b.weight.item() == pytest.approx(-2.0)
+    assert model.a.weight.item() == pytest.approx(-3.0)
+
+
 def test_the_learning_rate_warms_up_and_decays() -> None:
     config = TrainingConfig(
         batch_size=10,

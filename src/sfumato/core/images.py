@@ -19,10 +19,15 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Batch:
-    """Images in [-1, 1] and, for a labelled data set, their classes (int64)."""
+    """Images in [-1, 1] and, for a labelled data set, their classes (int64).
+
+    Args:
+        images_seen: in training before this batch: what changes in the course of a run depends on.
+    """
 
     images: Images
     labels: Labels | None = None
+    images_seen: int = 0
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -30,7 +35,7 @@ class Batch:
     def part(self, which: slice) -> "Batch":
         """The images at positions `which`, with their labels."""
         labels = None if self.labels is None else self.labels[which]
-        return Batch(self.images[which], labels)
+        return Batch(self.images[which], labels, self.images_seen)
 
 
 def from_uint8(images: UInt8Images) -> Images:

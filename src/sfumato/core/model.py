@@ -23,7 +23,12 @@ class Phase:
         module: its parameters are optimized in this phase, all others are held fixed. Phases with
             the same module share its optimizer.
         loss: (batch, noise) -> one loss an image.
-        every: run in every `every`-th iteration only; the trainer multiplies the loss by it.
+        every: run in every `every`-th iteration only.
+        lazy: what happens rarely counts for the iterations between: the trainer multiplies the
+            loss by `every` (lazy regularization, Karras et al. 2020, section 3.1).
+        double_backward: the loss contains gradients, so that its gradient differentiates twice;
+            such a phase can be neither compiled nor captured as a graph.
+        after: called when the optimizer has stepped: clipping of weights, adaptive state.
         noisy_losses: where images have noise levels: (batch, noise) -> (loss, error, log-SNR), the
             loss as above, the error before any weighting. The trainer then calls this one, and
             also logs the mean error in bins of log-SNR.
@@ -33,6 +38,9 @@ class Phase:
     module: nn.Module
     loss: Callable[[Batch, RandomStream], Float[Tensor, " B"]]
     every: int = 1
+    lazy: bool = True
+    double_backward: bool = False
+    after: Callable[[], None] | None = None
     noisy_losses: Callable[[Batch, RandomStream], tuple[Tensor, Tensor, Tensor]] | None = None
 
 

@@ -57,6 +57,10 @@ class RandomStream(ABC):
         assert len(x) == len(self), f"noise for {len(self)} images asked for {len(x)}"
         return self.normal(*x.shape[1:]).to(x)
 
+    def first(self, count: int) -> "RandomStream":
+        """The streams of the first `count` images."""
+        return _First(self, count)
+
 
 class Noise(RandomStream):
     """Noise(seeds): everything drawn for image i depends on seeds[i] alone."""
@@ -69,6 +73,19 @@ class Noise(RandomStream):
 
     def _draw(self, draw: Draw, shape: tuple[int, ...]) -> Tensor:
         return torch.stack([draw(shape, g) for g in self._generators])
+
+
+class _First(RandomStream):
+    """The streams of the first images of another."""
+
+    def __init__(self, streams: RandomStream, count: int) -> None:
+        self._streams, self._count = streams, count
+
+    def __len__(self) -> int:
+        return min(self._count, len(self._streams))
+
+    def _draw(self, draw: Draw, shape: tuple[int, ...]) -> Tensor:
+        return self._streams._draw(draw, shape)[: self._count]
 
 
 class TrainingNoise(RandomStream):

@@ -1,14 +1,23 @@
-"""What the two players of a GAN minimize, one value an image."""
+"""What the two players of a GAN minimize, one value an image. Logits are high for real images."""
 
-from typing import Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from jaxtyping import Float
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
 from sfumato.core.config import component
 
 Logits = Float[Tensor, " B"]
+
+
+def _check_targets(kind: str, real_target: float, fake_target: float) -> None:
+    if not 0 <= fake_target < real_target <= 1:
+        raise ValueError(
+            f"{kind} needs 0 <= fake_target < real_target <= 1, "
+            f"got fake_target={fake_target}, real_target={real_target}"
+        )
 
 
 @component
@@ -20,24 +29,154 @@ class NonSaturatingLoss:
     smoothing is 0.9 and 0.1. The generator always aims at 1.
     """
 
+    paired: ClassVar[bool] = False
     kind: Literal["non_saturating"] = "non_saturating"
     real_target: float = 1.0
     fake_target: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.fake_target < self.real_target <= 1:
-            raise ValueError(
-                "non_saturating needs 0 <= fake_target < real_target <= 1, "
-                f"got fake_target={self.fake_target}, real_target={self.real_target}"
-            )
+        _check_targets(self.kind, self.real_target, self.fake_target)
 
     def discriminator(self, real: Logits, fake: Logits) -> Float[Tensor, " B"]:
         """-[y log D(x) + (1 - y) log(1 - D(x))], summed over the real and the fake image."""
         return _cross_entropy(real, self.real_target) + _cross_entropy(fake, self.fake_target)
 
-    def generator(self, fake: Logits) -> Float[Tensor, " B"]:
+    def generator(self, fake: Logits, real: Logits | None) -> Float[Tensor, " B"]:
         """-log D(G(z))."""
         return F.softplus(-fake)
+
+
+@component
+class MinimaxLoss:
+    """The zero-sum game: the generator minimizes log(1 - D(G(z))), which saturates.
+
+    Source: Goodfellow et al. 2014, eq. 1. Label smoothing as in `non_saturating`.
+    """
+
+    paired: ClassVar[bool] = False
+    kind: Literal["minimax"] = "minimax"
+    real_target: float = 1.0
+    fake_target: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_targets(self.kind, self.real_target, self.fake_target)
+
+    def discriminator(self, real: Logits, fake: Logits) -> Float[Tensor, " B"]:
+        """-[y log D(x) + (1 - y) log(1 - D(x))], summed over the real and the fake image."""
+        return _cross_entropy(real, self.real_target) + _cross_entropy(fake, self.fake_target)
+
+    def generator(self, fake: Logits, real: Logits | None) -> Float[Tensor, " B"]:
+        """log(1 - D(G(z))): below 0."""
+        return -F.softplus(fake)
+
+
+@component
+class LeastSquaresLoss:
+    """Half the squared distance of the logit from its target (Mao et al. 2017, eq. 9).
+
+    Label smoothing as in `non_saturating`; the generator always aims at 1.
+    """
+
+    paired: ClassVar[bool] = False
+    kind: Literal["least_squares"] = "least_squares"
+    real_target: float = 1.0
+    fake_target: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_targets(self.kind, self.real_target, self.fake_target)
+
+    def discriminator(self, real: Logits, fake: Logits) -> Float[Tensor, " B"]:
+        """[(D(x) - real_target)^2 + (D(G(z)) - fake_target)^2] / 2."""
+        return ((real - self.real_target).square() + (fake - self.fake_target).square()) / 2
+
+    def generator(self, fake: Logits, real: Logits | None) -> Float[Tensor, " B"]:
+        """(D(G(z)) - 1)^2 / 2."""
+        return (fake - 1).square() / 2
+
+
+@component
+class Unlabelled:
+    """A loss without labels 1 and 0, which therefore refuses to smooth them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_smoothing(cls, values: Any) -> Any:
+        given = values if isinstance(values, dict) else getattr(values, "kwargs", None) or {}
+        for key in ("real_target", "fake_target"):
+            if key in given:
+                raise ValueError(
+                    f"{key} smooths labels, and this loss has none: its discriminator pushes "
+                    "logits apart and does not aim at 1 and 0; leave it out, or use "
+                    "non_saturating, minimax or least_squares"
+                )
+        return values
+
+
+@component
+class HingeLoss(Unlabelled):
+    """The discriminator wants a margin of 1 on either side of 0.
+
+    Source: Lim & Ye 2017; Miyato et al. 2018 (SNGAN), eqs. 16 and 17.
+    """
+
+    paired: ClassVar[bool] = False
+    kind: Literal["hinge"] = "hinge"
+
+    def discriminator(self, real: Logits, fake: Logits) -> Float[Tensor, " B"]:
+        """max(0, 1 - D(x)) + max(0, 1 + D(G(z)))."""
+        return F.relu(1 - real) + F.relu(1 + fake)
+
+    def generator(self, fake: Logits, real: Logits | None) -> Float[Tensor, " B"]:
+        """-D(G(z))."""
+        return -fake
+
+
+@component
+class WassersteinLoss(Unlabelled):
+    """The difference of the mean logits, of a critic that must be Lipschitz.
+
+    Args:
+        clip: the critic's weights are clipped to [-clip, clip] after each of its steps; None:
+            gradient_penalty or spectral normalization bound it.
+    Source: Arjovsky et al. 2017, algorithm 1 (clip 0.01, five critic steps, RMSprop at 5e-5).
+    """
+
+    paired: ClassVar[bool] = False
+    kind: Literal["wasserstein"] = "wasserstein"
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.clip is not None and self.clip <= 0:
+            raise ValueError(f"wasserstein needs clip > 0, got clip={self.clip}")
+
+    def discriminator(self, real: Logits, fake: Logits) -> Float[Tensor, " B"]:
+        """D(G(z)) - D(x)."""
+        return fake - real
+
+    def generator(self, fake: Logits, real: Logits | None) -> Float[Tensor, " B"]:
+        """-D(G(z))."""
+        return -fake
+
+
+@component
+class RelativisticLoss(Unlabelled):
+    """Each generated image against one real one: which looks more real?
+
+    With R1 and R2 this game converges locally. Source: Jolicoeur-Martineau 2018 (RSGAN); Huang et
+    al. 2024 (R3GAN), section 2.
+    """
+
+    paired: ClassVar[bool] = True
+    kind: Literal["relativistic"] = "relativistic"
+
+    def discriminator(self, real: Logits, fake: Logits) -> Float[Tensor, " B"]:
+        """-log sigmoid(D(x) - D(G(z)))."""
+        return F.softplus(fake - real)
+
+    def generator(self, fake: Logits, real: Logits | None) -> Float[Tensor, " B"]:
+        """-log sigmoid(D(G(z)) - D(x))."""
+        assert real is not None, "a relativistic generator needs the logits of real images"
+        return F.softplus(real - fake)
 
 
 def _cross_entropy(logits: Logits, target: float) -> Float[Tensor, " B"]:
@@ -45,4 +184,12 @@ def _cross_entropy(logits: Logits, target: float) -> Float[Tensor, " B"]:
     return F.softplus(logits) - target * logits
 
 
-GANLoss = NonSaturatingLoss
+GANLoss = Annotated[
+    NonSaturatingLoss
+    | MinimaxLoss
+    | LeastSquaresLoss
+    | HingeLoss
+    | WassersteinLoss
+    | RelativisticLoss,
+    Field(discriminator="kind"),
+]

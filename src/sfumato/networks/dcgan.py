@@ -1,14 +1,22 @@
 """DCGAN's generator and discriminator (Radford et al. 2016) for any size that halves evenly."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from sfumato.core.config import component
 from sfumato.core.errors import ConfigError
 from sfumato.core.images import Shape
+from sfumato.core.noise import RandomStream
+from sfumato.networks.adversarial import (
+    Conditioning,
+    LabelProjection,
+    Normalization,
+    TiledLabels,
+    normalization_layer,
+    normalize_weights,
+)
 
 
 @component
@@ -18,19 +26,42 @@ class DCGANConfig:
     Args:
         latent_dim: size of z.
         channels: width of the layer next to the image; it doubles with each halving of the map.
-        label_channels: size of the class embedding, tiled into that many extra channels of the
-            input of both networks (conditional models only).
+        variant: classic doubles the width from layer to layer, counted from the image: 1, 2, 4, 8
+            times `channels`. wide keeps at least 4 times from the second layer on: 1, 4, 4, 8.
+        normalization: in the discriminator; the generator has batch normalization.
+        conditioning: how the discriminator is told the class: tiled into extra channels of its
+            input, or projection. The generator has it beside z.
+        label_channels: size of the class embedding in extra channels.
     """
 
+    has_styles: ClassVar[bool] = False
     kind: Literal["dcgan"] = "dcgan"
     latent_dim: int = 100
     channels: int = 64
+    variant: Literal["classic", "wide"] = "classic"
+    normalization: Normalization = "batch"
+    conditioning: Conditioning = "tiled"
     label_channels: int = 16
 
     def __post_init__(self) -> None:
         for name in ("latent_dim", "channels", "label_channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"dcgan needs {name} >= 1, got {name}={getattr(self, name)}")
+
+    @property
+    def mixes_images(self) -> bool:
+        """Whether a logit depends on the other images of a batch."""
+        return self.normalization == "batch"
+
+    @property
+    def bounded_slope(self) -> bool:
+        """Whether the discriminator's layers are Lipschitz by construction."""
+        return self.normalization == "spectral"
+
+    def widths(self, halvings: int) -> list[int]:
+        """Channels after each halving, from the image inwards."""
+        least = 4 if self.variant == "wide" else 1
+        return [self.channels * (max(least, 2**i) if i else 1) for i in range(halvings)]
 
     def build(
         self, image_shape: Shape, num_classes: int
@@ -79,32 +110,36 @@ class DCGANGenerator(nn.Module):
         super().__init__()
         halvings = _halvings(image_shape)
         self.latent_dim = config.latent_dim
-        self.embed_class = nn.Embedding(num_classes, config.label_channels) if num_classes else None
+        self.label = TiledLabels(num_classes, config.label_channels) if num_classes else None
         start = tuple(size // 2**halvings for size in image_shape[1:])
-        width = config.channels * 2 ** (halvings - 1)
         inputs = config.latent_dim + (config.label_channels if num_classes else 0)
+        *inner, width = config.widths(halvings)
         layers: list[nn.Module] = [
             nn.ConvTranspose2d(inputs, width, start, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(inplace=True),
         ]
-        for _ in range(halvings - 1):
+        for narrower in reversed(inner):
             layers += [
-                nn.ConvTranspose2d(width, width // 2, 4, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(width // 2),
+                nn.ConvTranspose2d(width, narrower, 4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(narrower),
                 nn.ReLU(inplace=True),
             ]
-            width //= 2
+            width = narrower
         layers += [nn.ConvTranspose2d(width, image_shape[0], 4, stride=2, padding=1), nn.Tanh()]
         self.layers = nn.Sequential(*layers).apply(_initialize)
 
     def forward(
-        self, z: Float[Tensor, "B Z"], labels: Int64[Tensor, " B"] | None = None
+        self,
+        z: Float[Tensor, "B Z"],
+        labels: Int64[Tensor, " B"] | None = None,
+        noise: RandomStream | None = None,
     ) -> Float[Tensor, "B C H W"]:
-        if self.embed_class is not None:
+        x = z[:, :, None, None]
+        if self.label is not None:
             assert labels is not None, "a conditional generator needs labels"
-            z = torch.cat([z, self.embed_class(labels)], dim=1)
-        return self.layers(z[:, :, None, None])  # type: ignore[no-any-return]
+            x = self.label(x, labels)
+        return self.layers(x)  # type: ignore[no-any-return]
 
 
 class DCGANDiscriminator(nn.Module):
@@ -113,29 +148,39 @@ class DCGANDiscriminator(nn.Module):
     def __init__(self, config: DCGANConfig, image_shape: Shape, num_classes: int) -> None:
         super().__init__()
         halvings = _halvings(image_shape)
-        self.embed_class = nn.Embedding(num_classes, config.label_channels) if num_classes else None
-        width = config.channels
-        inputs = image_shape[0] + (config.label_channels if num_classes else 0)
+        tiled = num_classes > 0 and config.conditioning == "tiled"
+        self.label = TiledLabels(num_classes, config.label_channels) if tiled else None
+        width, *deeper = config.widths(halvings)
+        inputs = image_shape[0] + (config.label_channels if tiled else 0)
         layers: list[nn.Module] = [
             nn.Conv2d(inputs, width, 4, stride=2, padding=1),
             nn.LeakyReLU(0.2, inplace=True),
         ]
-        for _ in range(halvings - 1):
+        for wider in deeper:
             layers += [
-                nn.Conv2d(width, width * 2, 4, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(width * 2),
+                # Batch and layer normalization bring a bias of their own.
+                nn.Conv2d(width, wider, 4, 2, 1, bias=config.normalization in ("spectral", "none")),
+                normalization_layer(config.normalization, wider),
                 nn.LeakyReLU(0.2, inplace=True),
             ]
-            width *= 2
+            width = wider
         end = tuple(size // 2**halvings for size in image_shape[1:])
-        layers.append(nn.Conv2d(width, 1, end))
         self.layers = nn.Sequential(*layers).apply(_initialize)
+        self.judge = nn.Conv2d(width, 1, end).apply(_initialize)
+        projected = num_classes > 0 and config.conditioning == "projection"
+        self.project = LabelProjection(num_classes, width) if projected else None
+        if config.normalization == "spectral":
+            normalize_weights(self)
 
     def forward(
         self, x: Float[Tensor, "B C H W"], labels: Int64[Tensor, " B"] | None = None
     ) -> Float[Tensor, " B"]:
-        if self.embed_class is not None:
+        if self.label is not None:
             assert labels is not None, "a conditional discriminator needs labels"
-            tiled = self.embed_class(labels)[:, :, None, None].expand(-1, -1, *x.shape[2:])
-            x = torch.cat([x, tiled.to(x.dtype)], dim=1)
-        return self.layers(x).flatten()  # type: ignore[no-any-return]
+            x = self.label(x, labels)
+        features = self.layers(x)
+        logits: Tensor = self.judge(features).flatten()
+        if self.project is not None:
+            assert labels is not None, "a conditional discriminator needs labels"
+            logits = logits + self.project(features.sum(dim=(2, 3)), labels)
+        return logits

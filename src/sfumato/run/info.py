@@ -31,9 +31,8 @@ def describe(experiment: Experiment, depth: int) -> list[dict[str, Any]]:
     hooks = [module.register_forward_hook(note) for _, module in named]
     images = torch.zeros(2, *model.image_shape)
     labels = torch.zeros(2, dtype=torch.int64) if model.num_classes else None
-    with torch.no_grad():
-        for phase in model.phases():
-            phase.loss(Batch(images, labels), TrainingNoise("info", global_batch=2))
+    for phase in model.phases():
+        phase.loss(Batch(images, labels), TrainingNoise("info", global_batch=2))
     for hook in hooks:
         hook.remove()
     rows = [_row(name, module, outputs.get(module)) for name, module in named]

@@ -81,7 +81,8 @@ class Trainer:
             which=distributed.local_slice(config.batch_size),
         )
         images = self.augment(images.to(self.device), noise)
-        return Batch(from_uint8(images), None if labels is None else labels.to(self.device))
+        labels = None if labels is None else labels.to(self.device)
+        return Batch(from_uint8(images), labels, self.position.images)
 
     def step(self, batch: Batch) -> None:
         """One iteration over the phases, without waiting for the device.
@@ -115,7 +116,7 @@ class Trainer:
         for part, noise in self._micro_batches(batch, phase.name):
             with autocast(self.device, config.precision):
                 losses = self._losses(phase, part, noise)
-            mean = losses.float().sum() / config.batch_size * phase.every
+            mean = losses.float().sum() / config.batch_size * (phase.every if phase.lazy else 1)
             if self.sharded:  # its gradients are averaged over the processes, not summed
                 mean = mean * distributed.world_size()
             self.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
@@ -125,6 +126,8 @@ class Trainer:
             nn.utils.clip_grad_norm_(phase.module.parameters(), config.clip_gradient)
         self.scaler.step(optimizer)
         self.scaler.update()
+        if phase.after is not None:
+            phase.after()
 
     def _micro_batches(self, batch: Batch, phase: str) -> Iterator[tuple[Batch, TrainingNoise]]:
         """The parts of this process's batch, each with its part of the global batch's noise."""
