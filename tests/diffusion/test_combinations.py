@@ -32,6 +32,7 @@ REFUSED_BY_DESIGN = (
     "between two steps",
     "has order 1 or 2",
     "same noise level",
+    "-fold in x_0",  # an eps-prediction, unclipped, where it says nothing
 )
 
 ORDERED = ("dpm_solver_multistep", "dpm_solver_singlestep", "unipc", "deis", "ipndm")

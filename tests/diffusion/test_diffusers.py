@@ -207,7 +207,7 @@ def test_dpm_solver_multistep(order: int, karras: bool) -> None:
         **LINEAR, solver_order=order, timestep_spacing="trailing", use_karras_sigmas=karras
     )
     scheduler.set_timesteps(STEPS)
-    grid = KarrasGrid() if karras else TrailingGrid()
+    grid = KarrasGrid(sigma_max=1000) if karras else TrailingGrid()
     inject_sigmas(scheduler, grid(SCHEDULE, STEPS))
     function = predict_timeless if karras else predict
     sampler = DPMSolverMultistepSampler(

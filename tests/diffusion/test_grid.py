@@ -7,6 +7,7 @@ from diffusion.ideal import at
 from sfumato.core.errors import ConfigError
 from sfumato.diffusion.continuous_schedules import EDMSchedule, RectifiedFlowSchedule
 from sfumato.diffusion.discrete_schedules import (
+    CosineSchedule,
     LinearBetaSchedule,
     ZeroTerminalSnrSchedule,
 )
@@ -42,7 +43,9 @@ def test_karras_grid_is_equation_5() -> None:
     assert times[-1].item() == 0.0
 
 
-@pytest.mark.parametrize("grid", [LogSnrGrid(), LogSnrGrid(snap=True)])
+@pytest.mark.parametrize(
+    "grid", [LogSnrGrid(sigma_max=1000), LogSnrGrid(sigma_max=1000, snap=True)]
+)
 def test_log_snr_grid_has_equal_steps(grid: LogSnrGrid) -> None:
     log_snr = DDPM.log_snr(grid(DDPM, 12)[:-1])
     steps = log_snr.diff()
@@ -64,8 +67,13 @@ def test_snapped_times_are_the_nearest_grid_points() -> None:
     [
         (UniformGrid(), DDPM, 1001, "at most 1000 steps"),
         (LeadingGrid(), RectifiedFlowSchedule(), 10, "discrete schedule"),
-        (KarrasGrid(), RectifiedFlowSchedule(), 10, "sigma_max"),
-        (LogSnrGrid(), ZeroTerminalSnrSchedule(), 10, "infinite at t = 1"),
+        (UniformGrid(sigma_max=1.0), DDPM, 300, "at most 259 steps"),
+        (
+            LogSnrGrid(sigma_max=0.001),
+            RectifiedFlowSchedule(),
+            10,
+            "a larger sampler.grid.sigma_max",
+        ),
         (KarrasGrid(snap=True), DDPM, 500, "snap = false"),
     ],
 )
@@ -76,6 +84,25 @@ def test_impossible_grids_are_refused(
         grid(schedule, steps)
 
 
-def test_a_window_makes_the_grid_finite_where_the_schedule_is_not() -> None:
-    times = KarrasGrid(sigma_max=80.0)(RectifiedFlowSchedule(), 10)
-    assert times[0].item() == pytest.approx(80 / 81, rel=1e-9)
+@pytest.mark.parametrize("grid", [KarrasGrid(), LogSnrGrid()])
+def test_grids_of_noise_levels_start_at_80_where_the_schedule_goes_beyond(grid: Grid) -> None:
+    """Karras et al. 2022, table 1, also for the cosine schedule (their j_0 = 8)."""
+    assert grid(RectifiedFlowSchedule(), 10)[0].item() == pytest.approx(80 / 81, rel=1e-9)
+    for schedule in (CosineSchedule(), DDPM, ZeroTerminalSnrSchedule()):
+        start = schedule.log_snr(grid(schedule, 10)[0])
+        assert (-start / 2).exp().item() == pytest.approx(80, rel=1e-9)
+    less = EDMSchedule(sigma_max=10.0)
+    assert grid(less, 10)[0].item() == pytest.approx(1, rel=1e-9)
+
+
+def test_grids_of_times_start_where_they_are_told() -> None:
+    """The cosine schedule has sigma / alpha = 80 between its steps 991 and 992 of 1000."""
+    cosine = CosineSchedule()
+    assert (UniformGrid(sigma_max=80)(cosine, 3) * 1000).tolist() == pytest.approx([992, 496, 1, 0])
+    assert (TrailingGrid(sigma_max=80)(cosine, 4) * 1000).tolist() == pytest.approx(
+        [992, 744, 496, 248, 0]
+    )
+    assert (LeadingGrid(sigma_max=80)(cosine, 3) * 1000).tolist() == pytest.approx([661, 331, 1, 0])
+    flow = TrailingGrid(sigma_max=3)(RectifiedFlowSchedule(), 3)
+    assert flow.tolist() == pytest.approx([0.75, 0.5, 0.25, 0])
+    assert torch.equal(UniformGrid(sigma_max=1000)(DDPM, 5), UniformGrid()(DDPM, 5))

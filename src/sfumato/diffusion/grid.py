@@ -1,4 +1,11 @@
-"""Time grids: the times that a sampler visits, falling from 1 to 0."""
+"""Time grids: the times that a sampler visits, falling from the noise end to 0.
+
+Every grid may start at a noise level `sigma_max` (sigma / alpha) in place of t = 1. Beyond 80 or so
+an image is noise for all purposes, and a schedule such as the cosine, which goes on to 20,000, has
+times there that cost steps and, worse, at which an eps-prediction says nothing of x_0: its error
+counts sigma / alpha times in x_0. Karras et al. 2022 (table 1, j_0 = 8) start that schedule at 80
+too.
+"""
 
 import math
 from abc import ABC, abstractmethod
@@ -12,6 +19,8 @@ from sfumato.core.errors import ConfigError
 from sfumato.diffusion.broadcast import TimeGrid
 from sfumato.diffusion.schedule import NoiseSchedule
 
+SIGMA_MAX = 80.0
+"""Where sampling starts, in sigma / alpha, on a grid that is spaced by it (Karras et al. 2022)."""
 CONTINUOUS_SIGMA_MIN = 0.002
 """The last noise level before clean data on a continuous schedule (Karras et al. 2022)."""
 
@@ -37,15 +46,23 @@ class UniformGrid(Grid):
     On a discrete schedule these are steps from T to 1, rounded, both included (Improved DDPM's
     respacing; `linspace` in diffusers). On a continuous one there is no first noise level, and the
     grid is `steps` equal intervals of [0, 1].
+
+    Args:
+        sigma_max: start at this sigma / alpha; None (or more than the schedule has) is t = 1.
     """
 
     kind: Literal["uniform"] = "uniform"
+    sigma_max: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_start(self.kind, self.sigma_max)
 
     def __call__(self, schedule: NoiseSchedule, steps: int) -> TimeGrid:
         if schedule.table is None:
-            return _equal_intervals(steps)
-        T = _num_levels(schedule, steps)
-        return _then_clean(torch.linspace(T, 1, steps, dtype=torch.float64).round() / T)
+            return _equal_intervals(_start(schedule, self.sigma_max), steps)
+        first = _first_level(schedule, steps, self.sigma_max)
+        visited = torch.linspace(first, 1, steps, dtype=torch.float64).round()
+        return _then_clean(visited / schedule.table.num_steps)
 
 
 @component
@@ -54,9 +71,16 @@ class LeadingGrid(Grid):
 
     It stops short of T; Lin et al. 2024 show the harm. On a continuous schedule there is no such
     thing.
+
+    Args:
+        sigma_max: as in `uniform`; the steps up to there are counted in place of T.
     """
 
     kind: Literal["leading"] = "leading"
+    sigma_max: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_start(self.kind, self.sigma_max)
 
     def __call__(self, schedule: NoiseSchedule, steps: int) -> TimeGrid:
         if schedule.table is None:
@@ -64,9 +88,9 @@ class LeadingGrid(Grid):
                 "grid leading counts the steps of a discrete schedule; "
                 "on a continuous one use uniform, log_snr or karras"
             )
-        T = _num_levels(schedule, steps)
-        visited = 1 + torch.arange(steps - 1, -1, -1, dtype=torch.float64) * (T // steps)
-        return _then_clean(visited / T)
+        stride = _first_level(schedule, steps, self.sigma_max) // steps
+        visited = 1 + torch.arange(steps - 1, -1, -1, dtype=torch.float64) * stride
+        return _then_clean(visited / schedule.table.num_steps)
 
 
 @component
@@ -74,15 +98,22 @@ class TrailingGrid(Grid):
     """Equal intervals of [0, 1], counted from the noise end (Lin et al. 2024, table 2).
 
     On a discrete schedule the times are rounded to its grid.
+
+    Args:
+        sigma_max: as in `uniform`; the intervals then are of [0, the time of that level].
     """
 
     kind: Literal["trailing"] = "trailing"
+    sigma_max: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_start(self.kind, self.sigma_max)
 
     def __call__(self, schedule: NoiseSchedule, steps: int) -> TimeGrid:
         if schedule.table is None:
-            return _equal_intervals(steps)
-        T = _num_levels(schedule, steps)
-        return (_equal_intervals(steps) * T).round() / T
+            return _equal_intervals(_start(schedule, self.sigma_max), steps)
+        first = _first_level(schedule, steps, self.sigma_max)
+        return _equal_intervals(first, steps).round() / schedule.table.num_steps
 
 
 @component
@@ -90,21 +121,21 @@ class LogSnrGrid(Grid):
     """Evenly in log-SNR, then to clean data (Lu et al. 2022, DPM-Solver).
 
     Args:
-        sigma_min, sigma_max: the window, in sigma / alpha. None is the schedule's own end, or
-            0.002 at the data end of a continuous schedule.
+        sigma_max: start at this sigma / alpha, or at the schedule's end if that is less.
+        sigma_min: the last noise level. None is the schedule's first, or 0.002 if it is continuous.
         snap: move the times to the grid of a discrete schedule.
     """
 
     kind: Literal["log_snr"] = "log_snr"
+    sigma_max: float = SIGMA_MAX
     sigma_min: float | None = None
-    sigma_max: float | None = None
     snap: bool = False
 
     def __post_init__(self) -> None:
         _check_window(self.kind, self.sigma_min, self.sigma_max)
 
     def __call__(self, schedule: NoiseSchedule, steps: int) -> TimeGrid:
-        low, high = _window(self.kind, schedule, self.sigma_min, self.sigma_max)
+        low, high = _window(schedule, self.sigma_min, self.sigma_max)
         sigma = torch.linspace(math.log(high), math.log(low), steps, dtype=torch.float64).exp()
         return _times_of(schedule, sigma, self.snap)
 
@@ -115,13 +146,13 @@ class KarrasGrid(Grid):
 
     Args:
         rho: larger puts more of the steps near the data.
-        sigma_min, sigma_max, snap: as in `log_snr`.
+        sigma_max, sigma_min, snap: as in `log_snr`.
     """
 
     kind: Literal["karras"] = "karras"
     rho: float = 7.0
+    sigma_max: float = SIGMA_MAX
     sigma_min: float | None = None
-    sigma_max: float | None = None
     snap: bool = False
 
     def __post_init__(self) -> None:
@@ -130,7 +161,7 @@ class KarrasGrid(Grid):
             raise ValueError(f"grid karras needs rho > 0, got {self.rho}; the paper has 7")
 
     def __call__(self, schedule: NoiseSchedule, steps: int) -> TimeGrid:
-        low, high = _window(self.kind, schedule, self.sigma_min, self.sigma_max)
+        low, high = _window(schedule, self.sigma_min, self.sigma_max)
         ends = high ** (1 / self.rho), low ** (1 / self.rho)
         sigma = torch.linspace(*ends, steps, dtype=torch.float64) ** self.rho
         return _times_of(schedule, sigma, self.snap)
@@ -142,51 +173,73 @@ AnyGrid = Annotated[
 ]
 
 
-def _equal_intervals(steps: int) -> TimeGrid:
-    return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+def _equal_intervals(start: float, steps: int) -> TimeGrid:
+    return torch.linspace(start, 0, steps + 1, dtype=torch.float64)
 
 
 def _then_clean(times: TimeGrid) -> TimeGrid:
     return torch.cat([times, torch.zeros(1, dtype=torch.float64)])
 
 
-def _num_levels(schedule: NoiseSchedule, steps: int) -> int:
+def _start(schedule: NoiseSchedule, sigma_max: float | None) -> float:
+    """The time at which a grid starts: that of the noise level, or 1."""
+    if sigma_max is None or sigma_max >= noise_end(schedule):
+        return 1.0
+    log_snr = torch.tensor(-2 * math.log(sigma_max), dtype=torch.float64)
+    if schedule.table is not None:
+        return schedule.table.nearest_time(log_snr).item()
+    return schedule.time(log_snr).item()
+
+
+def noise_end(schedule: NoiseSchedule) -> float:
+    """sigma / alpha at t = 1; infinite where that is pure noise."""
+    return (-schedule.log_snr(torch.ones((), dtype=torch.float64)) / 2).exp().item()
+
+
+def _first_level(schedule: NoiseSchedule, steps: int, sigma_max: float | None) -> int:
+    """The step of a discrete schedule, 1..T, at which a grid of as many steps starts."""
     assert schedule.table is not None
     T = schedule.table.num_steps
-    if steps > T:
+    first = round(T * _start(schedule, sigma_max))
+    if steps > first:
         raise ConfigError(
-            f"sampler.steps is {steps}, but the schedule has {T} noise levels; "
-            f"ask for at most {T} steps"
+            f"sampler.steps is {steps}, but the schedule has {first} noise levels"
+            + (f" up to sigma / alpha = {sigma_max:g}" if first < T else "")
+            + f"; ask for at most {first} steps"
         )
-    return T
+    return first
 
 
-def _check_window(kind: str, sigma_min: float | None, sigma_max: float | None) -> None:
-    low, high = sigma_min or math.ulp(0), sigma_max or math.inf
-    if not 0 < low < high or sigma_min == 0:
+def _check_start(kind: str, sigma_max: float | None) -> None:
+    if sigma_max is not None and sigma_max <= 0:
+        raise ValueError(
+            f"grid {kind} needs sigma_max > 0, got {sigma_max}; {SIGMA_MAX:g} is usual"
+        )
+
+
+def _check_window(kind: str, sigma_min: float | None, sigma_max: float) -> None:
+    if not (0 if sigma_min is None else sigma_min) < sigma_max or sigma_min == 0:
         raise ValueError(
             f"grid {kind} needs 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}"
         )
 
 
 def _window(
-    kind: str, schedule: NoiseSchedule, sigma_min: float | None, sigma_max: float | None
+    schedule: NoiseSchedule, sigma_min: float | None, sigma_max: float
 ) -> tuple[float, float]:
     """The noise levels sigma / alpha between which the grid runs."""
-    if sigma_max is None:
-        end = torch.ones((), dtype=torch.float64)
-        if schedule.reaches_pure_noise:
-            raise ConfigError(
-                f"grid {kind} is spaced by the noise level, which is infinite at t = 1 of this "
-                "schedule; set sampler.grid.sigma_max (80 is usual) or use grid uniform"
-            )
-        sigma_max = (-schedule.log_snr(end) / 2).exp().item()
     if sigma_min is None:
         sigma_min = CONTINUOUS_SIGMA_MIN
         if schedule.table is not None:
             first = torch.tensor(1 / schedule.table.num_steps, dtype=torch.float64)
             sigma_min = (-schedule.log_snr(first) / 2).exp().item()
-    return sigma_min, sigma_max
+    high = min(sigma_max, noise_end(schedule))
+    if sigma_min >= high:
+        raise ConfigError(
+            f"the grid ends at sigma / alpha = {sigma_min:.3g} and starts at {high:.3g}, which is "
+            "no more; set a larger sampler.grid.sigma_max or a smaller sigma_min"
+        )
+    return sigma_min, high
 
 
 def _times_of(schedule: NoiseSchedule, sigma: TimeGrid, snap: bool) -> TimeGrid:

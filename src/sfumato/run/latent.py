@@ -17,7 +17,7 @@ from sfumato.data.dataset import Dataset
 from sfumato.diffusion import edit
 from sfumato.diffusion.broadcast import TimeGrid
 from sfumato.diffusion.edit import Smoothness
-from sfumato.diffusion.grid import KarrasGrid, UniformGrid
+from sfumato.diffusion.grid import SIGMA_MAX, KarrasGrid, UniformGrid
 from sfumato.diffusion.model import DiffusionModel
 from sfumato.diffusion.schedule import NoiseSchedule
 from sfumato.metrics.features import FeatureNetwork
@@ -66,8 +66,10 @@ def flow_grid(schedule: NoiseSchedule, steps: int) -> TimeGrid:
     Raises:
         ConfigError: more steps than a discrete schedule has.
     """
+    # Equal steps of sigma would leave the noise levels of the data to the very last of them.
     exploding = schedule.scaling == "exploding"
-    return KarrasGrid()(schedule, steps) if exploding else UniformGrid()(schedule, steps)
+    grid = KarrasGrid() if exploding else UniformGrid(sigma_max=SIGMA_MAX)
+    return grid(schedule, steps)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,6 @@
 
 from typing import Literal
 
-import torch
-
 from sfumato.core.config import component
 from sfumato.core.images import Images, Labels
 from sfumato.core.model import OnStep
@@ -11,8 +9,9 @@ from sfumato.core.noise import RandomStream
 from sfumato.diffusion.broadcast import TimeGrid
 from sfumato.diffusion.clip import AnyClip, NoClip
 from sfumato.diffusion.denoiser import Denoiser
-from sfumato.diffusion.grid import LogSnrGrid, TrailingGrid
+from sfumato.diffusion.grid import SIGMA_MAX, LogSnrGrid, TrailingGrid
 from sfumato.diffusion.parameterization import MeanParameterization, Parameterization
+from sfumato.diffusion.samplers.ancestral import DDIMSampler
 from sfumato.diffusion.samplers.deis import DEISSampler
 from sfumato.diffusion.samplers.ipndm import IPNDMSampler
 from sfumato.diffusion.samplers.sampler import Sampler, check_steps
@@ -20,11 +19,6 @@ from sfumato.diffusion.schedule import NoiseSchedule
 
 FEW_STEPS = 8
 """Below, high order and wide log-SNR steps do more harm than good."""
-
-NOISIEST = 80.0
-"""Where to start, in sigma / alpha (Karras et al. 2022). The cosine schedule goes on to 20,000:
-there an eps-prediction says nothing of x_0, and its error, divided by alpha, ruins the image (on
-the digits 10 steps then gave 46 times the floor, and from here 1.7 times)."""
 
 
 @component
@@ -54,11 +48,12 @@ class AutoSampler(Sampler):
     def for_model(self, schedule: NoiseSchedule, parameterization: Parameterization) -> Sampler:
         """The sampler that is chosen for such a model."""
         on_grid_only = isinstance(parameterization, MeanParameterization)
-        if self.steps < FEW_STEPS or schedule.reaches_pure_noise or on_grid_only:
-            return IPNDMSampler(steps=self.steps, order=2, grid=TrailingGrid(), clip=self.clip)
-        end = (-schedule.log_snr(torch.ones((), dtype=torch.float64)) / 2).exp().item()
-        grid = LogSnrGrid(sigma_max=NOISIEST if end > NOISIEST else None)
-        return DEISSampler(steps=self.steps, basis="log_rho", grid=grid, clip=self.clip)
+        if on_grid_only:
+            return DDIMSampler(steps=self.steps, grid=TrailingGrid())
+        if self.steps < FEW_STEPS or schedule.reaches_pure_noise:
+            grid = TrailingGrid(sigma_max=SIGMA_MAX)
+            return IPNDMSampler(steps=self.steps, order=2, grid=grid, clip=self.clip)
+        return DEISSampler(steps=self.steps, basis="log_rho", grid=LogSnrGrid(), clip=self.clip)
 
     def check(
         self, schedule: NoiseSchedule, parameterization: Parameterization, learned_variance: bool

@@ -16,7 +16,7 @@ from sfumato.core.noise import RandomStream
 from sfumato.diffusion.broadcast import TimeGrid, Times
 from sfumato.diffusion.clip import AnyClip, NoClip
 from sfumato.diffusion.denoiser import Denoised, Denoiser
-from sfumato.diffusion.grid import AnyGrid, UniformGrid
+from sfumato.diffusion.grid import AnyGrid, LogSnrGrid
 from sfumato.diffusion.samplers.sampler import Sampler, check_steps
 from sfumato.diffusion.schedule import NoiseSchedule
 
@@ -39,7 +39,7 @@ class DEISSampler(Sampler):
     order: Literal[1, 2, 3, 4] = 3
     basis: Basis = "t"
     lower_order_final: bool = True
-    grid: AnyGrid = UniformGrid()
+    grid: AnyGrid = LogSnrGrid()
     clip: AnyClip = NoClip()
 
     def __post_init__(self) -> None:

@@ -17,7 +17,7 @@ from sfumato.core.noise import RandomStream
 from sfumato.diffusion.broadcast import TimeGrid, Times
 from sfumato.diffusion.clip import AnyClip, NoClip
 from sfumato.diffusion.denoiser import Denoised, Denoiser
-from sfumato.diffusion.grid import AnyGrid, UniformGrid
+from sfumato.diffusion.grid import AnyGrid, LogSnrGrid
 from sfumato.diffusion.parameterization import Parameterization
 from sfumato.diffusion.samplers.sampler import Sampler, check_steps
 from sfumato.diffusion.schedule import NoiseSchedule
@@ -48,7 +48,7 @@ class DPMSolverMultistepSampler(Sampler):
     halved_curvature: bool = False
     stochastic: bool = False
     lower_order_final: bool = True
-    grid: AnyGrid = UniformGrid()
+    grid: AnyGrid = LogSnrGrid()
     clip: AnyClip = NoClip()
 
     def __post_init__(self) -> None:
@@ -161,7 +161,7 @@ class DPMSolverSinglestepSampler(Sampler):
     kind: Literal["dpm_solver_singlestep"] = "dpm_solver_singlestep"
     steps: int = 10
     order: Order = 2
-    grid: AnyGrid = UniformGrid()
+    grid: AnyGrid = LogSnrGrid()
     clip: AnyClip = NoClip()
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from sfumato.core.noise import RandomStream
 from sfumato.diffusion.broadcast import TimeGrid, Times
 from sfumato.diffusion.clip import AnyClip, NoClip
 from sfumato.diffusion.denoiser import Denoised, Denoiser
-from sfumato.diffusion.grid import AnyGrid, UniformGrid
+from sfumato.diffusion.grid import AnyGrid, KarrasGrid
 from sfumato.diffusion.parameterization import MeanParameterization, Parameterization
 from sfumato.diffusion.samplers.sampler import Sampler, check_steps
 from sfumato.diffusion.schedule import NoiseSchedule
@@ -68,7 +68,7 @@ class EulerSampler(Sampler):
     kind: Literal["euler"] = "euler"
     steps: int = 50
     churn: Churn = Churn()
-    grid: AnyGrid = UniformGrid()
+    grid: AnyGrid = KarrasGrid()
     clip: AnyClip = NoClip()
 
     def __post_init__(self) -> None:
@@ -119,7 +119,7 @@ class HeunSampler(Sampler):
     kind: Literal["heun"] = "heun"
     steps: int = 18
     churn: Churn = Churn()
-    grid: AnyGrid = UniformGrid()
+    grid: AnyGrid = KarrasGrid()
     clip: AnyClip = NoClip()
 
     def __post_init__(self) -> None:

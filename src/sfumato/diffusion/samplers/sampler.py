@@ -10,11 +10,16 @@ from sfumato.core.images import Images, Labels
 from sfumato.core.model import OnStep
 from sfumato.core.noise import RandomStream
 from sfumato.diffusion.broadcast import TimeGrid
-from sfumato.diffusion.clip import AnyClip, clipped
+from sfumato.diffusion.clip import AnyClip, NoClip, clipped
 from sfumato.diffusion.denoiser import Denoiser
 from sfumato.diffusion.grid import AnyGrid
 from sfumato.diffusion.parameterization import MeanParameterization, Parameterization
 from sfumato.diffusion.schedule import NoiseSchedule
+
+WORST_AMPLIFICATION = 1000.0
+"""What an error of the network may at most be multiplied by in an x_0 that nobody clips. An
+eps-prediction has sigma / alpha here: 157 at the end of DDPM's linear schedule, where nothing is
+amiss yet, 20,000 at the end of the cosine."""
 
 
 class Sampler(ABC):
@@ -48,9 +53,16 @@ class Sampler(ABC):
         """Raise ValueError, with the reason, if this cannot sample from such a model."""
         try:
             times = self.grid(schedule, self.steps)
-            parameterization.coefficients(schedule, times[:-1])
+            c = parameterization.coefficients(schedule, times[:-1])
         except ConfigError as error:
             raise ValueError(str(error)) from None
+        if isinstance(self.clip, NoClip) and c.c_out.abs().max() > WORST_AMPLIFICATION:
+            raise ValueError(
+                f"sampler {self.kind} would start where an error of the network counts "
+                f"{c.c_out.abs().max().item():,.0f}-fold in x_0 (parameterization "
+                f"{parameterization.kind}), which ruins images; start later "
+                "(sampler.grid.sigma_max = 80) or set sampler.clip.kind = range"
+            )
         if self.visits_other_times and isinstance(parameterization, MeanParameterization):
             raise ValueError(
                 f"sampler {self.kind} evaluates the network between the times of its grid, where "

@@ -15,7 +15,7 @@ from sfumato.core.noise import RandomStream
 from sfumato.diffusion.broadcast import TimeGrid, Times
 from sfumato.diffusion.clip import AnyClip, NoClip
 from sfumato.diffusion.denoiser import Denoised, Denoiser
-from sfumato.diffusion.grid import AnyGrid, UniformGrid
+from sfumato.diffusion.grid import AnyGrid, LogSnrGrid
 from sfumato.diffusion.samplers.sampler import Sampler, check_steps
 from sfumato.diffusion.schedule import NoiseSchedule
 
@@ -47,7 +47,7 @@ class UniPCSampler(Sampler):
     variant: Literal["bh1", "bh2"] = "bh2"
     corrector: bool = True
     lower_order_final: bool = True
-    grid: AnyGrid = UniformGrid()
+    grid: AnyGrid = LogSnrGrid()
     clip: AnyClip = NoClip()
 
     def __post_init__(self) -> None:
