@@ -17,10 +17,11 @@ from PIL import Image
 
 from sfumato.core.errors import DataError
 from sfumato.data import cars, cifar, lsun, mnist
-from sfumato.data.catalogue import CATALOGUE, load
+from sfumato.data.catalogue import CATALOGUE, find, load
 from sfumato.data.config import DataConfig
 from sfumato.data.dataset import Splits
 from sfumato.data.download import RemoteFile
+from sfumato.data.source import StoredImages
 
 RNG = np.random.default_rng(0)
 
@@ -186,7 +187,7 @@ def test_npz_named_after_a_known_set_has_its_class_names(tmp_path: Path) -> None
         ({"x": np.zeros((3, 5, 5, 2), np.uint8)}, "1, 3 or 4 channels"),
         ({"x": np.zeros((3, 4, 4), np.uint8), "y": np.arange(2)}, "3 class numbers"),
         ({"x": np.zeros((3, 4, 4), np.uint8), "y": np.arange(3) - 1}, "from 0"),
-        ({"x": np.array([{}], dtype=object)}, "allow_pickle=False"),
+        ({"x": np.array([{}], dtype=object)}, "x is object of shape"),
     ],
 )
 def test_bad_npz_is_explained(tmp_path: Path, arrays: Any, message: str) -> None:
@@ -201,6 +202,43 @@ def test_truncated_npz_is_explained(tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match="cannot read"):
         loaded(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("form", ["idx", "idx.gz", "npz", "compressed npz"])
+def test_arrays_larger_than_memory_stay_in_their_files(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    """The same set, whether its arrays were read or packed from where they are."""
+    x, y = RNG.integers(0, 256, (300, 6, 4, 3), dtype=np.uint8), np.arange(300) % 3
+    path = tmp_path / "a.npz"
+    if form.startswith("idx"):
+        write_mnist(path := tmp_path / "set", pack=form == "idx.gz")
+    elif form == "npz":
+        np.savez(path, x=x, y=y)
+    else:
+        np.savez_compressed(path, x=x, y=y)
+    read = loaded(path, resolution=8, channels=3)
+    monkeypatch.setattr("sfumato.data.source.IN_MEMORY", 100)
+    stored = find(str(path)).read().train.images
+    assert isinstance(stored, StoredImages)
+    assert len(list(cache.glob("unpacked/*"))) == {"idx.gz": 2, "compressed npz": 1}.get(form, 0)
+    monkeypatch.setattr("sfumato.data.records.CHUNK", 64)
+    shutil.rmtree(cache / "packed")
+    packed = loaded(path, resolution=8, channels=3)
+    assert packed.train.digest == read.train.digest
+    assert packed.held_out.digest == read.held_out.digest
+    assert np.array_equal(packed.train.take(np.arange(9)), read.train.take(np.arange(9)))
+
+
+def test_a_large_array_that_ends_early_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_mnist(tmp_path, pack=False)
+    path = tmp_path / "train-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-3])
+    monkeypatch.setattr("sfumato.data.source.IN_MEMORY", 100)
+    with pytest.raises(DataError, match="needs 400 bytes of values, found 397"):
+        loaded(tmp_path)
 
 
 def test_image_folder_with_and_without_splits(tmp_path: Path) -> None:

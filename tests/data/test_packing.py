@@ -336,12 +336,17 @@ def test_too_small_a_disk_is_noticed_before_the_work(
         packed(folder, resolution=16, channels=3)
 
 
-def test_unreadable_file_in_the_middle_of_a_folder(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_opened_ends_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
     for number in range(3):
-        (tmp_path / f"{number}.png").write_bytes(encoded(noise()))
-    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"cannot read .*gone\.png: No such file"):
-        packed(tmp_path)
+        (folder / f"{number}.png").write_bytes(encoded(noise()))
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    found = packed(folder).train
+    assert len(found.images) == 3
+    assert "gone.png: [Errno 2] No such file" in found.summary.findings["unreadable"].examples[0]
+    (tmp_path / "nowhere.png").write_bytes(encoded(noise()))  # nor is its absence remembered
+    assert len(packed(folder).train.images) == 4
 
 
 def test_chunks_do_not_depend_on_where_they_are_cut() -> None:

@@ -120,7 +120,7 @@ def tar_members(path: Path) -> tuple[Path, dict[str, tuple[str, int, int]]]:
         DataError: it cannot be read.
     """
     try:
-        plain = _uncompressed(path)
+        plain = uncompressed(path)
         with tarfile.open(plain, "r:") as archive:
             members = {
                 member.name: (member.name, member.offset_data, member.size)
@@ -157,15 +157,20 @@ def check_name(path: Path, name: str) -> None:
         )
 
 
-def _uncompressed(path: Path) -> Path:
-    """`path` itself, or a copy in the cache that allows random access."""
+def uncompressed(path: Path, suffix: str = ".tar") -> Path:
+    """`path` itself, or a copy in the cache that allows random access.
+
+    Raises:
+        DataError: it unpacks to more than images do, or the cache cannot be written.
+        OSError, EOFError, zlib.error, lzma.LZMAError: it cannot be unpacked.
+    """
     with path.open("rb") as file:
         magic = file.read(6)
     opener = next((opener for start, opener in OPENERS.items() if magic.startswith(start)), None)
     if opener is None:
         return path
     folder = make_folder(cache_folder() / "unpacked")
-    copy = folder / f"{content_digest([path], path.parent)[:16]}.tar"
+    copy = folder / f"{content_digest([path], path.parent)[:16]}{suffix}"
     if not copy.is_file():
         with opener(path) as stream:
             unpack_stream(stream, copy, MAX_RATIO * path.stat().st_size + 2**20, path)

@@ -55,32 +55,34 @@ def content_digest(files: Sequence[Path], root: Path) -> str:
     """SHA-256 over the names (relative to `root`) and contents of `files`.
 
     Hashing a large set takes minutes, so the answer is kept under the files' sizes and times of
-    change.
-
-    Raises:
-        DataError: a file cannot be read.
+    change, unless one of them cannot be read now: one of a million images may be such.
     """
     stamp = hashlib.sha256()
-    try:
-        for path in files:
+    for path in files:
+        with contextlib.suppress(OSError):
             status = path.stat()
             stamp.update(f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-        remembered = cache_folder() / "contents" / f"{stamp.hexdigest()}.json"
-        if remembered.is_file():
-            return str(json.loads(remembered.read_text())["content"])
-        with ThreadPoolExecutor() as pool:
-            digests = pool.map(file_digest, files)
-            content = hashlib.sha256()
-            for path, digest in zip(files, digests, strict=True):
-                content.update(f"{path.relative_to(root).as_posix()}\0{digest}\n".encode())
-    except OSError as error:
-        raise DataError(
-            f"cannot read {error.filename}: {error.strerror}; check that it exists and may be read"
-        ) from None
+    remembered = cache_folder() / "contents" / f"{stamp.hexdigest()}.json"
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return str(json.loads(remembered.read_text())["content"])
+    content, all_read = hashlib.sha256(), True
+    with ThreadPoolExecutor() as pool:
+        for path, digest in zip(files, pool.map(_digest_or_none, files), strict=True):
+            content.update(f"{path.relative_to(root).as_posix()}\0{digest}\n".encode())
+            all_read &= digest is not None
+    if not all_read:
+        return content.hexdigest()
     with contextlib.suppress(OSError):  # a cache that cannot be written may still have the set
         remembered.parent.mkdir(parents=True, exist_ok=True)
         write_json(remembered, {"content": content.hexdigest()})
     return content.hexdigest()
+
+
+def _digest_or_none(path: Path) -> str | None:
+    try:
+        return file_digest(path)
+    except OSError:
+        return None
 
 
 def file_digest(path: Path) -> str:

@@ -22,7 +22,7 @@ from sfumato.data.decode import (
     open_image,
 )
 from sfumato.data.prepare import Preparation
-from sfumato.data.source import Records
+from sfumato.data.source import Records, StoredImages
 
 TURNED = (5, 6, 7, 8)
 """EXIF orientations that exchange width and height."""
@@ -77,12 +77,32 @@ class PrepareJob:
 
     def __call__(self, start: int, stop: int) -> Chunk:
         images, chunk = prepare(self.records, start, stop, self.preparation)
-        with self.path.open("rb+") as file:
-            file.seek(self.offset + start * images[0].nbytes)
-            file.write(images.data)
-            file.flush()
-            os.fsync(file.fileno())
+        _write(self.path, self.offset, start, images)
         return chunk
+
+
+@dataclass(frozen=True)
+class PrepareStoredJob:
+    """The same for images that are decoded already."""
+
+    images: StoredImages
+    preparation: Preparation
+    path: Path
+    offset: int
+
+    def __call__(self, start: int, stop: int) -> Chunk:
+        images = prepare_array(self.images.read(start, stop), self.preparation)
+        _write(self.path, self.offset, start, np.ascontiguousarray(images))
+        return Chunk(hashes=[hashlib.sha256(image.tobytes()).hexdigest() for image in images])
+
+
+def _write(path: Path, offset: int, start: int, images: UInt8[np.ndarray, "n C H W"]) -> None:
+    """Have prepared images safely in their rows, from row `start`."""
+    with path.open("rb+") as file:
+        file.seek(offset + start * images[0].nbytes)
+        file.write(images.data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def scan(records: Records, start: int, stop: int) -> Header:

@@ -1,5 +1,6 @@
 """Writing a set of images in forms that other programs read."""
 
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,17 +42,28 @@ def write_png_folder(splits: Splits, folder: Path) -> None:
 
 def write_npz(splits: Splits, path: Path) -> None:
     """`x_train, y_train, x_test, y_test` and `class_names`; images uint8 [N, H, W, C]."""
-    arrays = {}
-    for dataset in (splits.train, splits.held_out):
-        suffix = SPLIT_FOLDERS[dataset.split]
-        images = dataset.images.transpose(0, 2, 3, 1)
-        arrays[f"x_{suffix}"] = images[..., 0] if images.shape[3] == 1 else images
-        if dataset.labels is not None:
-            arrays[f"y_{suffix}"] = dataset.labels
-    if splits.train.class_names:
-        arrays["class_names"] = np.array(splits.train.class_names)
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+    with (
+        atomic_path(path) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        for dataset in (splits.train, splits.held_out):
+            suffix = SPLIT_FOLDERS[dataset.split]
+            channels, height, width = dataset.image_shape
+            shape = (len(dataset), height, width) + (channels,) * (channels > 1)
+            with archive.open(f"x_{suffix}.npy", "w", force_zip64=True) as file:
+                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                for _, images in _blocks(dataset):
+                    file.write(images.transpose(0, 2, 3, 1).tobytes())
+            if dataset.labels is not None:
+                _write_array(archive, f"y_{suffix}", dataset.labels)
+        if splits.train.class_names:
+            _write_array(archive, "class_names", np.array(splits.train.class_names))
+
+
+def _write_array(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
+    with archive.open(f"{name}.npy", "w") as file:
+        np.lib.format.write_array(file, array, allow_pickle=False)
 
 
 def write_packed_splits(splits: Splits, folder: Path) -> None:

@@ -1,14 +1,19 @@
 """The idx format of MNIST and its relatives, plain or gzip."""
 
-import gzip
 import zlib
+from gzip import GzipFile
+from io import BufferedReader
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
 from sfumato.core.errors import DataError
-from sfumato.data.source import Part, Parts, Source, numbered_classes
+from sfumato.data import source
+from sfumato.data.archive import uncompressed
+from sfumato.data.source import Part, Parts, Source, StoredImages, numbered_classes
+
+DAMAGE = (OSError, EOFError, zlib.error)
 
 NAMES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -47,13 +52,26 @@ def _read_part(paths: list[Path | None]) -> Part:
     image_path, label_path = paths
     assert image_path is not None
     assert label_path is not None
-    images, labels = read_idx(image_path), read_idx(label_path)
-    if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
+    shape, start = _header(image_path)
+    labels = read_idx(label_path)
+    if len(shape) != 3 or labels.ndim != 1 or shape[0] != len(labels):
         raise DataError(
-            f"{image_path} holds an array of shape {images.shape} and {label_path} one of "
+            f"{image_path} holds an array of shape {shape} and {label_path} one of "
             f"{labels.shape}; expected [N, H, W] and [N]: fetch them again"
         )
-    return Part(images[:, None], labels.astype(np.int64))
+    if int(np.prod(shape, dtype=object)) <= source.IN_MEMORY:
+        return Part(read_idx(image_path)[:, None], labels.astype(np.int64))
+    return Part(_stored(image_path, shape, start), labels.astype(np.int64))
+
+
+def _stored(path: Path, shape: tuple[int, ...], start: int) -> StoredImages:
+    """Images that are not read now: in their file, or an unpacked copy of it in the cache."""
+    try:
+        plain = uncompressed(path, ".idx")
+        _check_size(path, shape, plain.stat().st_size - start)
+    except DAMAGE as error:
+        raise DataError(f"cannot read {path}: {error}; fetch it again") from None
+    return StoredImages(plain, start, shape[0], shape[1:])
 
 
 def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
@@ -62,21 +80,43 @@ def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
     Raises:
         DataError: unreadable, truncated, or not idx.
     """
+    shape, start = _header(path)
     try:
-        content = path.read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
+        with _open(path) as file:
+            content = file.read()
+    except DAMAGE as error:
         raise DataError(f"cannot read {path}: {error}; fetch it again") from None
-    if len(content) < 4 or content[:3] != b"\0\0\x08":
+    _check_size(path, shape, len(content) - start)
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def _open(path: Path) -> GzipFile | BufferedReader:
+    with path.open("rb") as file:
+        is_packed = file.read(2) == b"\x1f\x8b"
+    return GzipFile(path) if is_packed else path.open("rb")
+
+
+def _header(path: Path) -> tuple[tuple[int, ...], int]:
+    """The shape of the array in an idx file, and where its values begin.
+
+    Raises:
+        DataError: unreadable, or not idx.
+    """
+    try:
+        with _open(path) as file:
+            begin = file.read(4)
+            sizes = file.read(4 * begin[3]) if len(begin) == 4 else b""
+    except DAMAGE as error:
+        raise DataError(f"cannot read {path}: {error}; fetch it again") from None
+    if len(begin) < 4 or begin[:3] != b"\0\0\x08" or len(sizes) < 4 * begin[3]:
         raise DataError(f"{path} is not an idx file of unsigned bytes; fetch it again")
-    num_dimensions = content[3]
-    header = 4 + 4 * num_dimensions
-    shape = tuple(int(size) for size in np.frombuffer(content[4:header], ">u4"))
+    return tuple(int(size) for size in np.frombuffer(sizes, ">u4")), 4 + len(sizes)
+
+
+def _check_size(path: Path, shape: tuple[int, ...], found: int) -> None:
     expected = int(np.prod(shape, dtype=object))
-    if len(shape) < num_dimensions or len(content) - header != expected:
+    if found != expected:
         raise DataError(
             f"{path} is damaged: shape {list(shape)} needs {expected} bytes of values, "
-            f"found {max(len(content) - header, 0)}; fetch it again"
+            f"found {max(found, 0)}; fetch it again"
         )
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

@@ -1,39 +1,62 @@
 """NumPy archives: `x` and `y`, or `x_train, y_train, x_test, y_test`."""
 
+import struct
+import zipfile
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
 from sfumato.core.errors import DataError
-from sfumato.data.source import ImageArray, Part, Parts, Source, numbered_classes
+from sfumato.data import source
+from sfumato.data.archive import unpack_stream
+from sfumato.data.cache import cache_folder, content_digest, make_folder, require_space
+from sfumato.data.source import (
+    ImageArray,
+    Part,
+    Parts,
+    Source,
+    StoredImages,
+    channels_first,
+    numbered_classes,
+)
 
+DAMAGE = (
+    OSError,
+    EOFError,
+    ValueError,
+    MemoryError,
+    RuntimeError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 LAYOUT = "it should hold x and, if labelled, y (or x_train, y_train, x_test, y_test)"
 
 
 def npz_file(path: Path, class_names: tuple[str, ...] = ()) -> Source:
     """An .npz of uint8 images, [N, H, W], [N, H, W, C] or [N, C, H, W], and integer labels.
 
+    Images that take more than `source.IN_MEMORY` bytes are read in place, or where the archive is
+    compressed from an unpacked copy in the cache.
     An array `class_names` of strings names the classes; else `class_names`, if there are as many.
     """
 
     def read() -> Parts:
         try:
             with np.load(path, allow_pickle=False) as archive:
-                arrays = dict(archive)
-        except (OSError, EOFError, ValueError, MemoryError, BadZipFile, zlib.error) as error:
+                return _parts(path, archive, class_names)
+        except DAMAGE as error:
             raise DataError(f"cannot read {path}: {error}; {LAYOUT}") from None
-        return _parts(path, arrays, class_names)
 
     return Source(name=path.stem, files=(path,), root=path.parent, read=read)
 
 
-def _parts(path: Path, archive: Mapping[str, np.ndarray], names: tuple[str, ...]) -> Parts:
+def _parts(path: Path, archive: NpzFile, names: tuple[str, ...]) -> Parts:
     suffix = "_train" if "x_train" in archive else ""
     if f"x{suffix}" not in archive:
-        raise DataError(f"{path} holds {sorted(archive)}; {LAYOUT}")
+        raise DataError(f"{path} holds {sorted(archive.files)}; {LAYOUT}")
     train = _part(path, archive, suffix)
     test = _part(path, archive, "_test") if "x_test" in archive else None
     if train.labels is None:
@@ -46,8 +69,8 @@ def _parts(path: Path, archive: Mapping[str, np.ndarray], names: tuple[str, ...]
     return Parts(train, test, names)
 
 
-def _part(path: Path, archive: Mapping[str, np.ndarray], suffix: str) -> Part:
-    images = _channels_first(path, f"x{suffix}", archive[f"x{suffix}"])
+def _part(path: Path, archive: NpzFile, suffix: str) -> Part:
+    images = _images(path, archive, f"x{suffix}")
     if f"y{suffix}" not in archive:
         return Part(images, None)
     labels = archive[f"y{suffix}"]
@@ -61,16 +84,47 @@ def _part(path: Path, archive: Mapping[str, np.ndarray], suffix: str) -> Part:
     return Part(images, labels.astype(np.int64))
 
 
-def _channels_first(path: Path, key: str, images: np.ndarray) -> ImageArray:
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.size == 0:
+def _images(path: Path, archive: NpzFile, key: str) -> ImageArray | StoredImages:
+    """The images under `key`: read, or where there are many left in their file."""
+    assert archive.zip is not None
+    member = archive.zip.getinfo(f"{key}.npy")
+    with archive.zip.open(member) as file:
+        form = np.lib.format
+        is_first = form.read_magic(file) == (1, 0)
+        read_header = form.read_array_header_1_0 if is_first else form.read_array_header_2_0
+        shape, is_fortran, dtype = read_header(file)
+        start = file.tell()
+    size = int(np.prod(shape, dtype=object))
+    if dtype != np.uint8 or len(shape) not in (3, 4) or size == 0:
         raise DataError(
-            f"{path}: {key} is {images.dtype} of shape {images.shape}; it should be uint8 in "
+            f"{path}: {key} is {dtype} of shape {shape}; it should be uint8 in "
             "0..255, [N, H, W] or [N, H, W, C]"
         )
-    if images.ndim == 3:
-        return images[:, None]
-    if images.shape[3] in (1, 3, 4):
-        return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-    if images.shape[1] in (1, 3, 4):
-        return images
-    raise DataError(f"{path}: {key} has shape {images.shape}; images need 1, 3 or 4 channels")
+    if len(shape) == 4 and not {shape[1], shape[3]} & {1, 3, 4}:
+        raise DataError(f"{path}: {key} has shape {shape}; images need 1, 3 or 4 channels")
+    if size <= source.IN_MEMORY or is_fortran:
+        return channels_first(archive[key])
+    if member.compress_type == zipfile.ZIP_STORED:
+        where, start = path, start + _content_offset(path, member)
+    else:
+        where = _unpacked(path, archive.zip, member, start + size)
+    return StoredImages(where, start, shape[0], shape[1:])
+
+
+def _content_offset(path: Path, member: zipfile.ZipInfo) -> int:
+    """Where the content of a member begins in its archive: after a header and two strings."""
+    with path.open("rb") as file:
+        file.seek(member.header_offset + 26)
+        name, extra = struct.unpack("<HH", file.read(4))
+    return member.header_offset + 30 + int(name) + int(extra)
+
+
+def _unpacked(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, size: int) -> Path:
+    """A copy of a compressed member of `size` bytes in the cache."""
+    folder = make_folder(cache_folder() / "unpacked")
+    copy = folder / f"{content_digest([path], path.parent)[:16]}-{member.filename}"
+    if not copy.is_file():
+        require_space(folder, size)
+        with archive.open(member) as stream:
+            unpack_stream(stream, copy, size, path)
+    return copy

@@ -17,7 +17,7 @@ from sfumato.data.dataset import image_hashes
 from sfumato.data.packed import FORMAT, Packed, is_packed, read_packed, write_packed
 from sfumato.data.prepare import Preparation
 from sfumato.data.records import pack_records, scan_records
-from sfumato.data.source import JoinedRecords, Part, Parts, Source
+from sfumato.data.source import JoinedRecords, Part, Parts, Records, Source, StoredImages
 from sfumato.data.split import Hashes, first_of_each
 from sfumato.data.summary import Summary
 
@@ -141,12 +141,13 @@ def _resolve(source: Source, parts: Parts, config: DataConfig, workers: int | No
     """Settle what is "auto": the most common size, and grey only if every image is."""
     size, channels = config.size, config.channels
     images = parts.train.images
-    if isinstance(images, np.ndarray):
-        size = size or (images.shape[2], images.shape[3])
-        channels = images.shape[1] if channels == "auto" else channels
+    if isinstance(images, np.ndarray | StoredImages):
+        one = images[:1] if isinstance(images, np.ndarray) else images.read(0, 1)
+        size = size or (one.shape[2], one.shape[3])
+        channels = one.shape[1] if channels == "auto" else channels
     elif size is None or channels == "auto":
         sets = [part.images for part in _both(parts) if part is not None]
-        records = JoinedRecords(tuple(r for r in sets if not isinstance(r, np.ndarray)))
+        records = JoinedRecords(tuple(r for r in sets if isinstance(r, Records)))
         header = scan_records(records, workers)
         if not header.sizes:
             raise DataError(f"{source.name}: none of its images can be read; check the files")

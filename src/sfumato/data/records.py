@@ -1,4 +1,4 @@
-"""Packing encoded images in parallel, so that a kill costs the chunks under way and no more.
+"""Packing images in parallel, so that a kill costs the chunks under way and no more.
 
 In the folder of an unfinished split, `images.npy` already has its full length; a file
 `chunks/<start>.json` appears once the pixels of that chunk are safely in it.
@@ -16,11 +16,11 @@ from sfumato.core.console import progress_bar
 from sfumato.core.errors import DataError
 from sfumato.core.files import sync_directory, write_json
 from sfumato.data.cache import require_space
-from sfumato.data.chunk import Chunk, Header, PrepareJob, ScanJob
+from sfumato.data.chunk import Chunk, Header, PrepareJob, PrepareStoredJob, ScanJob
 from sfumato.data.packed import IMAGES, Packed, describe
 from sfumato.data.pool import run_ranges
 from sfumato.data.prepare import Preparation
-from sfumato.data.source import Part, Records
+from sfumato.data.source import Part, Records, StoredImages
 from sfumato.data.split import Hashes, first_of_each
 from sfumato.data.summary import Summary
 
@@ -48,20 +48,24 @@ def pack_records(
     preparation: Preparation,
     workers: int | None,
 ) -> None:
-    """Pack encoded images into `folder`, continuing what an earlier process began there.
+    """Pack the images of a part into `folder`, continuing what an earlier process began there.
 
     Raises:
         DataError: not enough room on the disk, or no image can be used.
         OSError: the folder cannot be written.
     """
     records = part.images
-    assert not isinstance(records, np.ndarray)
+    assert isinstance(records, Records | StoredImages)
     shape = (len(records), *preparation.shape)
     (folder / "chunks").mkdir(parents=True, exist_ok=True)
     offset = _open_images(folder / IMAGES, shape)
     chunks = _read_chunks(folder)
     missing = [(start, stop) for start, stop in _ranges(len(records)) if start not in chunks]
-    job = PrepareJob(records, preparation, folder / IMAGES, offset)
+    job: PrepareJob | PrepareStoredJob
+    if isinstance(records, Records):
+        job = PrepareJob(records, preparation, folder / IMAGES, offset)
+    else:
+        job = PrepareStoredJob(records, preparation, folder / IMAGES, offset)
     results = run_ranges(job, missing, _crashed, _joined_chunks, workers)
     done = len(records) - sum(stop - start for start, stop in missing)
     with progress_bar(f"packing {name}", len(records)) as show:
@@ -83,7 +87,7 @@ def _finish(
 ) -> None:
     """Close the gaps of dropped images and describe the result."""
     records = part.images
-    assert not isinstance(records, np.ndarray)
+    assert isinstance(records, Records | StoredImages)
     hashes = _hashes(chunks)
     kept = np.ones(len(records), bool)
     summary = Summary()

@@ -8,8 +8,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from sfumato.core.errors import DataError
+
 ImageArray = UInt8[np.ndarray, "N C H W"]
 LabelArray = Int64[np.ndarray, " N"]
+IN_MEMORY = 2**28
+"""Arrays of up to so many bytes are simply read; larger ones stay in their file."""
 
 
 class Records(ABC):
@@ -54,10 +58,64 @@ class JoinedRecords(Records):
 
 
 @dataclass(frozen=True)
-class Part:
-    """One split: images, decoded or not, and their classes (None when unlabelled)."""
+class StoredImages:
+    """uint8 images one after another in a file, read a range at a time.
 
-    images: ImageArray | Records
+    Pickled to the packing processes.
+
+    Args:
+        path, offset: where the first image begins.
+        count: of images.
+        shape: of one image as it is stored: [H, W], [H, W, C] or [C, H, W].
+    """
+
+    path: Path
+    offset: int
+    count: int
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def name(self, index: int) -> str:
+        """What messages call the image."""
+        return f"image {index}"
+
+    def read(self, start: int, stop: int) -> ImageArray:
+        """Images `start` to `stop` - 1.
+
+        Raises:
+            DataError: the file ends before them.
+        """
+        size = int(np.prod(self.shape))
+        with self.path.open("rb") as file:
+            file.seek(self.offset + start * size)
+            content = file.read((stop - start) * size)
+        if len(content) < (stop - start) * size:
+            raise DataError(f"{self.path} ends before image {stop - 1}; fetch it again")
+        return channels_first(np.frombuffer(content, np.uint8).reshape(-1, *self.shape))
+
+
+def channels_first(images: np.ndarray) -> ImageArray:
+    """[N, H, W], [N, H, W, C] or [N, C, H, W] as the last.
+
+    Raises:
+        ValueError: neither 1, 3 nor 4 channels.
+    """
+    if images.ndim == 3:
+        return images[:, None]
+    if images.shape[3] in (1, 3, 4):
+        return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    if images.shape[1] in (1, 3, 4):
+        return images
+    raise ValueError(f"has shape {images.shape}; images need 1, 3 or 4 channels")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split: images, decoded (in memory or in a file) or not; and their classes (or None)."""
+
+    images: ImageArray | StoredImages | Records
     labels: LabelArray | None
 
     def __post_init__(self) -> None:
