@@ -1,16 +1,18 @@
 """Optimizers and learning-rate schedules as config."""
 
 import math
-from collections.abc import Iterable
 from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
 
 from sfumato.core.config import component
+from sfumato.core.errors import ConfigError
+from sfumato.run.muon import Muon
+from sfumato.run.shard import is_sharded
 
 
-def _check_betas(name: str, betas: tuple[float, float]) -> None:
+def _check_betas(name: str, betas: tuple[float, ...]) -> None:
     if not all(0 <= beta < 1 for beta in betas):
         raise ValueError(f"{name} needs 0 <= betas < 1, got betas={list(betas)}")
 
@@ -27,12 +29,10 @@ class Adam:
     def __post_init__(self) -> None:
         _check_betas("adam", self.betas)
 
-    def build(
-        self, parameters: Iterable[torch.nn.Parameter], learning_rate: float
-    ) -> torch.optim.Optimizer:
+    def build(self, module: torch.nn.Module, learning_rate: float) -> torch.optim.Optimizer:
         """The optimizer, in its fused form."""
         return torch.optim.Adam(
-            parameters, lr=learning_rate, betas=self.betas, eps=self.epsilon, fused=True
+            module.parameters(), lr=learning_rate, betas=self.betas, eps=self.epsilon, fused=True
         )
 
 
@@ -49,12 +49,10 @@ class AdamW:
     def __post_init__(self) -> None:
         _check_betas("adamw", self.betas)
 
-    def build(
-        self, parameters: Iterable[torch.nn.Parameter], learning_rate: float
-    ) -> torch.optim.Optimizer:
+    def build(self, module: torch.nn.Module, learning_rate: float) -> torch.optim.Optimizer:
         """The optimizer, in its fused form."""
         return torch.optim.AdamW(
-            parameters,
+            module.parameters(),
             lr=learning_rate,
             betas=self.betas,
             eps=self.epsilon,
@@ -71,11 +69,9 @@ class SGD:
     kind: Literal["sgd"] = "sgd"
     momentum: float = 0.9
 
-    def build(
-        self, parameters: Iterable[torch.nn.Parameter], learning_rate: float
-    ) -> torch.optim.Optimizer:
+    def build(self, module: torch.nn.Module, learning_rate: float) -> torch.optim.Optimizer:
         """The optimizer. (Its fused form knows no sharded parameters.)"""
-        return torch.optim.SGD(parameters, lr=learning_rate, momentum=self.momentum)
+        return torch.optim.SGD(module.parameters(), lr=learning_rate, momentum=self.momentum)
 
 
 @component
@@ -86,14 +82,42 @@ class RMSprop:
     kind: Literal["rmsprop"] = "rmsprop"
     smoothing: float = 0.99
 
-    def build(
-        self, parameters: Iterable[torch.nn.Parameter], learning_rate: float
-    ) -> torch.optim.Optimizer:
+    def build(self, module: torch.nn.Module, learning_rate: float) -> torch.optim.Optimizer:
         """The optimizer."""
-        return torch.optim.RMSprop(parameters, lr=learning_rate, alpha=self.smoothing)
+        return torch.optim.RMSprop(module.parameters(), lr=learning_rate, alpha=self.smoothing)
 
 
-Optimizer = Annotated[Adam | AdamW | SGD | RMSprop, Field(discriminator="kind")]
+@component
+class MuonConfig:
+    """Muon for matrices and convolutions, AdamW for the rest, at one learning rate."""
+
+    state_names: ClassVar[tuple[str, ...]] = ("step", "exp_avg", "exp_avg_sq")
+    kind: Literal["muon"] = "muon"
+    momentum: float = 0.95
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+    weight_decay: float = 0.01
+
+    def __post_init__(self) -> None:
+        _check_betas("muon", (*self.betas, self.momentum))
+
+    def build(self, module: torch.nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+        """The optimizer, whose AdamW is in its fused form.
+
+        Raises:
+            ConfigError: the parameters are sharded; a matrix is made orthogonal as a whole.
+        """
+        if is_sharded(module):
+            raise ConfigError(
+                "training.optimizer 'muon' does not go with training.shard: it needs whole "
+                "matrices; leave training.shard out, or use adamw"
+            )
+        return Muon(
+            module, learning_rate, self.momentum, self.betas, self.epsilon, self.weight_decay
+        )
+
+
+Optimizer = Annotated[Adam | AdamW | SGD | RMSprop | MuonConfig, Field(discriminator="kind")]
 
 
 @component

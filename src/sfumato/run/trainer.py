@@ -63,7 +63,7 @@ class Trainer:
         for phase in self.phases:  # phases of one module share its optimizer
             if phase.module not in self.optimizers:
                 self.optimizers[phase.module] = config.optimizer.build(
-                    phase.module.parameters(), config.learning_rate
+                    phase.module, config.learning_rate
                 )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
         sampled = self.model.sampled_module

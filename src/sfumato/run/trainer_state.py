@@ -82,8 +82,12 @@ def _optimizer_state(
     source: str,
 ) -> dict[int, dict[str, Tensor]]:
     """The state by parameter. A parameter that never had a gradient has none."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    numbers = {str(number): p for number, p in enumerate(parameters)}
+    parameters = [
+        (p, group.get("state_names", names))
+        for group in optimizer.param_groups
+        for p in group["params"]
+    ]
+    numbers = {str(number): p for number, (p, _) in enumerate(parameters)}
     found = {name.partition("/")[0] for name in saved}
     if unknown := found - set(numbers):
         raise RunError(
@@ -92,9 +96,9 @@ def _optimizer_state(
         )
     expected = {
         f"{number}/{name}": torch.zeros(()) if name == "step" else parameter
-        for number, parameter in numbers.items()
-        if number in found
-        for name in names
+        for number, (parameter, own_names) in enumerate(parameters)
+        if str(number) in found
+        for name in own_names
     }
     check_tensors(expected, saved, source)
     state: dict[int, dict[str, Tensor]] = {}
