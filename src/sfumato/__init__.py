@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from sfumato.run.sample import load_run, sample_images
     from sfumato.run.train import train
     from sfumato.study.launch import run_study
-    from sfumato.study.study import Study, load_study
+    from sfumato.study.read import load_study
+    from sfumato.study.study import Study
 
 _HOME = {
     "Batch": "core.images",
@@ -34,7 +35,7 @@ _HOME = {
     "load_data": "data.catalogue",
     "load_experiment": "run.experiment",
     "load_run": "run.sample",
-    "load_study": "study.study",
+    "load_study": "study.read",
     "run_study": "study.launch",
     "sample_images": "run.sample",
     "to_uint8": "core.images",

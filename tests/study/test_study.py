@@ -9,7 +9,7 @@ import pytest
 from sfumato.cli import main
 from sfumato.core.errors import ConfigError, RunError
 from sfumato.study.launch import run_study
-from sfumato.study.study import load_study, study_names
+from sfumato.study.read import load_study, study_names
 
 TINY = """
 factors = ["model"]

@@ -21,6 +21,8 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the study `demo`."""
     from sfumato.cli.study import run_and_print
-    from sfumato.study.study import load_study
+    from sfumato.study.launchers import InProcess
+    from sfumato.study.read import load_study
 
-    run_and_print(load_study("demo", []), options.output or Path("sfumato-demo"))
+    output = options.output or Path("sfumato-demo")
+    run_and_print(load_study("demo", []), output, InProcess())

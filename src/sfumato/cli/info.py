@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> None:
     from sfumato.run.experiment import load_experiment, recipe_names
 
     if options.recipe is None:
-        from sfumato.study.study import study_names
+        from sfumato.study.read import study_names
 
         print("recipes:", *recipe_names(), sep="\n  ")
         print("studies:", *study_names(), sep="\n  ")

@@ -13,34 +13,77 @@ def add_parser(subparsers: Subparsers) -> None:
         "study",
         "train several models under one budget, score them alike and compare them",
         "sfumato study demo\n"
+        "sfumato study schedules --preset cpu\n"
         "sfumato study my-study.toml --output studies/mine\n"
-        "sfumato study demo budget.images=50000 seeds=[0,1]\n"
-        "(the same command again continues an interrupted study)",
+        "sfumato study demo budget.images=50000 seeds=[0,1] --jobs 2\n"
+        "sfumato study bedrooms --launcher ray --cpus 8 --gpus 1\n"
+        "sfumato study cats --dry-run --preset cpu\n"
+        "(the same command again continues an interrupted study and skips what is done)",
     )
-    parser.add_argument("study", help="name of a study, or path of a .toml file")
+    parser.add_argument(
+        "study", help="name of a study (sfumato info lists them), or path of a .toml file"
+    )
     add_overrides(parser)
-    add_output(parser, "study directory (default: studies/NAME)")
+    parser.add_argument(
+        "--preset", default="", metavar="NAME",
+        help="changes that the study's file has ready: cpu ends within the stated hours on 2 cores",
+    )  # fmt: skip
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and end")
+    parser.add_argument(
+        "--launcher", choices=("local", "ray"), default="local",
+        help="where the runs happen: on this machine (default), or on a Ray cluster",
+    )  # fmt: skip
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N",
+        help="local: so many runs at once, each with its share of the cores and GPUs (default: 1)",
+    )  # fmt: skip
+    parser.add_argument("--address", help="ray: the cluster (default: RAY_ADDRESS, or a local one)")
+    parser.add_argument("--cpus", type=float, default=1, help="ray: cores of a run (default: 1)")
+    parser.add_argument(
+        "--gpus", type=float, help="ray: GPUs of a run (default: 1 where the cluster has any)"
+    )
+    add_output(parser, "study directory (default: studies/NAME, or studies/NAME-PRESET)")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
     """Run the study, print its table and the path of its report."""
-    from sfumato.study.study import load_study
+    from sfumato.study.read import load_study
 
-    study = load_study(options.study, options.overrides)
-    run_and_print(study, options.output or Path("studies") / study.name)
+    study = load_study(options.study, options.overrides, options.preset)
+    if options.dry_run:
+        from sfumato.study.dry_run import dry_run
+
+        print(dry_run(study))
+        return
+    name = f"{study.name}-{options.preset}" if options.preset else study.name
+    run_and_print(study, options.output or Path("studies") / name, launcher(options))
 
 
-def run_and_print(study: object, directory: Path) -> None:
+def launcher(options: argparse.Namespace) -> object:
+    """Where the runs happen, as the options say."""
+    from sfumato.study.launchers import InProcess, Processes
+    from sfumato.study.ray_launcher import RayCluster
+
+    if options.launcher == "ray":
+        return RayCluster(options.address, options.cpus, options.gpus)
+    return InProcess() if options.jobs == 1 else Processes(options.jobs)
+
+
+def run_and_print(study: object, directory: Path, launcher: object) -> None:
     """Run a study in `directory`, write its report, print the table."""
     from sfumato.core.console import say
     from sfumato.report.console import print_table
     from sfumato.report.html import write_report
     from sfumato.study.launch import run_study
+    from sfumato.study.launchers import Launcher
     from sfumato.study.study import Study
 
     assert isinstance(study, Study)
-    run_study(study, directory, tell=say)
+    assert isinstance(launcher, Launcher)
+    for line in study.shrunk:
+        say(f"preset {study.preset}: {line}")
+    run_study(study, directory, say, launcher)
     report = write_report(directory)
     print_table(directory)
     print(f"report: {report}")

@@ -15,3 +15,7 @@ class DataError(SfumatoError):
 
 class RunError(SfumatoError):
     """A run directory or a checkpoint that cannot be used as asked."""
+
+
+class TrainingDiverged(RunError):
+    """Training diverged, and again at a lower learning rate: a finding about the config."""

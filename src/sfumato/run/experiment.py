@@ -1,5 +1,6 @@
 """An experiment: data, model, training and evaluation, as one config."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -143,11 +144,14 @@ def recipe_names() -> list[str]:
 def read_recipe(name_or_path: str) -> dict[str, Any]:
     """The mapping of a recipe given by name (`digits-ddpm`) or by path (`my/recipe.toml`).
 
-    A recipe may begin with `base = "other"`, whose keys it then changes.
+    A recipe may begin with `base = "other"`, whose keys it then changes. The config.json of a run
+    is a recipe too: the very same run again.
     Raises:
         ConfigError: no such recipe, or not TOML.
     """
     path = Path(name_or_path)
+    if path.suffix == ".json":
+        return _read_config(path)
     if path.suffix != ".toml":
         path = RECIPES / f"{name_or_path}.toml"
         if not path.exists():
@@ -159,6 +163,18 @@ def read_recipe(name_or_path: str) -> dict[str, Any]:
     base = mapping.pop("base", None)
     mapping.setdefault("name", path.stem)
     return merge(read_recipe(base), mapping) if base else mapping
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        mapping = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}; check the path") from None
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(mapping, dict):
+        raise ConfigError(f"{path} holds no JSON object; give the config.json of a run")
+    return mapping
 
 
 def load_experiment(name_or_path: str, overrides: list[str]) -> Experiment:

@@ -9,7 +9,7 @@ import numpy as np
 
 from sfumato.core import distributed
 from sfumato.core.config import to_mapping
-from sfumato.core.errors import RunError
+from sfumato.core.errors import TrainingDiverged
 from sfumato.core.images import Batch, UInt8Images
 from sfumato.data.dataset import Splits
 from sfumato.metrics.estimate import MetricError
@@ -64,7 +64,8 @@ class Session:
         """Train to the end of the budget and write what a finished run has.
 
         Raises:
-            RunError: training diverged twice, or something cannot be written.
+            TrainingDiverged: twice.
+            RunError: something cannot be written.
             Interrupted: stopped by Ctrl-C or SIGTERM, after saving.
         """
         with self.monitor, StopRequest() as stop:
@@ -255,11 +256,11 @@ class Session:
         Nothing is saved at once: a run that is killed before its next checkpoint diverges again in
         the same way, and comes here again.
         Raises:
-            RunError: it has been done before.
+            TrainingDiverged: it has been done before.
         """
         images, factor = self.trainer.position.images, self.trainer.rate_factor
         if factor < 1:
-            raise RunError(
+            raise TrainingDiverged(
                 f"training diverged again at {images:,} images: {trouble}, although the learning "
                 f"rate had been lowered to {factor:g} of {self.config.learning_rate:g}; start a "
                 "new run with a smaller training.learning_rate, a longer training.warmup_images, "

@@ -1,4 +1,4 @@
-"""Running a study: train and score every arm that is not done, then compare them."""
+"""Running a study: train, score and measure what is not done, then compare."""
 
 import time
 from collections.abc import Callable
@@ -8,72 +8,115 @@ from typing import Any
 from sfumato.core.config import differences, to_mapping
 from sfumato.core.errors import RunError
 from sfumato.core.files import write_json
-from sfumato.data.catalogue import load
-from sfumato.run.directory import check_same_experiment, locked, read_json
-from sfumato.run.evaluate import Evaluator
-from sfumato.run.experiment import Experiment
-from sfumato.run.score import score_run
-from sfumato.run.train import train, with_decay_fixed
+from sfumato.run.directory import locked, read_json
+from sfumato.study.evaluators import Evaluators
+from sfumato.study.launchers import InProcess, Launcher
 from sfumato.study.results import study_results
+from sfumato.study.search import Search
 from sfumato.study.study import Study
+from sfumato.study.task import is_done
+
+HARMLESS = ("title", "description", "seeds", "published", "hours", "shrunk", "command")
+"""Keys of a study that may change when it goes on: they alter no run that is there."""
 
 
-def run_study(study: Study, directory: Path, tell: Callable[[str], None] = print) -> dict[str, Any]:
-    """Train and score what is not done yet; returns the results, which are written after each arm.
+def run_study(
+    study: Study,
+    directory: Path,
+    tell: Callable[[str], None] = print,
+    launcher: Launcher = InProcess(),
+) -> dict[str, Any]:
+    """Train, score and measure what is not done yet; the results are written after each run.
 
+    Args:
+        study: what to compare. Seeds and arms may be added to a study that has been run.
+        directory: of the study; made if it does not exist.
+        tell: hears messages for the user.
+        launcher: where the runs happen.
+    Returns:
+        The results, as results.json has them.
     Raises:
         RunError: the directory holds another study.
         Interrupted: stopped; the same command goes on.
     """
-    began = time.monotonic()
-    _open(study, directory)
     with locked(directory):
-        before = _recorded_seconds(directory)
-        first = next(iter(study.arms.values()))
-        splits = load(first.data)
-        tell("preparing the evaluation: classifiers and the floor")
-        evaluator = Evaluator(splits, first.evaluation)
-        results: dict[str, Any] = {}
-        for seed in study.seeds:
-            for arm in study.arms:
-                run_dir = directory / "runs" / arm / f"seed-{seed}"
-                experiment = study.experiment(arm, seed)
-                if not (run_dir / "summary.json").exists():
-                    train(experiment, run_dir, resume=run_dir.exists(), tell=tell)
-                else:
-                    _check_done(run_dir, experiment)
-                if not (run_dir / "evaluation.json").exists():
-                    score_run(run_dir, evaluator)
-                seconds = before + time.monotonic() - began
-                results = study_results(study, directory, evaluator, splits, seconds)
-                write_json(directory / "results.json", results)
+        recorder = _Recorder(directory, tell)
+        _open(study, directory)
+        if study.search is None:
+            return recorder.run(study, launcher)
+        search = Search(study, study.search)
+        if not search.trials_in(directory):
+            search.propose(directory, {}, launcher.at_once)
+        while True:
+            grown = search.grown(directory)
+            _open(grown, directory)
+            results = recorder.run(grown, launcher)
+            if not search.propose(directory, results, launcher.at_once):
+                return results
+
+
+class _Recorder:
+    """Runs the tasks of a study and writes results.json after each."""
+
+    def __init__(self, directory: Path, tell: Callable[[str], None]) -> None:
+        self._directory = directory
+        self._tell = tell
+        self._began = time.monotonic()
+        self._before = _recorded_seconds(directory)
+        self._evaluators: tuple[Study, Evaluators] | None = None
+
+    def run(self, study: Study, launcher: Launcher) -> dict[str, Any]:
+        directory = self._directory
+        waiting = [task for task in study.tasks if not is_done(directory, study, *task)]
+        done = len(study.tasks) - len(waiting)
+        if done:
+            self._tell(f"{done} of {len(study.tasks)} runs are done already")
+        evaluators = self._prepared(study)
+        results: dict[str, Any] | None = None
+        for arm, seed in launcher.run(study, directory, waiting, evaluators, self._tell):
+            results = self.record(study)
+            done += 1
+            self._tell(f"{done} of {len(study.tasks)} runs: {arm}, seed {seed}")
+        return self.record(study) if results is None else results
+
+    def record(self, study: Study) -> dict[str, Any]:
+        """Write results.json from the runs that are finished."""
+        seconds = self._before + time.monotonic() - self._began
+        results = study_results(study, self._directory, self._prepared(study), seconds)
+        write_json(self._directory / "results.json", results)
         return results
+
+    def _prepared(self, study: Study) -> Evaluators:
+        """The evaluators, prepared before any run: a mistake in the protocol shows at once."""
+        if self._evaluators is None or self._evaluators[0] is not study:
+            evaluators = Evaluators(study, self._tell)
+            for arm in study.arms:
+                evaluators.of(arm)
+            self._evaluators = (study, evaluators)
+        return self._evaluators[1]
 
 
 def _open(study: Study, directory: Path) -> None:
-    """Create the study directory, or check that it holds this study."""
+    """Write the study down, or check that the directory holds it."""
     path = directory / "study.json"
     mapping = to_mapping(study)
     if path.exists():
-        changed = differences(read_json(directory, "study.json"), mapping)
-        if changed:
-            key, (old, new) = next(iter(changed.items()))
+        recorded = read_json(directory, "study.json")
+        for key, (old, new) in differences(recorded, mapping).items():
+            whole_arm = key.startswith("arms.") and None in (old, new) and key.count(".") == 1
+            if whole_arm and (old is None or study.search is not None):
+                continue
+            if key.split(".")[0] in HARMLESS or key == "search.trials":
+                continue
             raise RunError(
                 f"{directory} holds a study that differs in {key} ({old!r}, now {new!r}); "
                 "choose another directory with --output"
             )
-        return
-    if directory.exists() and any(directory.iterdir()):
+    elif any(path.name != "lock" for path in directory.iterdir()):
         raise RunError(
             f"{directory} already exists and holds no study; choose another with --output"
         )
-    directory.mkdir(parents=True, exist_ok=True)
     write_json(path, mapping)
-
-
-def _check_done(run_dir: Path, experiment: Experiment) -> None:
-
-    check_same_experiment(run_dir, with_decay_fixed(experiment), force=False)
 
 
 def _recorded_seconds(directory: Path) -> float:

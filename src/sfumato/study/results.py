@@ -1,48 +1,72 @@
 """results.json of a study: everything the report shows, gathered from the run directories."""
 
+from dataclasses import asdict
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sfumato.core.config import differences, to_mapping
+from sfumato.core.config import to_mapping
 from sfumato.core.files import atomic_path
 from sfumato.data.dataset import Dataset, Splits
 from sfumato.metrics.estimate import Estimate
 from sfumato.run.directory import environment, read_json
-from sfumato.run.evaluate import METRICS, Evaluator
+from sfumato.run.protocol import Metric
 from sfumato.run.score import metric_columns, preview_rows, protocol, save_grid
 from sfumato.study import statistics
-from sfumato.study.study import IDENTITY, Study
+from sfumato.study.compare import compare_runs
+from sfumato.study.evaluators import Evaluators
+from sfumato.study.fronts import fronts
+from sfumato.study.measure import COMPARED, MEASURED
+from sfumato.study.study import Study
+from sfumato.study.task import FAILED, run_dir_of
 
-EVALUATED = ("scores", "excess", "classes", "class_floors", "copies")
-"""What results.json takes over from the evaluation of a run."""
+EVALUATED = ("excess", "class_floors", "copies")
+"""What results.json takes over from the evaluation of a run, beside its scores and classes."""
+BITS = Metric("bits_per_dim", "Held-out bits per dimension", "lower")
 
 
 def study_results(
-    study: Study, directory: Path, evaluator: Evaluator, splits: Splits, seconds: float
+    study: Study, directory: Path, evaluators: Evaluators, seconds: float
 ) -> dict[str, Any]:
     """The results of the runs that are finished so far, as plain values."""
-    first = next(iter(study.arms.values()))
+    first = next(iter(study.arms))
+    splits, evaluator = evaluators.splits(first), evaluators.main
     _write_real_grid(splits.held_out, directory / "real.png")
-    arms = [arm for name in study.arms if (arm := _arm(study, directory, name))["runs"]]
+    columns = [*metric_columns(evaluator), *_class_columns(study, evaluators)]
+    found = [_arm(study, directory, name, evaluators) for name in study.arms]
+    arms = [arm for name, arm in zip(study.arms, found, strict=True) if arm["runs"]]
+    if any(BITS.key in run["scores"] for arm in arms for run in arm["runs"]):
+        columns.append(asdict(BITS) | {"floor": None})
+    distinctions = study.distinctions()
+    for arm in arms:
+        arm["config"] = distinctions[arm["name"]]
     return {
         "name": study.name,
         "title": study.title,
         "description": study.description,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": seconds,
+        "preset": study.preset,
+        "hours": study.hours,
+        "shrunk": list(study.shrunk),
         "machine": environment(),
         "data": _data(splits),
         "budget": {k: v for k, v in to_mapping(study.budget).items() if v is not None},
         "factors": list(study.factors),
         "seeds": list(study.seeds),
-        "protocol": protocol(evaluator, first),
-        "metrics": metric_columns(evaluator),
+        "protocol": protocol(evaluator, study.arms[first]),
+        "metrics": columns,
         "arms": arms,
-        "verdicts": _verdicts(arms),
-        "commands": [f"sfumato study {study.name}"],
+        "diverged": [failure for arm in found for failure in arm["diverged"]],
+        "waiting": _waiting(study, found),
+        "verdicts": _verdicts(arms, columns),
+        "fronts": fronts(arms, directory, evaluator.config.metrics[0]),
+        "compared": _compared(study, directory),
+        "published": None if study.published is None else to_mapping(study.published),
+        "commands": _commands(study, arms),
     }
 
 
@@ -67,19 +91,42 @@ def _write_real_grid(held_out: Dataset, path: Path) -> None:
         save_grid(held_out.take(rows.numpy()), temporary)
 
 
-def _arm(study: Study, directory: Path, name: str) -> dict[str, Any]:
+def _class_columns(study: Study, evaluators: Evaluators) -> list[dict[str, Any]]:
+    """A column for each class, with the floor of its own."""
+    if not study.measure.by_class:
+        return []
+    return [
+        {
+            "key": _class_key(name),
+            "label": f"Fréchet distance, {name}",
+            "better": "lower",
+            "floor": floors["frechet_distance"].to_mapping(),
+        }
+        for name, floors in evaluators.main.class_floors.items()
+        if "frechet_distance" in floors
+    ]
+
+
+def _class_key(name: str) -> str:
+    return f"frechet_distance.{name}"
+
+
+def _arm(study: Study, directory: Path, name: str, evaluators: Evaluators) -> dict[str, Any]:
     """One arm with its finished and scored runs."""
-    runs = []
+    runs, diverged = [], []
     facts: dict[str, Any] = {}
     for seed in study.seeds:
-        run_dir = directory / "runs" / name / f"seed-{seed}"
-        if not (run_dir / "evaluation.json").exists():
+        run_dir = run_dir_of(directory, name, seed)
+        if (run_dir / FAILED).exists():
+            reason = read_json(run_dir, FAILED)["reason"]
+            diverged.append({"arm": name, "seed": seed, "reason": reason})
+        if not (run_dir / MEASURED).exists():
             continue
-        summary, evaluation = (
-            read_json(run_dir, "summary.json"),
-            read_json(run_dir, "evaluation.json"),
+        summary, evaluation, measured = (
+            read_json(run_dir, file) for file in ("summary.json", "evaluation.json", MEASURED)
         )
         facts = {"parameters": summary["sampled_parameters"], "nfe": evaluation["nfe"]}
+        warnings = [summary["warnings"], evaluation.get("warnings", []), measured["warnings"]]
         runs.append(
             {
                 "seed": seed,
@@ -89,36 +136,85 @@ def _arm(study: Study, directory: Path, name: str) -> dict[str, Any]:
                 "images_per_second": summary["images_per_second"],
                 "training_parameters": summary["parameters"],
                 "sample_seconds": evaluation["sample_seconds"],
+                **_scores(study, evaluation, measured, name, evaluators),
                 **{key: evaluation[key] for key in EVALUATED if key in evaluation},
-                "warnings": [*summary["warnings"], *evaluation.get("warnings", [])],
+                "likelihood": measured.get("likelihood"),
+                "sampler_curve": measured.get("sampler_curve", []),
+                "warnings": [warning for some in warnings for warning in some],
             }
         )
-    return {"name": name, **facts, "config": _distinction(study, name), "runs": runs}
+    return {"name": name, **facts, "runs": runs, "diverged": diverged}
 
 
-def _distinction(study: Study, name: str) -> dict[str, Any]:
-    """The values of an arm, by dotted key, in which the arms of the study differ."""
-    own = to_mapping(study.arms[name])
-    keys: dict[str, Any] = {}
-    for other in study.arms.values():
-        for key, (value, _) in differences(own, to_mapping(other)).items():
-            if key not in IDENTITY and value is not None:
-                keys[key] = value
-    return keys
+def _scores(
+    study: Study,
+    evaluation: dict[str, Any],
+    measured: dict[str, Any],
+    arm: str,
+    evaluators: Evaluators,
+) -> dict[str, Any]:
+    """Scores by metric; those of an arm with a reference of its own are scores of classes."""
+    scores, classes = evaluation["scores"], evaluation.get("classes", {})
+    if not evaluators.shares_reference(arm):
+        names = evaluators.splits(arm).train.class_names
+        classes = {names[0]: scores} if len(names) == 1 else classes
+        scores = {}
+    if study.measure.by_class:
+        scores = scores | {
+            _class_key(name): found["frechet_distance"]
+            for name, found in classes.items()
+            if "frechet_distance" in found
+        }
+    if "likelihood" in measured:
+        scores = scores | {BITS.key: measured["likelihood"]["held_out"]["bound"]}
+    return {"scores": scores, "classes": classes}
 
 
-def _verdicts(arms: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _waiting(study: Study, arms: list[dict[str, Any]]) -> int:
+    """Runs that are not finished."""
+    return len(study.tasks) - sum(len(arm["runs"]) + len(arm["diverged"]) for arm in arms)
+
+
+def _verdicts(arms: list[dict[str, Any]], columns: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A verdict for every pair of arms and metric, corrected for the number of comparisons."""
     scores = {
         arm["name"]: {
-            metric.key: [
-                Estimate.from_mapping(run["scores"][metric.key])
+            column["key"]: [
+                Estimate.from_mapping(run["scores"][column["key"]])
                 for run in arm["runs"]
-                if metric.key in run["scores"]
+                if column["key"] in run["scores"]
             ]
-            for metric in METRICS
+            for column in columns
         }
         for arm in arms
     }
-    found = statistics.verdicts(scores, {metric.key: metric.better for metric in METRICS})
+    found = statistics.verdicts(scores, {column["key"]: column["better"] for column in columns})
     return [verdict.to_mapping() for verdict in found]
+
+
+def _compared(study: Study, directory: Path) -> list[dict[str, Any]]:
+    """Pairs of arms, image by image, for every training seed that both have."""
+    found = []
+    for a, b in study.compare:
+        for seed in study.seeds:
+            left, right = (run_dir_of(directory, arm, seed) / COMPARED for arm in (a, b))
+            if left.exists() and right.exists():
+                picture = directory / f"compared-{a}-{b}-seed-{seed}.png"
+                change = compare_runs(left, right, picture)
+                found.append({"a": a, "b": b, "seed": seed, "picture": picture.name, **change})
+    return found
+
+
+def _commands(study: Study, arms: list[dict[str, Any]]) -> list[str]:
+    """What makes these results again: all of them, and each arm alone."""
+    commands = [f"pip install sfumato=={version('sfumato')}"]
+    commands.append(study.command or f"sfumato study {study.name}")
+    commands.append("# one arm alone, in the directory of the study:")
+    for arm in arms:
+        config = f"{arm['runs'][0]['directory']}/config.json"
+        commands.append(f"sfumato train {_quoted(config)} --output again")
+    return commands
+
+
+def _quoted(path: str) -> str:
+    return path if all(c.isalnum() or c in "-_./=," for c in path) else f"'{path}'"

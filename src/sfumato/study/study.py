@@ -1,23 +1,17 @@
-"""A study: several arms that differ in stated factors only, under one budget."""
+"""A study: arms that may differ in named factors only, one budget, several training seeds."""
 
 from dataclasses import replace
-from pathlib import Path
+from itertools import combinations
 from typing import Any
 
-from sfumato.core.config import (
-    component,
-    differences,
-    merge,
-    override,
-    parse,
-    read_toml,
-    to_mapping,
-)
-from sfumato.core.errors import ConfigError
-from sfumato.run.experiment import RECIPES, Experiment, read_recipe
+from sfumato.core.config import component, differences, to_mapping
+from sfumato.run.experiment import Experiment
+from sfumato.study.sweep import OptunaSearch
 
 IDENTITY = ("name", "training.seed")
 """Keys in which arms and seeds differ by their nature."""
+PROTOCOL = ("evaluation", "data.held_out")
+"""What no study can compare: scores by another protocol mean something else."""
 
 
 @component
@@ -38,6 +32,70 @@ class Budget:
 
 
 @component
+class Measure:
+    """What is measured of every run beside the scores of its evaluation.
+
+    Args:
+        by_class: every class is a column of its own, with its own floor and verdicts; arms may
+            then be trained on a part of the classes (`data.classes` among the factors).
+        likelihood_images: held-out images of which diffusion models say the bits per dimension
+            (the variational bound); 0: none.
+        sampler_steps: the Fréchet distance with each of these numbers of steps, where the model
+            has a sampler: quality against NFE.
+        walks: interpolations between the noises of two seeds, a picture an arm; 0: none.
+    """
+
+    by_class: bool = False
+    likelihood_images: int = 0
+    sampler_steps: tuple[int, ...] = ()
+    walks: int = 0
+
+    def __post_init__(self) -> None:
+        if self.likelihood_images < 0 or self.likelihood_images == 1:
+            raise ValueError(
+                "measure.likelihood_images should be 0 (none) or at least 2, got "
+                f"{self.likelihood_images}"
+            )
+        if any(steps < 1 for steps in self.sampler_steps) or self.walks < 0:
+            raise ValueError(
+                "measure needs sampler_steps of at least 1 and walks >= 0, got "
+                f"{list(self.sampler_steps)} and {self.walks}"
+            )
+
+
+@component
+class PublishedFigure:
+    """A number of the literature, beside what this study finds.
+
+    Args:
+        what: in the words of the source.
+        value: as printed there.
+        arm: the arm it belongs to; None: it is about real images or none of them.
+        metric: the key of our metric that comes nearest; None: a number of another kind.
+    """
+
+    what: str
+    value: float
+    arm: str | None = None
+    metric: str | None = "frechet_distance"
+
+
+@component
+class Published:
+    """What the literature says.
+
+    Args:
+        source: where, and in which unit or protocol.
+        figures: its numbers.
+        claims: its findings, in words.
+    """
+
+    source: str
+    figures: tuple[PublishedFigure, ...] = ()
+    claims: tuple[str, ...] = ()
+
+
+@component
 class Study:
     """A question put to experiments.
 
@@ -48,6 +106,14 @@ class Study:
         budget: the same for all arms.
         seeds: training seeds; every arm is trained once with each.
         arms: the experiments by name.
+        measure: what is measured beside the scores.
+        compare: pairs of arms whose samples are compared image by image.
+        search: a search for good values by Optuna; its trials become arms.
+        published: what the literature says.
+        preset: the preset in force; empty: as written.
+        hours: how long all of it may take on 2 cores, as the preset states.
+        shrunk: what the preset changed, in words.
+        command: what was typed.
     """
 
     name: str
@@ -57,14 +123,38 @@ class Study:
     budget: Budget
     seeds: tuple[int, ...] = (0,)
     arms: dict[str, Experiment]
+    measure: Measure = Measure()
+    compare: tuple[tuple[str, str], ...] = ()
+    search: OptunaSearch | None = None
+    published: Published | None = None
+    preset: str = ""
+    hours: float | None = None
+    shrunk: tuple[str, ...] = ()
+    command: str = ""
 
     def __post_init__(self) -> None:
         if len(self.arms) < 1 or len(self.seeds) < 1:
             raise ValueError(f"study {self.name!r} needs at least one arm and one seed")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"study {self.name!r} names a seed twice: {list(self.seeds)}")
+        for factor in self.factors:
+            if any(f"{factor}.".startswith(f"{key}.") for key in PROTOCOL):
+                raise ValueError(
+                    f"study {self.name!r}: {factor} cannot be a factor, since scores by different "
+                    "protocols cannot be compared; set it for all arms in [evaluation] or "
+                    "[common]"
+                )
+        for arm in self.arms:
+            if not arm or any(letter in arm for letter in "/\\\0") or arm.startswith("."):
+                raise ValueError(
+                    f"study {self.name!r}: the arm name {arm!r} cannot name a directory; use "
+                    "letters, digits, '-', '=' and ','"
+                )
         names = list(self.arms)
         reference = to_mapping(self.arms[names[0]])
         for name in names[1:]:
             self._check_pair(names[0], name, differences(reference, to_mapping(self.arms[name])))
+        self._check_names()
 
     def _check_pair(self, a: str, b: str, found: dict[str, tuple[Any, Any]]) -> None:
         for key, (left, right) in found.items():
@@ -74,6 +164,23 @@ class Study:
                 f"study {self.name!r}: arms {a!r} and {b!r} differ in {key} ({left!r}, {right!r}), "
                 "which is not in factors; make them equal or add it to factors"
             )
+
+    def _check_names(self) -> None:
+        """Arms that `compare` and `published` speak of exist."""
+        figures = self.published.figures if self.published else ()
+        places = [("compare", arm) for pair in self.compare for arm in pair]
+        places += [("published.figures", figure.arm) for figure in figures if figure.arm]
+        for place, arm in places:
+            if arm not in self.arms:
+                raise ValueError(
+                    f"study {self.name!r}: {place} names the arm {arm!r}; the arms are "
+                    + ", ".join(self.arms)
+                )
+
+    @property
+    def tasks(self) -> list[tuple[str, int]]:
+        """(arm, seed), in the order in which they are done: every arm once, then again."""
+        return [(arm, seed) for seed in self.seeds for arm in self.arms]
 
     def experiment(self, arm: str, seed: int) -> Experiment:
         """One arm's experiment with one seed and the study's budget."""
@@ -87,45 +194,21 @@ class Study:
         )
         return replace(experiment, name=arm, training=training)
 
-
-def study_names() -> list[str]:
-    """The names of the studies that come with the package."""
-    return sorted(p.stem for p in RECIPES.glob("*.toml") if "arms" in read_toml(p))
-
-
-def load_study(name_or_path: str, overrides: list[str]) -> Study:
-    """A study by name or path, with overrides applied.
-
-    In the file, `[arms.NAME]` has a `recipe` and the keys it changes; the table `[common]` holds
-    changes for all arms.
-    Raises:
-        ConfigError: an unknown key, or arms that differ outside the factors.
-    """
-    path = Path(name_or_path)
-    if path.suffix != ".toml":
-        path = RECIPES / f"{name_or_path}.toml"
-    if path.suffix == ".toml" and not path.exists():
-        raise ConfigError(
-            f"there is no study {name_or_path!r}; give a path ending in .toml, or one of: "
-            + ", ".join(study_names())
-        )
-    mapping = override(read_toml(path), overrides)
-    mapping.setdefault("name", path.stem)
-    arms, common = mapping.get("arms"), mapping.pop("common", {})
-    if not isinstance(arms, dict) or not all(isinstance(arm, dict) for arm in arms.values()):
-        raise ConfigError(f"{path} is not a study: it has no tables [arms.NAME]")
-    budget = mapping.get("budget", {})
-    for name, arm in arms.items():
-        if "recipe" not in arm:
-            raise ConfigError(f"{path}: arm {name!r} names no recipe; add recipe = '...'")
-        changes = {key: value for key, value in arm.items() if key != "recipe"}
-        experiment = merge(merge(read_recipe(arm["recipe"]), common), changes)
-        arms[name] = experiment | {"name": name}
-        arms[name]["training"] = _with_budget(experiment.get("training", {}), budget)
-    return parse(Study, mapping, str(path))
+    def distinctions(self) -> dict[str, dict[str, Any]]:
+        """For every arm the values, by dotted key, in which the arms differ among themselves."""
+        plain = {name: to_mapping(arm) for name, arm in self.arms.items()}
+        keys: dict[str, None] = {}
+        for a, b in combinations(plain.values(), 2):
+            keys |= dict.fromkeys(k for k in differences(a, b) if k not in IDENTITY)
+        return {name: _values(mapping, keys) for name, mapping in plain.items()}
 
 
-def _with_budget(training: dict[str, Any], budget: dict[str, Any]) -> dict[str, Any]:
-    """The training table with the study's budget in place of the recipe's own."""
-    kept = {key: value for key, value in training.items() if not key.startswith("budget_")}
-    return kept | {f"budget_{kind}": amount for kind, amount in budget.items()}
+def _values(mapping: dict[str, Any], keys: dict[str, None]) -> dict[str, Any]:
+    found = {}
+    for key in keys:
+        value: Any = mapping
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if value is not None:
+            found[key] = value
+    return found

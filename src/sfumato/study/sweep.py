@@ -1,0 +1,220 @@
+"""Arms made from a range of values: a grid, random draws, or a search by Optuna."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+
+from sfumato.core.config import component, override
+from sfumato.core.noise import generator
+
+Value = bool | int | float | str
+
+
+@component
+class Range:
+    """Where values are drawn from: between two numbers, or among some.
+
+    Args:
+        low, high: both ends included; whole numbers when both are written as such.
+        log: evenly in the logarithm.
+        choices: the values to choose from, instead of a range.
+    """
+
+    low: int | float | None = None
+    high: int | float | None = None
+    log: bool = False
+    choices: tuple[Value, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.choices:
+            if self.low is not None or self.high is not None or self.log:
+                raise ValueError("a range has either choices, or low and high")
+            return
+        if self.low is None or self.high is None or not self.low < self.high:
+            raise ValueError(
+                f"a range needs low < high, or choices; got low={self.low}, high={self.high}"
+            )
+        if self.log and self.low <= 0:
+            raise ValueError(f"a logarithmic range needs low > 0, got low={self.low}")
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is a range of whole numbers."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    def draw(self, random: torch.Generator) -> Value:
+        """One value."""
+        if self.choices:
+            return self.choices[int(torch.randint(len(self.choices), (), generator=random))]
+        assert self.low is not None
+        assert self.high is not None
+        share = float(torch.rand((), generator=random, dtype=torch.float64))
+        low, high = float(self.low), float(self.high)
+        if self.whole:  # every whole number has its own interval of the same width
+            low, high = low - 0.5, high + 0.5
+        if self.log:
+            value = math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
+        else:
+            value = low + share * (high - low)
+        if self.whole:
+            return min(max(round(value), int(self.low)), int(self.high))
+        return float(f"{value:.4g}")  # digits that nobody needs would only clutter the report
+
+
+Space = dict[str, Range]
+"""Dotted keys of an experiment and where their values are drawn from."""
+
+
+@component
+class Grid:
+    """Every combination of some values, for every arm.
+
+    Args:
+        values: dotted key -> the values it takes.
+    """
+
+    kind: Literal["grid"] = "grid"
+    values: dict[str, tuple[Value, ...]]
+
+    def __post_init__(self) -> None:
+        if not self.values or not all(self.values.values()):
+            raise ValueError("sweep.values needs at least one key, and a value for each key")
+
+    def points(self, arm: str) -> list[dict[str, Value]]:
+        """The combinations, the last key changing fastest."""
+        combinations = itertools.product(*self.values.values())
+        return [dict(zip(self.values, values, strict=True)) for values in combinations]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What is swept over."""
+        return tuple(self.values)
+
+
+@component
+class RandomSweep:
+    """Values drawn at random, for every arm the same ones.
+
+    Source: Bergstra & Bengio 2012.
+
+    Args:
+        trials: how many.
+        seed: of the draws; more trials of the same seed begin with the fewer.
+        ranges: dotted key -> where its values are drawn from.
+    """
+
+    kind: Literal["random"] = "random"
+    trials: int
+    seed: int = 0
+    ranges: Space
+
+    def __post_init__(self) -> None:
+        check_space("sweep", self.trials, self.ranges)
+
+    def points(self, arm: str) -> list[dict[str, Value]]:
+        """The draws."""
+        return [
+            {key: r.draw(generator(self.seed, k, key)) for key, r in self.ranges.items()}
+            for k in range(self.trials)
+        ]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What is swept over."""
+        return tuple(self.ranges)
+
+
+@component
+class OptunaSearch:
+    """A search for each arm by Optuna's tree of Parzen estimators; every trial has the budget.
+
+    The score that a search has optimized flatters its winner: train that anew, with other seeds,
+    before comparing it.
+
+    Source: Bergstra et al. 2011. Needs the extra `optuna`.
+
+    Args:
+        trials: for each arm.
+        seed: of the proposals.
+        ranges: dotted key -> where its values are drawn from.
+        metric: whose mean over the training seeds is optimized.
+    """
+
+    kind: Literal["optuna"] = "optuna"
+    trials: int
+    seed: int = 0
+    ranges: Space
+    metric: str = "frechet_distance"
+
+    def __post_init__(self) -> None:
+        check_space("search", self.trials, self.ranges)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What is searched over."""
+        return tuple(self.ranges)
+
+
+AnySweep = Annotated[Grid | RandomSweep | OptunaSearch, Field(discriminator="kind")]
+
+
+def check_space(table: str, trials: int, ranges: Space) -> None:
+    """Refuse a search without trials or ranges."""
+    if trials < 1 or not ranges:
+        raise ValueError(
+            f"{table} needs trials >= 1 and at least one key in ranges, got trials={trials}, "
+            f"ranges={list(ranges)}"
+        )
+
+
+def expanded(arms: Mapping[str, Any], sweep: Grid | RandomSweep) -> dict[str, Any]:
+    """Every arm of a study's mapping at every point of a sweep.
+
+    Raises:
+        ConfigError: a key that goes through a value instead of a section.
+    """
+    return {
+        point_name(name, point): changed(arm, point)
+        for name, arm in arms.items()
+        for point in sweep.points(name)
+    }
+
+
+def changed(arm: Mapping[str, Any], point: Mapping[str, Value]) -> dict[str, Any]:
+    """The mapping of an arm with the values of a point."""
+    return override(arm, [f"{key}={_toml(value)}" for key, value in point.items()])
+
+
+def point_name(arm: str, point: Mapping[str, Value]) -> str:
+    """`ddpm,learning_rate=0.0002`: short and fit for a directory; last parts of keys suffice."""
+    short = shortened(list(point))
+    parts = [f"{short[key]}={_readable(value)}" for key, value in point.items()]
+    return ",".join([arm, *parts])
+
+
+def shortened(keys: Sequence[str]) -> dict[str, str]:
+    """Every dotted key by as many of its last parts as tell it from the others."""
+    found = {}
+    for key in keys:
+        parts = key.split(".")
+        for count in range(1, len(parts) + 1):
+            tail = ".".join(parts[-count:])
+            if sum(f".{other}".endswith(f".{tail}") for other in keys) == 1:
+                break
+        found[key] = tail
+    return found
+
+
+def _readable(value: Value) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text.replace("/", "-")
+
+
+def _toml(value: Value) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f'"{value}"' if isinstance(value, str) else repr(value)

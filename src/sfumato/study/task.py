@@ -1,0 +1,121 @@
+"""One arm with one seed: trained, scored, measured. What is done already is not done again."""
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sfumato.core.config import parse
+from sfumato.core.errors import SfumatoError, TrainingDiverged
+from sfumato.core.files import write_json
+from sfumato.data.catalogue import load
+from sfumato.run.directory import check_same_experiment, read_json
+from sfumato.run.score import score_run
+from sfumato.run.train import train, with_decay_fixed
+from sfumato.study.evaluators import Evaluators
+from sfumato.study.measure import MEASURED, measure_run
+from sfumato.study.study import Study
+
+FAILED = "failed.json"
+"""In a run directory: training diverged for good, which is a finding and not a reason to stop."""
+WORKING = "working"
+"""Folder of the study that says who is working on what."""
+
+
+def run_dir_of(directory: Path, arm: str, seed: int) -> Path:
+    """Where a run of a study lives."""
+    return directory / "runs" / arm / f"seed-{seed}"
+
+
+def read_study(directory: Path) -> Study:
+    """The study that a directory holds.
+
+    Raises:
+        RunError: none.
+    """
+    return parse(Study, read_json(directory, "study.json"), str(directory / "study.json"))
+
+
+def is_done(directory: Path, study: Study, arm: str, seed: int) -> bool:
+    """Whether the run is trained, scored and measured, or has diverged for good.
+
+    Raises:
+        RunError: it is finished, by another config.
+    """
+    run_dir = run_dir_of(directory, arm, seed)
+    failed = (run_dir / FAILED).exists()
+    if not failed and not (run_dir / "summary.json").exists():
+        return False
+    check_same_experiment(run_dir, with_decay_fixed(study.experiment(arm, seed)), force=False)
+    return failed or ((run_dir / "evaluation.json").exists() and (run_dir / MEASURED).exists())
+
+
+def run_task(
+    study: Study,
+    directory: Path,
+    arm: str,
+    seed: int,
+    evaluators: Evaluators,
+    tell: Callable[[str], None] = print,
+) -> None:
+    """Do what is left to do of one run; one that was interrupted goes on from its checkpoint.
+
+    Raises:
+        Interrupted: stopped; the same call goes on.
+        RunError: the run directory holds something else.
+    """
+    run_dir = run_dir_of(directory, arm, seed)
+    experiment = study.experiment(arm, seed)
+    with _announced(directory, arm, seed):
+        if not (run_dir / "summary.json").exists():
+            try:
+                train(experiment, run_dir, resume=run_dir.exists(), tell=tell)
+            except TrainingDiverged as error:
+                write_json(run_dir / FAILED, {"reason": str(error)})
+                return
+        evaluator = evaluators.of(arm)
+        if not (run_dir / "evaluation.json").exists():
+            score_run(run_dir, evaluator)
+        if not (run_dir / MEASURED).exists():
+            measure_run(run_dir, study, arm, evaluator, load(experiment.data))
+
+
+@contextmanager
+def _announced(directory: Path, arm: str, seed: int) -> Iterator[None]:
+    """Say in the study's directory which process works on what."""
+    folder = directory / WORKING
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{arm} seed-{seed}.json"
+    who = {"arm": arm, "seed": seed, "pid": os.getpid(), "host": platform.node()}
+    write_json(path, who | {"since": time.time()})
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def main(arguments: list[str]) -> int:
+    """`python -m sfumato.study.task DIRECTORY ARM SEED`: a process of its own for one run.
+
+    Messages go to standard error; an error of the input is the last line, as JSON.
+    """
+    directory, arm, seed = Path(arguments[0]), arguments[1], int(arguments[2])
+    try:
+        study = read_study(directory)
+        run_task(study, directory, arm, seed, Evaluators(study), tell=_say)
+    except SfumatoError as error:
+        print(json.dumps({"kind": type(error).__name__, "message": str(error)}))
+        return 2
+    return 0
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
