@@ -1,28 +1,67 @@
 """Building blocks shared by the networks."""
 
 import math
+from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+Resample = Literal["down", "up"]
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm with 32 groups, as in DDPM, or fewer, so that a group has at least 4 channels.
+
+def group_norm(channels: int, groups: int = 32) -> nn.GroupNorm:
+    """GroupNorm with `groups` groups, as published, or fewer: a group has at least 4 channels.
 
     A group of one channel would remove whatever is added to the channel as a whole, and that is
     how the time and the class come in.
     """
-    return nn.GroupNorm(math.gcd(32, max(1, channels // 4), channels), channels, eps=1e-6)
+    if channels % groups or channels < 4 * groups:
+        groups = math.gcd(groups, max(1, channels // 4), channels)
+    return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
-def zero_initialized(module: nn.Conv2d) -> nn.Conv2d:
-    """`module` with its parameters set to zero, so that a residual branch starts as nothing."""
-    nn.init.zeros_(module.weight)
-    if module.bias is not None:
-        nn.init.zeros_(module.bias)
-    return module
+def norm_silu(
+    norm: nn.GroupNorm,
+    x: Float[Tensor, "B C H W"],
+    scale: Float[Tensor, "B C 1 1"] | None = None,
+    shift: Float[Tensor, "B C 1 1"] | None = None,
+) -> Float[Tensor, "B C H W"]:
+    """SiLU of the normalized x, or of (1 + scale) norm(x) + shift."""
+    h: Tensor = norm(x)
+    if scale is not None and shift is not None:
+        h = torch.addcmul(shift, h, 1 + scale)
+    return F.silu(h)
+
+
+class ZeroConv2d(nn.Conv2d):
+    """A convolution that starts as zero, so that a residual branch starts as nothing."""
+
+    def reset_parameters(self) -> None:
+        """Zeros."""
+        nn.init.zeros_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
+def glorot(network: nn.Module, attention_variance: float = 1.0) -> None:
+    """Draw uniform weights of variance 2 / (fan in + fan out), and set biases to zero.
+
+    What starts as zero stays so. Queries, keys and values are layers of their own, whose variance
+    is multiplied by `attention_variance`. Source: Glorot & Bengio 2010, eq. 16, as in Ho et al.
+    2020 (variance 1) and Song et al. 2021 (0.1).
+    """
+    projections = {m.qkv for m in network.modules() if isinstance(m, SelfAttention)}
+    for module in network.modules():
+        if not isinstance(module, nn.Conv2d | nn.Linear) or isinstance(module, ZeroConv2d):
+            continue
+        is_projection = module in projections
+        for part in module.weight.chunk(3 if is_projection else 1):
+            variance = attention_variance if is_projection else 1.0
+            nn.init.xavier_uniform_(part, gain=math.sqrt(variance))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 class SinusoidalEmbedding(nn.Module):
@@ -46,65 +85,135 @@ class SinusoidalEmbedding(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
+class TimeEmbedding(nn.Module):
+    """Sinusoidal features of the noise level through two linear layers (Ho et al. 2020, app. B).
+
+    In float32 throughout, whatever the autocast precision.
+    """
+
+    def __init__(self, features: int, dim: int) -> None:
+        super().__init__()
+        self.features = SinusoidalEmbedding(features)
+        self.linear_1 = nn.Linear(features, dim)
+        self.linear_2 = nn.Linear(dim, dim)
+
+    def forward(self, noise_label: Float[Tensor, " B"]) -> Float[Tensor, "B E"]:
+        with torch.autocast(noise_label.device.type, enabled=False):
+            hidden = F.silu(self.linear_1(self.features(noise_label)))
+            return self.linear_2(hidden)  # type: ignore[no-any-return]
+
+
+class ClassEmbedding(nn.Module):
+    """A vector for each class and one for the null class, `num_classes`: the unlabelled case."""
+
+    def __init__(self, num_classes: int, dim: int) -> None:
+        super().__init__()
+        self.vectors = nn.Embedding(num_classes + 1, dim)
+
+    def forward(self, labels: Int64[Tensor, " B"] | None, count: int) -> Float[Tensor, "B E"]:
+        """The vectors of `labels`; None means `count` times the null class."""
+        if labels is None:
+            return self.vectors.weight[-1].expand(count, -1)
+        return self.vectors(labels)  # type: ignore[no-any-return]
+
+
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with GroupNorm and SiLU, conditioned on an embedding.
 
-    Source: Ho et al. 2020, appendix B; with `scale_shift`, the adaptive group normalization of
-    Dhariwal & Nichol 2021: the embedding scales and shifts the second normalization's output.
+    Args:
+        scale_shift: adaptive group normalization (Dhariwal & Nichol 2021): the embedding scales
+            and shifts the second normalization's output. Otherwise it is added before it.
+        resample: halve or double the resolution of both branches (Brock et al. 2019, BigGAN).
+        project_skip: a 1x1 convolution on the skip branch even where the width stays.
+        skip_scale: multiplies the sum of both branches; sqrt(1/2) keeps its variance.
+        groups: of the normalization.
+
+    Source: Ho et al. 2020, appendix B.
     """
 
     def __init__(
-        self, channels: int, out_channels: int, embedding: int, dropout: float, scale_shift: bool
+        self,
+        channels: int,
+        out_channels: int,
+        embedding: int,
+        dropout: float,
+        scale_shift: bool,
+        *,
+        resample: Resample | None = None,
+        project_skip: bool = False,
+        skip_scale: float = 1.0,
+        groups: int = 32,
     ) -> None:
         super().__init__()
         self.scale_shift = scale_shift
-        self.norm_1 = group_norm(channels)
+        self.resample = resample
+        self.skip_scale = skip_scale
+        self.norm_1 = group_norm(channels, groups)
         self.conv_1 = nn.Conv2d(channels, out_channels, 3, padding=1)
         self.project = nn.Linear(embedding, out_channels * (2 if scale_shift else 1))
-        self.norm_2 = group_norm(out_channels)
+        self.norm_2 = group_norm(out_channels, groups)
         self.dropout = nn.Dropout(dropout)
-        self.conv_2 = zero_initialized(nn.Conv2d(out_channels, out_channels, 3, padding=1))
-        self.skip = (
-            nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
-        )
+        self.conv_2 = ZeroConv2d(out_channels, out_channels, 3, padding=1)
+        straight = channels == out_channels and not project_skip
+        self.skip = nn.Identity() if straight else nn.Conv2d(channels, out_channels, 1)
 
     def forward(
         self, x: Float[Tensor, "B C H W"], embedding: Float[Tensor, "B E"]
-    ) -> Float[Tensor, "B D H W"]:
-        h = self.conv_1(F.silu(self.norm_1(x)))
+    ) -> Float[Tensor, "B D H2 W2"]:
+        h: Tensor = norm_silu(self.norm_1, x)
+        if self.resample is not None:
+            h, x = resampled(h, self.resample), resampled(x, self.resample)
+        h = self.conv_1(h)
         condition = self.project(embedding)[:, :, None, None]
         if self.scale_shift:
-            scale, shift = condition.chunk(2, dim=1)
-            h = torch.addcmul(shift, self.norm_2(h), 1 + scale)
+            h = norm_silu(self.norm_2, h, *condition.chunk(2, dim=1))
         else:
-            h = self.norm_2(h + condition)
-        h = self.conv_2(self.dropout(F.silu(h)))
-        return self.skip(x) + h  # type: ignore[no-any-return]
+            h = norm_silu(self.norm_2, h + condition)
+        h = self.skip(x) + self.conv_2(self.dropout(h))
+        return h if self.skip_scale == 1 else h * self.skip_scale
 
 
 class SelfAttention(nn.Module):
     """Multi-head self-attention over the positions of a feature map, as a residual branch."""
 
-    def __init__(self, channels: int, heads: int) -> None:
+    def __init__(
+        self, channels: int, heads: int, skip_scale: float = 1.0, groups: int = 32
+    ) -> None:
         super().__init__()
         self.heads = heads
-        self.norm = group_norm(channels)
+        self.skip_scale = skip_scale
+        self.norm = group_norm(channels, groups)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.out = zero_initialized(nn.Conv2d(channels, channels, 1))
+        self.out = ZeroConv2d(channels, channels, 1)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         batch, channels, height, width = x.shape
-        qkv = self.qkv(self.norm(x)).view(batch, 3, self.heads, channels // self.heads, -1)
+        # flatten(2) makes a view in either memory format
+        qkv: Tensor = self.qkv(self.norm(x)).flatten(2)
+        qkv = qkv.view(batch, 3, self.heads, channels // self.heads, height * width)
         q, k, v = qkv.transpose(-1, -2).unbind(1)
-        h = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2)
-        return x + self.out(h.reshape(batch, channels, height, width))  # type: ignore[no-any-return]
+        h: Tensor = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).flatten(1, 2)
+        h = self.out(h.view(batch, channels, height, width)) + x
+        return h if self.skip_scale == 1 else h * self.skip_scale
 
 
-class Downsample(nn.Conv2d):
-    """Halves the resolution by a strided 3x3 convolution."""
+class Downsample(nn.Module):
+    """Halves the resolution by a strided 3x3 convolution.
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, channels, 3, stride=2, padding=1)
+    Args:
+        pad_end: pad below and on the right only, as DDPM does; otherwise on all sides, as ADM.
+    """
+
+    def __init__(self, channels: int, pad_end: bool) -> None:
+        super().__init__()
+        self.pad_end = pad_end
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if pad_end else 1)
+
+    def forward(
+        self, x: Float[Tensor, "B C H W"], embedding: Float[Tensor, "B E"]
+    ) -> Float[Tensor, "B C H2 W2"]:
+        """The embedding is not used: a residual block in this place would use it."""
+        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.pad_end else x)  # type: ignore[no-any-return]
 
 
 class Upsample(nn.Module):
@@ -114,5 +223,15 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H2 W2"]:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # type: ignore[no-any-return]
+    def forward(
+        self, x: Float[Tensor, "B C H W"], embedding: Float[Tensor, "B E"]
+    ) -> Float[Tensor, "B C H2 W2"]:
+        """The embedding is not used: a residual block in this place would use it."""
+        return self.conv(resampled(x, "up"))  # type: ignore[no-any-return]
+
+
+def resampled(x: Float[Tensor, "B C H W"], how: Resample) -> Float[Tensor, "B C H2 W2"]:
+    """Half the resolution by means of 2x2 pixels, or twice the resolution by repeating them."""
+    if how == "down":
+        return F.avg_pool2d(x, 2)
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")

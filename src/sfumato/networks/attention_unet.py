@@ -1,0 +1,214 @@
+"""The attention U-Net that many small projects use."""
+
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sfumato.core.config import component
+from sfumato.core.images import Shape
+from sfumato.networks.layers import ClassEmbedding, SinusoidalEmbedding
+from sfumato.networks.shapes import check_halvings
+
+
+@component
+class AttentionUNetConfig:
+    """A U-Net of double convolutions with self-attention after every level.
+
+    As it stands it has 23,332,739 parameters for 3-channel images. Two levels:
+    `multipliers = [1, 2, 4]` and `bottleneck_blocks = 2`; half as wide: `channels = 32`.
+
+    Args:
+        channels: width at full resolution.
+        multipliers: width of each level in units of `channels`; each after the first is half as
+            high and wide.
+        bottleneck: width inside the bottleneck, in units of `channels`.
+        bottleneck_blocks: double convolutions at the lowest resolution, at least 2.
+        time_features: size of the sinusoidal embedding.
+        heads: attention heads.
+    """
+
+    kind: Literal["attention_unet"] = "attention_unet"
+    channels: int = 64
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)
+    bottleneck: int = 8
+    bottleneck_blocks: int = 3
+    time_features: int = 256
+    heads: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "bottleneck", "heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"attention_unet needs {name} >= 1, got {name}={getattr(self, name)}"
+                )
+        if len(self.multipliers) < 2 or min(self.multipliers) < 1:
+            raise ValueError(
+                f"attention_unet needs 2 multipliers or more, all >= 1, "
+                f"got {list(self.multipliers)}"
+            )
+        if self.bottleneck_blocks < 2:
+            raise ValueError(
+                f"attention_unet needs bottleneck_blocks >= 2, got {self.bottleneck_blocks}"
+            )
+        if self.time_features < 4 or self.time_features % 2:
+            raise ValueError(
+                f"attention_unet needs an even time_features >= 4, got {self.time_features}"
+            )
+        widths = [self.channels * m for m in self.multipliers]
+        if any(width % self.heads for width in widths):
+            raise ValueError(
+                f"attention_unet widths {widths} must be divisible by heads={self.heads}"
+            )
+
+    def build(
+        self, image_shape: Shape, num_classes: int, out_channels: int | None = None
+    ) -> "AttentionUNet":
+        """The network for images of `image_shape`.
+
+        Raises:
+            ConfigError: the levels do not divide the image.
+        """
+        check_halvings("attention_unet", image_shape, len(self.multipliers) - 1, "multipliers")
+        return AttentionUNet(self, image_shape[0], num_classes, out_channels or image_shape[0])
+
+
+class AttentionUNet(nn.Module):
+    """Maps a noisy image, its noise label and its class to an output image."""
+
+    def __init__(
+        self, config: AttentionUNetConfig, channels: int, num_classes: int, out_channels: int
+    ) -> None:
+        super().__init__()
+        features, heads = config.time_features, config.heads
+        widths = [config.channels * m for m in config.multipliers]
+        inner = config.channels * config.bottleneck
+        self.embed_time = SinusoidalEmbedding(features)
+        self.embed_class = ClassEmbedding(num_classes, features) if num_classes else None
+        self.stem = DoubleConvolution(channels, widths[0])
+        self.down = nn.ModuleList(
+            Down(width, out, features, heads) for width, out in pairwise(widths)
+        )
+        across = [widths[-1], *[inner] * (config.bottleneck_blocks - 1), widths[-1]]
+        self.middle = nn.ModuleList(DoubleConvolution(*step) for step in pairwise(across))
+        self.up = nn.ModuleList()
+        width = widths[-1]
+        for level in reversed(range(len(widths) - 1)):
+            out = widths[max(0, level - 1)]
+            self.up.append(Up(width + widths[level], out, features, heads))
+            width = out
+        self.head = nn.Conv2d(width, out_channels, 1)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B C H W"],
+        noise_label: Float[Tensor, " B"],
+        labels: Int64[Tensor, " B"] | None = None,
+    ) -> Float[Tensor, "B D H W"]:
+        embedding = self.embed_time(noise_label)
+        if self.embed_class is not None:
+            embedding = embedding + self.embed_class(labels, len(x))
+        embedding = F.silu(embedding)
+        h = self.stem(x)
+        skips = []
+        for level in self.down:
+            skips.append(h)
+            h = level(h, embedding)
+        for block in self.middle:
+            h = block(h)
+        for level in self.up:
+            h = level(h, skips.pop(), embedding)
+        return self.head(h)  # type: ignore[no-any-return]
+
+
+class DoubleConvolution(nn.Module):
+    """Two 3x3 convolutions, each with GroupNorm(1), and a GELU between them.
+
+    Args:
+        residual: add the input, and a GELU after it.
+    """
+
+    def __init__(
+        self, channels: int, out_channels: int, inner: int | None = None, residual: bool = False
+    ) -> None:
+        super().__init__()
+        inner = inner or out_channels
+        self.residual = residual
+        self.conv_1 = nn.Conv2d(channels, inner, 3, padding=1, bias=False)
+        self.norm_1 = nn.GroupNorm(1, inner)
+        self.conv_2 = nn.Conv2d(inner, out_channels, 3, padding=1, bias=False)
+        self.norm_2 = nn.GroupNorm(1, out_channels)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
+        h: Tensor = self.norm_2(self.conv_2(F.gelu(self.norm_1(self.conv_1(x)))))
+        return F.gelu(x + h) if self.residual else h
+
+
+class Down(nn.Module):
+    """Max-pooling, two double convolutions, the time added, attention."""
+
+    def __init__(self, channels: int, out_channels: int, features: int, heads: int) -> None:
+        super().__init__()
+        self.conv_1 = DoubleConvolution(channels, channels, residual=True)
+        self.conv_2 = DoubleConvolution(channels, out_channels)
+        self.project = nn.Linear(features, out_channels)
+        self.attention = AttentionBlock(out_channels, heads)
+
+    def forward(
+        self, x: Float[Tensor, "B C H W"], embedding: Float[Tensor, "B E"]
+    ) -> Float[Tensor, "B D H2 W2"]:
+        h = self.conv_2(self.conv_1(F.max_pool2d(x, 2)))
+        return self.attention(h + self.project(embedding)[:, :, None, None])  # type: ignore[no-any-return]
+
+
+class Up(nn.Module):
+    """Bilinear upsampling, the skip joined, two double convolutions, the time added, attention."""
+
+    def __init__(self, channels: int, out_channels: int, features: int, heads: int) -> None:
+        super().__init__()
+        self.conv_1 = DoubleConvolution(channels, channels, residual=True)
+        self.conv_2 = DoubleConvolution(channels, out_channels, channels // 2)
+        self.project = nn.Linear(features, out_channels)
+        self.attention = AttentionBlock(out_channels, heads)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B C H W"],
+        skip: Float[Tensor, "B S H2 W2"],
+        embedding: Float[Tensor, "B E"],
+    ) -> Float[Tensor, "B D H2 W2"]:
+        x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=True)
+        h = self.conv_2(self.conv_1(torch.cat([skip, x], dim=1)))
+        return self.attention(h + self.project(embedding)[:, :, None, None])  # type: ignore[no-any-return]
+
+
+class AttentionBlock(nn.Module):
+    """A transformer block over positions: multi-head self-attention, then two linear layers."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_1 = nn.LayerNorm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
+        self.norm_2 = nn.LayerNorm(channels)
+        self.linear_1 = nn.Linear(channels, channels)
+        self.linear_2 = nn.Linear(channels, channels)
+        # as torch.nn.MultiheadAttention starts
+        nn.init.xavier_uniform_(self.qkv.weight)
+        nn.init.zeros_(self.qkv.bias)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        batch, channels, height, width = x.shape
+        tokens: Tensor = x.flatten(2).transpose(1, 2)
+        qkv: Tensor = self.qkv(self.norm_1(tokens))
+        qkv = qkv.view(batch, height * width, 3, self.heads, channels // self.heads)
+        q, k, v = qkv.transpose(1, 3).unbind(2)
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        tokens = tokens + self.out(attended)
+        tokens = tokens + self.linear_2(F.gelu(self.linear_1(self.norm_2(tokens))))
+        return tokens.transpose(1, 2).reshape(batch, channels, height, width)
