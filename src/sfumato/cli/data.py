@@ -30,9 +30,27 @@ def add_parser(subparsers: Subparsers) -> None:
         verbs,
         "show",
         "counts, channel statistics, duplicates, and a picture of each class",
-        "sfumato data show digits\nsfumato data show cifar10 data.classes=[cat,frog] -o cats.png",
+        "sfumato data show digits\n"
+        "sfumato data show cifar10 data.classes=[cat,frog] -o cats.png\n"
+        "sfumato data show cifar10 --augment 0.8 --changes geometric colour",
     )
     add_output(show, "the picture (default: NAME.png here)")
+    show.add_argument(
+        "--augment",
+        type=float,
+        nargs="?",
+        const=0.5,
+        metavar="P",
+        help="show images beside what a discriminator would see of them: ADA with each change at "
+        "probability P (default: 0.5)",
+    )
+    show.add_argument(
+        "--changes",
+        nargs="+",
+        metavar="GROUP",
+        help="of blit, geometric, colour, filtering, noise, cutout (default: the first three); or "
+        "diff_augment alone",
+    )
     show.set_defaults(run=show_set)
 
     pack = _add_set_verb(
@@ -94,13 +112,22 @@ def show_set(options: argparse.Namespace) -> None:
     """Print tables about a set and write its contact sheet."""
     from rich.console import Console
 
-    from sfumato.data.show import contact_sheet, tables
+    from sfumato.core.errors import DataError
+    from sfumato.data.show import COPIES, augmentation_of, augmented_sheet, contact_sheet, tables
 
+    if options.changes is not None and options.augment is None:
+        raise DataError("--changes says how --augment changes images; give --augment too")
     splits = _load(options)
+    path = options.output or Path(f"{splits.train.name}.png")
+    if options.augment is not None:
+        augment = augmentation_of(options.augment, options.changes)
+        _make_parent(path)
+        augmented_sheet(splits.train, augment).save(path, format="PNG")
+        print(f"training images, and each augmented {COPIES} times: {path}")
+        return
     console = Console()
     for table in tables(splits):
         console.print(table)
-    path = options.output or Path(f"{splits.train.name}.png")
     _make_parent(path)
     contact_sheet(splits).save(path, format="PNG")
     print(f"contact sheet: {path}")

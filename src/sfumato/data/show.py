@@ -1,9 +1,18 @@
 """What `sfumato data show` says about a set: counts, statistics, duplicates, a contact sheet."""
 
+from collections.abc import Sequence
+
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 from rich.table import Table
 
+from sfumato.augment.discriminator import ADA, AnyDiscriminatorAugmentation, DiffAugment
+from sfumato.augment.pipeline import Pipeline
+from sfumato.core.errors import DataError
+from sfumato.core.images import from_uint8, to_uint8
+from sfumato.core.noise import TrainingNoise
+from sfumato.core.pictures import image_grid
 from sfumato.data.dataset import Dataset, Splits
 from sfumato.data.export import to_pil
 from sfumato.data.split import as_items, first_of_each
@@ -14,6 +23,10 @@ MAX_ROWS = 40
 """Classes on the contact sheet."""
 SAMPLE = 10_000
 """Images that the channel statistics are taken over."""
+
+COPIES, ORIGINALS = 11, 8
+"""Augmented versions of each image, and images, of the picture of augmentation."""
+GROUPS = ("blit", "geometric", "colour", "filtering", "noise", "cutout")
 
 
 def tables(splits: Splits) -> list[Table]:
@@ -117,3 +130,34 @@ def _chosen(dataset: Dataset, row: int) -> np.ndarray:
 
 def _numbers(values: np.ndarray) -> str:
     return ", ".join(f"{value:.1f}" for value in values)
+
+
+def augmentation_of(p: float, changes: Sequence[str] | None) -> AnyDiscriminatorAugmentation:
+    """ADA at a fixed probability with these groups of changes, or DiffAugment.
+
+    Raises:
+        DataError: an unknown group, or a probability that is none.
+    """
+    if changes == ["diff_augment"]:
+        return DiffAugment()
+    if unknown := sorted(set(changes or ()) - set(GROUPS)):
+        raise DataError(
+            f"there is no group of changes {unknown[0]!r}; choose among {', '.join(GROUPS)}, or "
+            "diff_augment alone"
+        )
+    if not 0 < p <= 1:
+        raise DataError(f"--augment is {p}; it should be a probability above 0 and at most 1")
+    pipeline = Pipeline()
+    if changes is not None:
+        pipeline = Pipeline(**{group: group in changes for group in GROUPS})
+    return ADA(pipeline=pipeline, probability=p, adaptive=False)
+
+
+def augmented_sheet(dataset: Dataset, augmentation: AnyDiscriminatorAugmentation) -> Image.Image:
+    """Some images in the first column, each with augmented versions beside it."""
+    rows = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), ORIGINALS)).astype(int))
+    images = from_uint8(dataset.take(rows))
+    many = images.repeat_interleave(COPIES, dim=0)
+    changed = augmentation.build()(many, TrainingNoise("show", global_batch=len(many)))
+    shown = torch.cat([images[:, None], changed.unflatten(0, (len(rows), COPIES))], dim=1)
+    return image_grid(to_uint8(shown.flatten(0, 1)).numpy(), COPIES + 1)

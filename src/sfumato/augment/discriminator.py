@@ -1,0 +1,194 @@
+"""What real and generated images go through before a discriminator sees them."""
+
+from abc import ABC, abstractmethod
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from sfumato.augment.diff_augment import cover, step_aside, vary_colour
+from sfumato.augment.pipeline import Pipeline
+from sfumato.core import distributed
+from sfumato.core.config import component
+from sfumato.core.noise import RandomStream
+
+Images = Float[Tensor, "B C H W"]
+Logits = Float[Tensor, " B"]
+
+LEAK = 0.8
+"""Above this probability augmentations begin to show in generated images (Karras et al. 2020)."""
+
+
+class DiscriminatorAugmentation(nn.Module, ABC):
+    """Random changes of all images that a discriminator sees, real and generated alike."""
+
+    @abstractmethod
+    def forward(self, images: Images, noise: RandomStream) -> Images:
+        """The changed images; differentiable in them."""
+
+    def observe(self, real_logits: Logits) -> dict[str, Logits]:
+        """Hear what the discriminator said of real images (changed as above).
+
+        Returns:
+            What is worth logging, by name, a value an image.
+        """
+        del real_logits
+        return {}
+
+    def adapt(self) -> None:
+        """Called once after each step of the discriminator, in all processes."""
+
+    def warnings(self) -> list[str]:
+        """What is wrong now, in plain words with a remedy."""
+        return []
+
+
+@component
+class ADA:
+    """Adaptive discriminator augmentation.
+
+    The discriminator overfits when it is sure of all real images: then r_t = E[sign(logit)],
+    over the real images of the last steps, goes to 1. Where it is above the target, p rises.
+
+    Args:
+        pipeline: the groups of changes.
+        probability: p at the start; the whole time when `adaptive` is false.
+        adaptive: whether p follows r_t.
+        target: of r_t.
+        interval: steps of the discriminator between adjustments of p.
+        rise_images: images in which p would rise from 0 to 1.
+
+    Source: Karras et al. 2020 (ADA), section 3.1.
+    """
+
+    kind: Literal["ada"] = "ada"
+    pipeline: Pipeline = Pipeline()
+    probability: float = 0.0
+    adaptive: bool = True
+    target: float = 0.6
+    interval: int = 4
+    rise_images: int = 500_000
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.probability <= 1:
+            raise ValueError(f"ada needs 0 <= probability <= 1, got {self.probability}")
+        if not self.adaptive and self.probability == 0:
+            raise ValueError(
+                "ada with adaptive = false and probability = 0 changes nothing; set probability, "
+                "for example to 0.2, or leave augment out"
+            )
+        if not -1 < self.target < 1:
+            raise ValueError(f"ada needs -1 < target < 1, got target={self.target}")
+        for name in ("interval", "rise_images"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"ada needs {name} >= 1, got {getattr(self, name)}")
+
+    def build(self) -> "AdaptiveAugmentation":
+        """The augmentation with its state."""
+        return AdaptiveAugmentation(self)
+
+
+class AdaptiveAugmentation(DiscriminatorAugmentation):
+    """The pipeline with the probability p reached; p and what it rests on are buffers."""
+
+    p: Float[Tensor, ""]
+    signs: Float[Tensor, " 3"]
+
+    def __init__(self, config: ADA) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("p", torch.tensor(config.probability))
+        # Sum of the signs of logits, images, steps: since the last adjustment, of all processes.
+        self.register_buffer("signs", torch.zeros(3))
+        self._heard: list[Logits] = []
+
+    def forward(self, images: Images, noise: RandomStream) -> Images:
+        return self.config.pipeline(images, noise, float(self.p))
+
+    @torch.no_grad()
+    def observe(self, real_logits: Logits) -> dict[str, Logits]:
+        """p, and the signs whose mean is r_t."""
+        signs = real_logits.detach().float().sign()
+        self._heard.append(signs)
+        return {"ada/p": self.p.expand(len(signs)), "ada/r_t": signs}
+
+    def warnings(self) -> list[str]:
+        """Augmentation so frequent that it may leak."""
+        if float(self.p) <= LEAK:
+            return []
+        return [
+            f"ADA's p has gone above {LEAK}: the discriminator tells real from generated images "
+            "however they are augmented, and augmentations may begin to show in samples; more "
+            "training images, a smaller discriminator or a stronger r1 helps"
+        ]
+
+    @torch.no_grad()
+    def adapt(self) -> None:
+        """Every `interval` steps: move p towards less, or more, overfitting."""
+        config, signs = self.config, torch.cat(self._heard)
+        self._heard.clear()
+        if not config.adaptive:
+            return
+        self.signs += distributed.all_reduce_sum(
+            torch.stack([signs.sum(), signs.new_tensor(len(signs)), signs.new_tensor(0.0)])
+        )
+        self.signs[2] += 1
+        if self.signs[2] < config.interval:
+            return
+        total, images, _ = self.signs
+        self.p += (total / images - config.target).sign() * images / config.rise_images
+        self.p.clamp_(0, 1)
+        self.signs.zero_()
+
+
+@component
+class DiffAugment:
+    """Differentiable augmentation: the same strong changes of every image, all the time.
+
+    Args:
+        colour: brightness, saturation, contrast.
+        translation: largest step, as a share of each side; 0: none.
+        cutout: sides of the covered rectangle, as a share of the image's; 0: none.
+
+    Source: Zhao et al. 2020, section 4; their policy for small data is the default.
+    """
+
+    kind: Literal["diff_augment"] = "diff_augment"
+    colour: bool = True
+    translation: float = 0.125
+    cutout: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("translation", "cutout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"diff_augment needs 0 <= {name} < 1, got {getattr(self, name)}")
+        if not (self.colour or self.translation or self.cutout):
+            raise ValueError("diff_augment has every change off; leave augment out instead")
+
+    def build(self) -> "FixedAugmentation":
+        """The augmentation; it has no state."""
+        return FixedAugmentation(self)
+
+
+class FixedAugmentation(DiscriminatorAugmentation):
+    """DiffAugment as configured."""
+
+    def __init__(self, config: DiffAugment) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, images: Images, noise: RandomStream) -> Images:
+        config = self.config
+        images = images.float()
+        if config.colour:
+            images = vary_colour(images, noise)
+        if config.translation:
+            images = step_aside(images, noise, config.translation)
+        if config.cutout:
+            images = cover(images, noise, config.cutout)
+        return images
+
+
+AnyDiscriminatorAugmentation = Annotated[ADA | DiffAugment, Field(discriminator="kind")]
