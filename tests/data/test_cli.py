@@ -38,6 +38,19 @@ def test_show_prints_the_counts_and_draws_the_images(
     assert (sheet == 0).mean() > 0.1
 
 
+def test_show_augment_draws_images_beside_their_augmented_versions(here: Path) -> None:
+    show = ["data", "show", "digits", "data.limit=8", "-o", "a.png", "--augment"]
+    assert main([*show, "0.9", "--changes", "cutout"]) == 0
+    sheet = np.asarray(Image.open(here / "a.png").convert("L"))
+    cells = sheet[6:, 6:].reshape(8, 54, 12, 54)[:, :48, :, :48]  # digits enlarged sixfold
+    grey = (cells == 128).mean((1, 3))
+    assert (grey[:, 0] < 0.1).all(), "originals come first"
+    assert (grey[:, 1:] > 0.05).mean() > 0.7
+    assert main([*show, "1.5"]) == 2
+    assert main([*show, "--changes", "rain"]) == 2
+    assert main(["data", "show", "digits", "--changes", "blit"]) == 2
+
+
 def test_statistics_are_those_of_all_pixels() -> None:
     train = load(DataConfig()).train
     mean, deviation = channel_statistics(train)

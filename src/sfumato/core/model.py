@@ -1,6 +1,6 @@
 """What the trainer and the evaluator know of a model: phases to train, and how to sample."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -70,6 +70,15 @@ class GenerativeModel(Protocol):
         self, labels: Labels | None, noise: RandomStream, on_step: OnStep | None = None
     ) -> Images:
         """One image in [-1, 1] for each stream of `noise`, on the model's device."""
+        ...
+
+
+@runtime_checkable
+class Observed(Protocol):
+    """A model whose phases see more than a loss. Optional."""
+
+    def observations(self) -> Mapping[str, Float[Tensor, " B"]]:
+        """What the last phase saw, a value an image; the log has the means by name."""
         ...
 
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
+from sfumato.augment.discriminator import ADA, AnyDiscriminatorAugmentation
 from sfumato.gan.losses import GANLoss, WassersteinLoss
 from sfumato.gan.regularizers import PathLength, Regularizer
 from sfumato.gan.unrolled import Unrolling
+from sfumato.gan.watch import boundary
 from sfumato.networks.pairs import NetworkPair
 
 
@@ -43,6 +45,20 @@ def check_combination(
         )
     if isinstance(loss, WassersteinLoss):
         _check_wasserstein(network, loss, of_discriminator, unrolled)
+
+
+def check_augmentation(loss: GANLoss, augment: AnyDiscriminatorAugmentation | None) -> None:
+    """Refuse an adaptive probability where the sign of a logit means nothing.
+
+    Raises:
+        ValueError: with the reason and the remedy.
+    """
+    if isinstance(augment, ADA) and augment.adaptive and boundary(loss) is None:
+        raise ValueError(
+            "ada adapts its probability to the sign of the logits of real images, and the loss "
+            f"{loss.kind} leaves open where their zero is; set augment.adaptive = false and "
+            "augment.probability, for example to 0.2"
+        )
 
 
 def _check_wasserstein(

@@ -1,6 +1,6 @@
 """A GAN as a generative model of two and more phases."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Literal, cast
 
@@ -8,12 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sfumato.augment.discriminator import AnyDiscriminatorAugmentation
 from sfumato.core import distributed
 from sfumato.core.config import component
 from sfumato.core.images import Batch, Images, Labels, Shape
 from sfumato.core.model import OnStep, Phase
 from sfumato.core.noise import RandomStream
-from sfumato.gan.combinations import check_combination
+from sfumato.gan.combinations import check_augmentation, check_combination
 from sfumato.gan.losses import GANLoss, Logits, NonSaturatingLoss
 from sfumato.gan.regularizers import (
     R1,
@@ -25,6 +26,7 @@ from sfumato.gan.regularizers import (
     path_lengths,
 )
 from sfumato.gan.unrolled import State, Unrolling, judged_by
+from sfumato.gan.watch import boundary, judgements
 from sfumato.networks.adversarial import StyledGenerator
 from sfumato.networks.dcgan import DCGANConfig
 from sfumato.networks.pairs import NetworkPair
@@ -44,6 +46,7 @@ class GANConfig:
         input_noise: standard deviation of Gaussian noise added to every image the discriminator
             sees, in the units of images in [-1, 1] (Arjovsky & Bottou 2017, section 3).
         input_noise_images: that noise falls linearly to 0 over so many images; None: it stays.
+        augment: random changes of every image the discriminator sees, for small data sets.
     """
 
     kind: Literal["gan"] = "gan"
@@ -54,6 +57,7 @@ class GANConfig:
     unrolled: Unrolling | None = None
     input_noise: float = 0.0
     input_noise_images: int | None = None
+    augment: AnyDiscriminatorAugmentation | None = None
 
     def __post_init__(self) -> None:
         if self.discriminator_steps < 1:
@@ -68,6 +72,7 @@ class GANConfig:
                 "start; set input_noise, for example to 0.1"
             )
         check_combination(self.network, self.loss, self.regularizers, self.unrolled)
+        check_augmentation(self.loss, self.augment)
 
     def build(self, image_shape: Shape, num_classes: int) -> "GAN":
         """The model for images of `image_shape`; `num_classes` 0 makes it unconditional."""
@@ -87,6 +92,8 @@ class GAN(nn.Module):
         self.image_shape = image_shape
         self.num_classes = num_classes
         self.generator, self.discriminator = config.network.build(image_shape, num_classes)
+        self.augment = None if config.augment is None else config.augment.build()
+        self._observations: dict[str, Tensor] = {}
         self.penalties: list[DiscriminatorRegularizer] = []
         for regularizer in config.regularizers:
             if isinstance(regularizer, PathLength):
@@ -101,14 +108,14 @@ class GAN(nn.Module):
 
     def phases(self) -> Sequence[Phase]:
         """A step of the discriminator, then one of the generator, each with its rare penalties."""
-        config, clip = self.config, getattr(self.loss, "clip", None)
+        config = self.config
         phases = [
             Phase(
                 "discriminator",
                 self.discriminator,
                 self.discriminator_loss,
                 double_backward=any(r.every == 1 for r in self.penalties),
-                after=None if clip is None else partial(self._clip, clip),
+                after=self._after_discriminator,
             )
         ]
         for r in self.penalties:
@@ -137,6 +144,7 @@ class GAN(nn.Module):
         """The real images against as many generated ones of the same classes."""
         always = [r for r in self.penalties if r.every == 1]
         scene = self._scene(batch, noise, always)
+        self._observe(scene.real_logits.detach(), scene.fake_logits.detach())
         losses = self.loss.discriminator(scene.real_logits, scene.fake_logits)
         for regularizer in always:
             losses = losses + regularizer.penalty(scene, noise)
@@ -205,6 +213,8 @@ class GAN(nn.Module):
 
     def _before_discriminator(self, x: Images, batch: Batch, noise: RandomStream) -> Images:
         """What real and generated images go through alike."""
+        if self.augment is not None:
+            x = self.augment(x, noise)
         std, end = self.config.input_noise, self.config.input_noise_images
         if end is not None:
             std *= max(0.0, 1 - batch.images_seen / end)
@@ -240,7 +250,27 @@ class GAN(nn.Module):
 
         return unrolled.ahead(self.discriminator, loss)
 
+    def _observe(self, real_logits: Logits, fake_logits: Logits) -> None:
+        """Note what the discriminator says of training images and of generated ones."""
+        self._observations = dict(judgements(self.loss, real_logits, fake_logits))
+        if self.augment is not None:
+            self._observations |= self.augment.observe(real_logits - (boundary(self.loss) or 0.0))
+
+    def observations(self) -> Mapping[str, Float[Tensor, " B"]]:
+        """The discriminator's logits and accuracy, and the state of the augmentation."""
+        found, self._observations = self._observations, {}
+        return found
+
+    def warnings(self) -> Sequence[str]:
+        """What the augmentation finds wrong."""
+        return [] if self.augment is None else self.augment.warnings()
+
     @torch.no_grad()
-    def _clip(self, bound: float) -> None:
-        for parameter in self.discriminator.parameters():
-            parameter.clamp_(-bound, bound)
+    def _after_discriminator(self) -> None:
+        """Clip the weights where the loss says so, and adapt the augmentation."""
+        clip = getattr(self.loss, "clip", None)
+        if clip is not None:
+            for parameter in self.discriminator.parameters():
+                parameter.clamp_(-clip, clip)
+        if self.augment is not None:
+            self.augment.adapt()

@@ -32,9 +32,13 @@ class LossMeans:
 
     def add(self, phase: str, losses: Float[Tensor, " B"]) -> None:
         """Count the losses of some images in a phase."""
-        total = self._total(f"loss/{phase}", 1)
-        total[0] += losses.detach().float().sum()
-        total[1] += len(losses)
+        self.observe(f"loss/{phase}", losses)
+
+    def observe(self, name: str, values: Float[Tensor, " B"]) -> None:
+        """Count values of any kind, one an image."""
+        total = self._total(name, 1)
+        total[0] += values.detach().float().sum()
+        total[1] += len(values)
 
     def add_levels(self, errors: Float[Tensor, " B"], log_snr: Float[Tensor, " B"]) -> None:
         """Count errors in the bins of their log-SNR."""

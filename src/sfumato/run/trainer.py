@@ -17,7 +17,7 @@ from sfumato.core import distributed
 from sfumato.core.device import autocast
 from sfumato.core.errors import ConfigError
 from sfumato.core.images import Batch, Labels, UInt8Images, from_uint8
-from sfumato.core.model import GenerativeModel, Phase
+from sfumato.core.model import GenerativeModel, Observed, Phase
 from sfumato.core.noise import TrainingNoise, derive_seed
 from sfumato.run.ema import AveragedWeights
 from sfumato.run.experiment import TrainingConfig
@@ -153,6 +153,9 @@ class Trainer:
             losses, errors, log_snr = phase.noisy_losses(batch, noise)
             self.means.add_levels(errors, log_snr)
         self.means.add(phase.name, losses)
+        if isinstance(self.model, Observed):
+            for name, values in self.model.observations().items():
+                self.means.observe(name, values)
         return losses
 
     def _set_learning_rate(self) -> None:
