@@ -43,7 +43,7 @@ class WeightsAndBiases:
             RunError: the package is not installed.
         """
         try:
-            import wandb  # type: ignore[import-not-found]
+            import wandb
         except ImportError:
             raise RunError(
                 "training.wandb = true needs the package wandb; install it with "
