@@ -1,4 +1,4 @@
-"""Data whose ideal denoiser is known in closed form: every pixel drawn independently."""
+"""Data whose ideal denoiser is known in closed form: independent pixels, and correlated pairs."""
 
 import math
 from dataclasses import dataclass
@@ -93,6 +93,62 @@ class IdealDenoiser(Denoiser):
         alpha, sigma = per_image(c.alpha, x_t), per_image(c.sigma, x_t)
         x_0 = self.data.denoise(x_t, alpha, sigma)
         return Output(c.target(x_0, (x_t - alpha * x_0) / sigma), None)
+
+
+@dataclass(frozen=True)
+class PairMixture:
+    """Neighbouring pixels, in pairs along the last axis, from a mixture of Gaussians of the plane.
+
+    Args:
+        covariances: of each component: variance, covariance, variance.
+    """
+
+    weights: tuple[float, ...]
+    means: tuple[tuple[float, float], ...]
+    covariances: tuple[tuple[float, float, float], ...]
+
+    def moments(self) -> tuple[Float[Tensor, "2"], Float[Tensor, "2 2"]]:
+        """Mean and covariance of a pair."""
+        weights, means, covariances = self._components()
+        mean = weights @ means
+        spread = means - mean
+        within = (weights[:, None, None] * covariances).sum(0)
+        return mean, within + torch.einsum("k,ki,kj->ij", weights, spread, spread)
+
+    def denoise(self, x: Pixels, alpha: Tensor, sigma: Tensor) -> Pixels:
+        """E[x_0 | alpha x_0 + sigma eps = x]."""
+        log_shares, guesses = [], []
+        for weight, mean, covariance in zip(*self._components(), strict=True):
+            noisy = alpha**2 * covariance + sigma**2 * torch.eye(2)
+            residual = x.double() - alpha * mean
+            solved = residual @ noisy.inverse()
+            guesses.append(mean + alpha * solved @ covariance)
+            log_shares.append(
+                weight.log() - (residual * solved).sum(-1, keepdim=True) / 2 - noisy.logdet() / 2
+            )
+        shares = torch.stack(log_shares).softmax(0)
+        return (shares * torch.stack(guesses)).sum(0).to(x)
+
+    def _components(self) -> tuple[Tensor, Tensor, Tensor]:
+        rows = [((a, b), (b, c)) for a, b, c in self.covariances]
+        weights, means, covariances = (
+            torch.tensor(v, dtype=torch.float64) for v in (self.weights, self.means, rows)
+        )
+        return weights, means, covariances
+
+
+class IdealPairs(Denoiser):
+    """The minimizer of every loss on pairs, expressed as the output of a parameterization."""
+
+    def __init__(
+        self, data: PairMixture, schedule: NoiseSchedule, parameterization: Parameterization
+    ) -> None:
+        super().__init__(nn.Identity(), schedule, parameterization)
+        self.data = data
+
+    def network_output(self, x_t: Images, c: Coefficients, labels: Labels | None) -> Output:
+        x_0 = self.data.denoise(x_t, c.alpha, c.sigma)
+        return Output(c.target(x_0, (x_t - c.alpha * x_0) / c.sigma), None)
 
 
 def at(*times: float) -> Tensor:

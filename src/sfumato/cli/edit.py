@@ -86,7 +86,13 @@ def add_parser(subparsers: Subparsers) -> None:
     place.add_argument("--mask", type=Path, metavar="FILE", help="white is found anew")
     inpaint.add_argument("--steps", type=int, default=100, help="of the sampler (default: 100)")
     inpaint.add_argument(
-        "--resamplings", type=int, default=10, help="how often each step is done (default: 10)"
+        "--resamplings", type=int, default=10, help="how often each stretch is walked (default: 10)"
+    )
+    inpaint.add_argument(
+        "--jump",
+        type=int,
+        metavar="STEPS",
+        help="length of a stretch (default: --steps / 10)",
     )
     inpaint.add_argument("--tries", type=int, default=2, help="pictures found (default: 2)")
     inpaint.set_defaults(run=run_inpaint)
@@ -251,8 +257,19 @@ def run_inpaint(options: argparse.Namespace) -> None:
         middle = [height // 4, width // 4, -(-height // 2), -(-width // 2)]
         known = box_mask(model.image_shape, options.box or middle)
     seeds = [options.seed + k * len(batch) for k in range(options.tries)]
-    steps, resamplings = options.steps, options.resamplings
-    found = [inpaint(model, batch, known, steps, resamplings, seed) for seed in seeds]
+    jump = max(1, options.steps // 10) if options.jump is None else options.jump
+    found = [
+        inpaint(
+            model,
+            batch,
+            known,
+            steps=options.steps,
+            resamplings=options.resamplings,
+            jump=jump,
+            seed=seed,
+        )
+        for seed in seeds
+    ]
     _print(options, path, write_inpainting(batch, known, found, path))
 
 

@@ -141,6 +141,33 @@ def sdedit(
     return sampler.walk(restrained, x_t, times, labels, noise, lambda *_: None)
 
 
+def repaint_levels(steps: int, resamplings: int, jump: int) -> list[int]:
+    """The noise levels that RePaint visits, from `steps` (the noise end) to 0 (clean data).
+
+    Down one by one; from each `jump`-th level it goes back up by `jump` and down again, until that
+    stretch was walked `resamplings` times.
+
+    Raises:
+        ConfigError: fewer than 1 resampling, or a jump longer than the way.
+
+    Source: Lugmayr et al. 2022, appendix (the schedule of figure 9).
+    """
+    if resamplings < 1 or not 1 <= jump < steps:
+        raise ConfigError(
+            f"RePaint needs resamplings >= 1 and 1 <= jump < steps, got {resamplings} resamplings "
+            f"and jumps of {jump} in {steps} steps; the paper has 10, 10 and 250"
+        )
+    left = dict.fromkeys(range(1, steps - jump + 1, jump), resamplings - 1)
+    levels = [steps]
+    while levels[-1] > 0:
+        level = levels[-1] - 1
+        levels.append(level)
+        if left.get(level, 0) > 0:
+            left[level] -= 1
+            levels.append(level + jump)
+    return levels
+
+
 @torch.no_grad()
 def repaint(
     denoiser: Denoiser,
@@ -150,35 +177,41 @@ def repaint(
     noise: RandomStream,
     times: TimeGrid,
     resamplings: int = 10,
+    jump: int = 10,
 ) -> Images:
     """Inpainting: keeps the known pixels of x_0 and finds the others.
 
-    Each step is ancestral; its known part is replaced by the image noised to that level. Going back
-    and doing the step again lets the two parts agree.
+    Each step is ancestral; its known part is replaced by the image noised to that level. Noising
+    the whole and walking that stretch again lets the two parts agree.
 
     Args:
         known: 1 where the pixel is known, 0 where it is to be found.
         times: falling from 1 to 0.
-        resamplings: how often each step is done (U, with jumps of one step).
+        resamplings: how often each stretch of the way is walked (U in the paper).
+        jump: steps of such a stretch (j); longer ones can change more at once.
+    Raises:
+        ConfigError: as `repaint_levels`.
 
-    Source: Lugmayr et al. 2022, algorithm 1. NFE: `resamplings` a step, 1 for the last.
+    Source: Lugmayr et al. 2022, algorithm 1. NFE: about `resamplings` times the steps.
     """
     schedule = denoiser.schedule
     x = schedule.start_std(times[0]) * noise.normal_like(x_0)
-    for t, s in pairwise(times):
-        step = schedule.transition(s, t)
-        for repeat in range(resamplings):
-            denoised: Denoised = denoiser(x, t, labels)
-            if s == 0:
-                return known * x_0 + (1 - known) * denoised.x_0
-            x_known = step.alpha_s * x_0 + step.sigma_s * noise.normal_like(x)
-            x_found = step.posterior_mean(denoised.x_0, x)
-            x_found = x_found + step.posterior_variance.sqrt() * noise.normal_like(x)
-            x = known * x_known + (1 - known) * x_found
-            if repeat < resamplings - 1:
-                fresh = step.forward_variance.sqrt() * noise.normal_like(x)
-                x = step.forward_scale * x + fresh
-    return x
+    for level, following in pairwise(repaint_levels(len(times) - 1, resamplings, jump)):
+        a, b = times[-1 - level], times[-1 - following]
+        if following > level:
+            step = schedule.transition(a, b)
+            fresh = step.forward_variance.sqrt() * noise.normal_like(x)
+            x = step.forward_scale * x + fresh
+            continue
+        step = schedule.transition(b, a)
+        denoised: Denoised = denoiser(x, a, labels)
+        if b == 0:
+            return known * x_0 + (1 - known) * denoised.x_0
+        x_known = step.alpha_s * x_0 + step.sigma_s * noise.normal_like(x)
+        x_found = step.posterior_mean(denoised.x_0, x)
+        x_found = x_found + step.posterior_variance.sqrt() * noise.normal_like(x)
+        x = known * x_known + (1 - known) * x_found
+    raise AssertionError("repaint_levels ends at 0")
 
 
 def reverse_strip(

@@ -73,15 +73,24 @@ def _sensible(mask: Mask, name: str) -> Mask:
 
 
 def inpaint(
-    model: DiffusionModel, batch: Batch, known: Mask, steps: int, resamplings: int, seed: int = 0
+    model: DiffusionModel,
+    batch: Batch,
+    known: Mask,
+    *,
+    steps: int,
+    resamplings: int,
+    jump: int,
+    seed: int = 0,
 ) -> Images:
     """Keeps the known pixels exactly and finds the others (RePaint).
 
     Args:
         batch: real images; their labels, if any, say what is to be found.
         known: 1 where pixels are kept.
-        steps, resamplings: see `edit.repaint`; their product is about the NFE.
+        steps, resamplings, jump: see `edit.repaint`; steps times resamplings is about the NFE.
         seed: of the first image's noise; another seed finds another picture.
+    Raises:
+        ConfigError: a jump that is not shorter than the steps.
     Source: Lugmayr et al. 2022.
     """
     denoiser = model.config.guidance.guide(model.denoiser, model.num_classes)
@@ -89,7 +98,9 @@ def inpaint(
     times = flow_grid(model.config.schedule, steps)
     mask = known.to(batch.images).expand(len(batch), -1, -1, -1)
     noise = Noise(range(seed, seed + len(batch)))
-    found = edit.repaint(denoiser, batch.images, mask, batch.labels, noise, times, resamplings)
+    found = edit.repaint(
+        denoiser, batch.images, mask, batch.labels, noise, times, resamplings, jump
+    )
     return found.clamp(-1, 1)
 
 
