@@ -91,7 +91,9 @@ class GAN(nn.Module):
         self.loss = config.loss
         self.image_shape = image_shape
         self.num_classes = num_classes
-        self.generator, self.discriminator = config.network.build(image_shape, num_classes)
+        pair: tuple[nn.Module, nn.Module] = config.network.build(image_shape, num_classes)
+        self.generator, self.discriminator = pair
+        self.latent_dim = config.network.latent_dim
         self.augment = None if config.augment is None else config.augment.build()
         self._observations: dict[str, Tensor] = {}
         self.penalties: list[DiscriminatorRegularizer] = []
@@ -173,7 +175,7 @@ class GAN(nn.Module):
         """
         size = -(-len(batch) // regularizer.batch_share)
         some, few = batch.part(slice(0, size)), noise.first(size)
-        z = few.normal(self.generator.latent_dim).to(some.images)
+        z = few.normal(self.latent_dim).to(some.images)
         generator = cast(StyledGenerator, self.generator)
         images, styles = generator.with_styles(z, some.labels, few)
         lengths = path_lengths(images.float(), styles, few)
@@ -189,7 +191,7 @@ class GAN(nn.Module):
     ) -> Images:
         """Images in [-1, 1] from z ~ N(0, I), one for each stream of `noise`."""
         device = next(self.parameters()).device
-        z = noise.normal(self.generator.latent_dim).to(device)
+        z = noise.normal(self.latent_dim).to(device)
         if labels is not None:
             labels = labels.to(device)
         images = self.generator(z, labels if self.num_classes else None, noise)
@@ -221,7 +223,7 @@ class GAN(nn.Module):
         return x + std * noise.normal_like(x) if std > 0 else x
 
     def _generate(self, batch: Batch, noise: RandomStream) -> Images:
-        z = noise.normal(self.generator.latent_dim).to(batch.images)
+        z = noise.normal(self.latent_dim).to(batch.images)
         return self.generator(z, batch.labels, noise)  # type: ignore[no-any-return]
 
     def _scene(

@@ -169,7 +169,7 @@ class PathLength:
 
 
 def path_lengths(
-    images: Images, styles: Float[Tensor, "B L W"], noise: RandomStream
+    images: Images, styles: Float[Tensor, "B L S"], noise: RandomStream
 ) -> Float[Tensor, " B"]:
     """|J^T y| of each image: root mean over the layers of the squared gradient by their w.
 

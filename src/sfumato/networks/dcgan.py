@@ -6,7 +6,6 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from sfumato.core.config import component
-from sfumato.core.errors import ConfigError
 from sfumato.core.images import Shape
 from sfumato.core.noise import RandomStream
 from sfumato.networks.adversarial import (
@@ -14,6 +13,7 @@ from sfumato.networks.adversarial import (
     LabelProjection,
     Normalization,
     TiledLabels,
+    count_halvings,
     normalization_layer,
     normalize_weights,
 )
@@ -77,23 +77,6 @@ class DCGANConfig:
         )
 
 
-def _halvings(image_shape: Shape) -> int:
-    """How often the image is halved: down to 4..7 pixels, as Radford et al. do, or 2 if small."""
-    smallest = min(image_shape[1:])
-    least = 4 if smallest >= 16 else 2
-    count = 0
-    while all(size % 2 ** (count + 1) == 0 for size in image_shape[1:]):
-        if smallest // 2 ** (count + 1) < least:
-            break
-        count += 1
-    if count == 0:
-        raise ConfigError(
-            f"dcgan: images of {image_shape[1]}x{image_shape[2]} cannot be halved; "
-            "use an even size, for example with data.resolution"
-        )
-    return count
-
-
 def _initialize(module: nn.Module) -> None:
     """N(0, 0.02) weights, batch normalization around 1 (Radford et al. 2016, section 4)."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
@@ -108,7 +91,7 @@ class DCGANGenerator(nn.Module):
 
     def __init__(self, config: DCGANConfig, image_shape: Shape, num_classes: int) -> None:
         super().__init__()
-        halvings = _halvings(image_shape)
+        halvings = count_halvings("dcgan", image_shape)
         self.latent_dim = config.latent_dim
         self.label = TiledLabels(num_classes, config.label_channels) if num_classes else None
         start = tuple(size // 2**halvings for size in image_shape[1:])
@@ -147,7 +130,7 @@ class DCGANDiscriminator(nn.Module):
 
     def __init__(self, config: DCGANConfig, image_shape: Shape, num_classes: int) -> None:
         super().__init__()
-        halvings = _halvings(image_shape)
+        halvings = count_halvings("dcgan", image_shape)
         tiled = num_classes > 0 and config.conditioning == "tiled"
         self.label = TiledLabels(num_classes, config.label_channels) if tiled else None
         width, *deeper = config.widths(halvings)

@@ -7,6 +7,15 @@ maps z to w). A generator has `latent_dim` and `forward(z, labels, noise)`, a di
 `forward(x, labels)`.
 """
 
-from sfumato.networks.dcgan import DCGANConfig
+from typing import Annotated
 
-NetworkPair = DCGANConfig
+from pydantic import Field
+
+from sfumato.networks.dcgan import DCGANConfig
+from sfumato.networks.mlp_gan import MLPGANConfig
+from sfumato.networks.resnet_gan import ResNetGANConfig
+from sfumato.networks.stylegan2 import StyleGAN2Config
+
+NetworkPair = Annotated[
+    DCGANConfig | ResNetGANConfig | StyleGAN2Config | MLPGANConfig, Field(discriminator="kind")
+]

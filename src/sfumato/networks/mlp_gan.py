@@ -1,0 +1,100 @@
+"""Multilayer perceptrons for points in the plane and for images of a few pixels."""
+
+import math
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sfumato.core.config import component
+from sfumato.core.images import Shape
+from sfumato.core.noise import RandomStream
+
+
+@component
+class MLPGANConfig:
+    """A pair of perceptrons with ReLU, as Goodfellow et al. 2014 used them.
+
+    The class, where there is one, is a one-hot vector beside the input of both.
+
+    Args:
+        latent_dim: size of z.
+        width: of the hidden layers.
+        layers, discriminator_layers: hidden layers of the two.
+    """
+
+    has_styles: ClassVar[bool] = False
+    mixes_images: ClassVar[bool] = False
+    bounded_slope: ClassVar[bool] = False
+    kind: Literal["mlp_gan"] = "mlp_gan"
+    latent_dim: int = 64
+    width: int = 128
+    layers: int = 2
+    discriminator_layers: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("latent_dim", "width", "layers", "discriminator_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"mlp_gan needs {name} >= 1, got {name}={getattr(self, name)}")
+
+    def build(
+        self, image_shape: Shape, num_classes: int
+    ) -> tuple["MLPGenerator", "MLPDiscriminator"]:
+        """The generator and the discriminator for images of `image_shape`."""
+        return (
+            MLPGenerator(self, image_shape, num_classes),
+            MLPDiscriminator(self, image_shape, num_classes),
+        )
+
+
+def _perceptron(inputs: int, width: int, layers: int, outputs: int) -> nn.Sequential:
+    modules: list[nn.Module] = []
+    for i in range(layers):
+        modules += [nn.Linear(width if i else inputs, width), nn.ReLU()]
+    return nn.Sequential(*modules, nn.Linear(width, outputs))
+
+
+def _with_class(
+    x: Float[Tensor, "B C"], labels: Int64[Tensor, " B"] | None, num_classes: int
+) -> Float[Tensor, "B D"]:
+    if num_classes == 0:
+        return x
+    assert labels is not None, "a conditional network needs labels"
+    return torch.cat([x, F.one_hot(labels, num_classes).to(x.dtype)], dim=1)
+
+
+class MLPGenerator(nn.Module):
+    """z (and a class) to an image, of any range."""
+
+    def __init__(self, config: MLPGANConfig, image_shape: Shape, num_classes: int) -> None:
+        super().__init__()
+        self.latent_dim, self.num_classes = config.latent_dim, num_classes
+        self.image_shape = image_shape
+        inputs = config.latent_dim + num_classes
+        self.layers = _perceptron(inputs, config.width, config.layers, math.prod(image_shape))
+
+    def forward(
+        self,
+        z: Float[Tensor, "B Z"],
+        labels: Int64[Tensor, " B"] | None = None,
+        noise: RandomStream | None = None,
+    ) -> Float[Tensor, "B C H W"]:
+        x: Tensor = self.layers(_with_class(z, labels, self.num_classes))
+        return x.view(-1, *self.image_shape)
+
+
+class MLPDiscriminator(nn.Module):
+    """An image (and a class) to a logit: high for real."""
+
+    def __init__(self, config: MLPGANConfig, image_shape: Shape, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        inputs = math.prod(image_shape) + num_classes
+        self.layers = _perceptron(inputs, config.width, config.discriminator_layers, 1)
+
+    def forward(
+        self, x: Float[Tensor, "B C H W"], labels: Int64[Tensor, " B"] | None = None
+    ) -> Float[Tensor, " B"]:
+        return self.layers(_with_class(x.flatten(1), labels, self.num_classes)).flatten()  # type: ignore[no-any-return]
