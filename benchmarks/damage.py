@@ -8,6 +8,7 @@ each of these ways. With several classes, the second half of them is left out as
 
 import argparse
 import io
+import json
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from sfumato.metrics.pretrained import EfficientNetFeatures
 from sfumato.report.evaluation import aligned, floor_table
 from sfumato.report.numbers import number
 from sfumato.run.floor_curve import floor_curve
-from sfumato.run.imageset import shuffled
+from sfumato.run.imageset import image_set, shuffled
 from sfumato.run.observe import Observer
 from sfumato.run.protocol import EvaluationConfig
 from sfumato.run.scores import Reference, scores_of
@@ -39,8 +40,7 @@ def main() -> None:
     parser.add_argument("--floor-curve", action="store_true")
     options = parser.parse_args()
     config = DataConfig(source=options.source, classes=tuple(options.classes))
-    splits = load(config)
-    data = splits.train
+    (data,) = image_set(options.source, [f"data.classes={json.dumps(options.classes)}"]).parts
     order = shuffled(len(data), 0)[: options.images]
     ours, theirs = np.array_split(order, 2)
     network = EfficientNetFeatures().build(make_folder(cache_folder() / "weights"))
@@ -65,7 +65,7 @@ def main() -> None:
     print(aligned(rows))
     if options.floor_curve:
         evaluation = EvaluationConfig(features=EfficientNetFeatures())
-        print("\n" + floor_table(floor_curve(splits, evaluation).to_mapping()))
+        print("\n" + floor_table(floor_curve(load(config), evaluation).to_mapping()))
 
 
 def cell(estimate: Estimate) -> str:

@@ -21,8 +21,8 @@ from sfumato.metrics.frechet import (
     FrechetReference,
     frechet_distance,
     frechet_distance_of_moments,
-    frechet_estimate,
 )
+from sfumato.metrics.frechet_interval import frechet_estimate
 from sfumato.metrics.inception import InceptionFeatures
 
 

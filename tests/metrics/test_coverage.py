@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from sfumato.core.noise import generator
-from sfumato.metrics.frechet import FrechetReference, frechet_estimate
+from sfumato.metrics.frechet import FrechetReference
+from sfumato.metrics.frechet_interval import frechet_estimate
 
 
 def draw(kind: str, n: int, d: int, random: torch.Generator) -> Tensor:

@@ -9,8 +9,10 @@ from scipy.stats import ttest_ind
 
 from sfumato.core.noise import derive_seed, generator
 from sfumato.metrics.estimate import Estimate, with_standard_error
-from sfumato.metrics.frechet import FrechetReference, frechet_estimate
-from sfumato.study.statistics import Better, Spread, advise, verdict, verdicts
+from sfumato.metrics.frechet import FrechetReference
+from sfumato.metrics.frechet_interval import frechet_estimate
+from sfumato.study.difference import Difference, Spread
+from sfumato.study.statistics import Better, advise, verdict, verdicts
 
 
 def scores(values: list[float], error: float = 0.0, n: int = 1000) -> list[Estimate]:
@@ -19,6 +21,12 @@ def scores(values: list[float], error: float = 0.0, n: int = 1000) -> list[Estim
 
 def random(seed: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(derive_seed("statistics", seed)))
+
+
+def known(draws: float, seeds: float | None, num_seeds: int) -> Difference:
+    """The difference of two arms whose spread is known, at N = 1,000."""
+    between = None if seeds is None else 2 * seeds**2
+    return Difference(0.5, 1.0, 1.0, between, 2 * draws**2, 0.0, num_seeds, 1000, False)
 
 
 @pytest.mark.parametrize(("better", "decision"), [("lower", "better"), ("higher", "worse")])
@@ -57,7 +65,7 @@ def test_spreads_are_kept_apart() -> None:
     assert spread.seeds == pytest.approx(0.3, rel=0.1)
     assert Spread.of(scores([1.0], 0.4)).seeds is None
     # Values closer together than their own draws allow do not make the arm more certain.
-    assert Spread.of(scores([1.0, 1.0], 0.4)).variance_of_mean(True) == pytest.approx(0.08)
+    assert Spread.of(scores([1.0, 1.0], 0.4)).variance_of_mean == pytest.approx(0.08)
 
 
 def test_all_pairs_and_metrics_that_both_arms_have() -> None:
@@ -86,8 +94,8 @@ def test_equal_scores_get_no_false_advice() -> None:
 
 def test_advice_for_images_is_exact_when_draws_are_all() -> None:
     """Spread falls as 1 / sqrt(N): a quarter of the gap needs 16 times the images."""
-    spread = Spread.of(scores([4.0], 0.1))
-    some, more = advise(0.4, spread, spread).num_images, advise(0.1, spread, spread).num_images
+    found = Difference.of(scores([4.0], 0.1), scores([4.0], 0.1))
+    some, more = advise(0.4, found).num_images, advise(0.1, found).num_images
     assert some is not None
     assert more is not None
     assert more / some == pytest.approx(16, rel=0.01)
@@ -102,8 +110,8 @@ def test_a_five_percent_gap_is_found_with_the_seeds_advised(draws: float, seeds:
         spread = math.hypot(draws, seeds)
         return scores((mean + spread * rng.standard_normal(count)).tolist(), draws)
 
-    true = Spread(10.0, draws, seeds, 2, 1000)
-    advice = advise(0.5, true, true, comparisons=3)
+    true = known(draws, seeds, num_seeds=2)
+    advice = advise(0.5, true, comparisons=3)
     assert advice.seeds is not None
     found = [
         verdict(arm(10.0, advice.seeds), arm(10.5, advice.seeds), "lower", 3).verdict
@@ -115,8 +123,7 @@ def test_a_five_percent_gap_is_found_with_the_seeds_advised(draws: float, seeds:
 
 def test_a_five_percent_gap_is_found_with_the_images_advised() -> None:
     rng = random(2)
-    pilot = Spread(10.0, 0.4, None, 1, 1000)
-    advice = advise(0.5, pilot, pilot, comparisons=3)
+    advice = advise(0.5, known(0.4, None, num_seeds=1), comparisons=3)
     assert advice.num_images is not None
     error = 0.4 * math.sqrt(1000 / advice.num_images)
     found = [

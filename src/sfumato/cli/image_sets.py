@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sfumato.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sfumato.run.protocol import EvaluationConfig
+    from sfumato.run.protocol import EvaluationConfig, Protocol
 
 KINDS = ("inception", "efficientnet-lite0", "classifier", "timm")
 STAND_ALONE = ["frechet_distance", "kernel_distance", "precision", "recall"]
@@ -45,7 +45,7 @@ def compare_sets(options: argparse.Namespace) -> None:
     """Score A against B, print the table or JSON."""
     import json
 
-    from sfumato.run.compare import compare, default_features
+    from sfumato.run.compare import compare, default_features, has_classes
     from sfumato.run.imageset import image_set
     from sfumato.run.protocol import METRICS
 
@@ -53,7 +53,8 @@ def compare_sets(options: argparse.Namespace) -> None:
     a, b = (image_set(str(name), theirs) for name in (options.run_dir, options.reference))
     if options.metrics:
         ours.insert(0, f"evaluation.metrics={json.dumps(options.metrics.split(','))}")
-    config = _config(ours, default_features(b).kind, STAND_ALONE)
+    kind = _named_kind(ours) or default_features(b.image_shape, has_classes(b)).kind
+    config = _config(ours, kind, STAND_ALONE)
     results = compare(a, b, config)
     mapping = results.to_mapping()
     if options.json:
@@ -79,14 +80,15 @@ def draw_floors(options: argparse.Namespace) -> None:
     from sfumato.core.files import write_json
     from sfumato.data.catalogue import load
     from sfumato.data.config import DataConfig
+    from sfumato.run.compare import default_features
     from sfumato.run.floor_curve import draw_floor_curve, floor_curve
 
     ours, theirs = _divided(options.overrides)
     given = override({"data": {"source": str(options.run_dir)}}, theirs)["data"]
     splits = load(parse(DataConfig, given, "override"))
-    channels, height, width = splits.train.image_shape
-    small = splits.train.num_classes > 0 and (channels == 1 or min(height, width) < 16)
-    config = _config(ours, "classifier" if small else "efficientnet-lite0", ["frechet_distance"])
+    train = splits.train
+    kind = _named_kind(ours) or default_features(train.image_shape, train.num_classes > 0).kind
+    config = _config(ours, kind, ["frechet_distance"])
     curve = floor_curve(splits, config)
     mapping = curve.to_mapping()
     path = options.output or Path("floor-curve.png")
@@ -136,6 +138,13 @@ def _config(overrides: list[str], features: str, metrics: list[str]) -> "Evaluat
     return parse(EvaluationConfig, mapping, "override")
 
 
+def _named_kind(overrides: list[str]) -> str | None:
+    """The features that the user asked for; None: the default is to be found."""
+    start = "evaluation.features.kind="
+    named = [o.removeprefix(start) for o in overrides if o.startswith(start)]
+    return named[-1] if named else None
+
+
 def _feature_overrides(name: str) -> list[str]:
     kind = name if name in KINDS else "timm"
     chosen = [f"evaluation.features.kind={kind}"]
@@ -144,5 +153,5 @@ def _feature_overrides(name: str) -> list[str]:
     return chosen
 
 
-def _is_fid(protocol: dict[str, str | int | float]) -> bool:
+def _is_fid(protocol: "Protocol") -> bool:
     return protocol["features"] == "inception" and protocol["resize"] == "tensorflow"

@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from jaxtyping import Bool
 from scipy.stats import norm, t
+from torch import Tensor
 
 from sfumato.core.errors import SfumatoError
+from sfumato.metrics.jackknife import LeftOut, Strata
 
 
 class MetricError(SfumatoError):
@@ -23,6 +26,8 @@ class Estimate:
         low, high: ends of the 95 % interval; None where none is known.
         n: the number of images it was computed from.
         standard_error: of `value` over draws of the n images; None where none is known.
+        protocol: digest of what the value means; values of different digests are not compared.
+        left_out: what each image does to the value, for paired comparisons; not written to JSON.
     """
 
     value: float
@@ -30,10 +35,12 @@ class Estimate:
     high: float | None
     n: int
     standard_error: float | None
+    protocol: str | None = None
+    left_out: LeftOut | None = field(default=None, repr=False, compare=False)
 
-    def to_mapping(self) -> dict[str, float | int | None]:
+    def to_mapping(self) -> dict[str, float | int | str | None]:
         """A plain dictionary, as written to JSON."""
-        return asdict(self)
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "left_out"}
 
     @staticmethod
     def from_mapping(mapping: Mapping[str, Any]) -> "Estimate":
@@ -79,11 +86,20 @@ def with_standard_error(
     n: int,
     least: float = -math.inf,
     most: float = math.inf,
+    left_out: LeftOut | None = None,
 ) -> Estimate:
     """An estimate with Student's interval (n - 1), cut to the values that are possible."""
     reach = float(t.ppf(0.975, n - 1)) * standard_error
     low, high = max(value - reach, least), min(value + reach, most)
-    return Estimate(value, low, high, n, standard_error)
+    return Estimate(value, low, high, n, standard_error, left_out=left_out)
+
+
+def jackknifed(
+    value: float, left_out: LeftOut, least: float = -math.inf, most: float = math.inf
+) -> Estimate:
+    """An estimate with the interval that leaving out images gives."""
+    error = math.sqrt(left_out.variance)
+    return with_standard_error(value, error, len(left_out.one), least, most, left_out)
 
 
 def proportion(successes: int, n: int) -> Estimate:
@@ -103,3 +119,15 @@ def proportion(successes: int, n: int) -> Estimate:
     reach = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     low, high = max(0.0, centre - reach), min(1.0, centre + reach)
     return Estimate(share, low, high, n, reach / z)
+
+
+def share_of(hits: Bool[Tensor, " N"], strata: Strata | None = None) -> Estimate:
+    """The share of images for which something holds, with Wilson's interval.
+
+    The strata serve paired comparisons only: the interval is that of `proportion`.
+    """
+    n, count = len(hits), int(hits.sum())
+    found = proportion(count, n)
+    if n < 2:
+        return found
+    return replace(found, left_out=LeftOut((count - hits.double()) / (n - 1), strata=strata))

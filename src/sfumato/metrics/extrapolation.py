@@ -1,14 +1,16 @@
 """The Fréchet distance extrapolated to infinitely many images on both sides."""
 
-import math
+from dataclasses import replace
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from sfumato.core.noise import generator
-from sfumato.metrics.estimate import Estimate, MetricError, with_standard_error
-from sfumato.metrics.frechet import FrechetReference, frechet_distance, frechet_estimate
+from sfumato.metrics.estimate import Estimate, MetricError, jackknifed
+from sfumato.metrics.frechet import FrechetReference, frechet_distance
+from sfumato.metrics.frechet_interval import frechet_estimate
+from sfumato.metrics.jackknife import Strata
 
 LEAST_PER_DIMENSION = 4
 """Images a side for each feature, below which the bias is not yet a straight line in 1 / N."""
@@ -19,7 +21,7 @@ HALVINGS = 4
 def extrapolated_distance(
     fake: Float[Tensor, "N d"],
     real: Float[Tensor, "M d"],
-    strata: Int64[Tensor, " N"] | None = None,
+    strata: Strata | None = None,
 ) -> Estimate:
     """Twice the distance of all images less the mean distance between halves.
 
@@ -53,6 +55,7 @@ def extrapolated_distance(
         distances = [frechet_distance(fake[i], FrechetReference.of(real[j])) for i, j in pairs]
         halves.append(sum(distances) / 2)
     values = torch.tensor(halves, dtype=torch.float64)
-    assert whole.standard_error is not None
-    error = math.hypot(whole.standard_error, float(values.std()) / math.sqrt(HALVINGS))
-    return with_standard_error(2 * whole.value - float(values.mean()), error, n)
+    assert whole.left_out is not None
+    # To first order an image moves the extrapolated value as much as the distance itself.
+    left_out = replace(whole.left_out, other=float(values.var()) / HALVINGS)
+    return jackknifed(2 * whole.value - float(values.mean()), left_out)

@@ -22,8 +22,9 @@ URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
     "weights-inception-2015-12-05-6726825d.pth"
 )
-SHA256_PREFIX = "6726825d"
-"""The file's SHA-256 begins so; the publisher put it in the name."""
+SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+"""Of the file; the publisher put its beginning into the name."""
+TIMEOUT_SECONDS = 10
 SIZE = (299, 299)
 
 
@@ -46,7 +47,7 @@ class InceptionFeatures:
         Raises:
             MetricError: torch-fidelity is missing, or the weights are missing or wrong.
         """
-        path = self.weights or _download(cache)
+        path = self.weights or standard_weights(cache)
         tensors, is_standard = read_weights(path)
         body, head = inception(tensors)
         body.to(default_device())
@@ -121,10 +122,10 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], bool]:
         ) from None
     if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise MetricError(f"{path} holds something else than named tensors; see {URL}")
-    return tensors, digest.startswith(SHA256_PREFIX)
+    return tensors, digest == SHA256
 
 
-def _download(cache: Path) -> Path:
+def standard_weights(cache: Path) -> Path:
     """The standard weights in the cache, downloaded and verified if they are not there.
 
     Raises:
@@ -135,7 +136,8 @@ def _download(cache: Path) -> Path:
     path = cache / Path(URL).name
     if not path.exists():
         try:
-            pooch.retrieve(URL, known_hash=None, fname=path.name, path=cache)
+            downloader = pooch.HTTPDownloader(timeout=TIMEOUT_SECONDS)
+            pooch.retrieve(URL, None, path.name, cache, downloader=downloader)
         except Exception as error:  # requests has a dozen kinds of failure
             raise MetricError(
                 f"cannot download the Inception weights ({type(error).__name__}); fetch {URL} by "
@@ -144,10 +146,10 @@ def _download(cache: Path) -> Path:
             ) from None
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if not digest.startswith(SHA256_PREFIX):
+    if digest != SHA256:
         path.unlink()
         raise MetricError(
             f"the Inception weights from {URL} have SHA-256 {digest[:16]}..., not "
-            f"{SHA256_PREFIX}...; they were deleted, try again"
+            f"{SHA256[:16]}...; they were deleted, try again"
         )
     return path

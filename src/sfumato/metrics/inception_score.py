@@ -1,21 +1,22 @@
 """The Inception Score, with an interval."""
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sfumato.metrics.estimate import Estimate, MetricError, with_standard_error
-from sfumato.metrics.jackknife import stratified_variance
+from sfumato.metrics.estimate import Estimate, MetricError, jackknifed
+from sfumato.metrics.jackknife import LeftOut, Strata
 
 
-def inception_score(logits: Float[Tensor, "N K"]) -> Estimate:
+def inception_score(logits: Float[Tensor, "N K"], strata: Strata | None = None) -> Estimate:
     """exp of the mean divergence of p(y | x) from the mean p(y), over all images at once.
 
     The usual mean over ten parts has ten times the bias of the whole. The interval is a
     delete-one jackknife's. The score is meaningful for logits of the Inception network only.
 
+    Args:
+        logits: of the Inception network.
+        strata: as for `frechet_estimate`.
     Source: Salimans et al. 2016 (Improved techniques for training GANs).
     Raises:
         MetricError: fewer than two images.
@@ -34,5 +35,4 @@ def inception_score(logits: Float[Tensor, "N K"]) -> Estimate:
     without = score(
         (negentropy.sum() - negentropy) / (n - 1), ((p.sum(0) - p) / (n - 1)).clamp(min=0)
     )
-    error = math.sqrt(stratified_variance(without))
-    return with_standard_error(value, error, n, least=1.0)
+    return jackknifed(value, LeftOut(without, strata=strata), least=1.0)

@@ -1,14 +1,12 @@
 """The kernel distance (KID on Inception features), with an interval."""
 
-import math
-
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from sfumato.core.noise import generator
-from sfumato.metrics.estimate import Estimate, MetricError, with_standard_error
-from sfumato.metrics.jackknife import second_order_variance, stratified_variance
+from sfumato.metrics.estimate import Estimate, MetricError, jackknifed
+from sfumato.metrics.jackknife import LeftOut, Strata, interaction
 
 ROWS = 1_000
 PAIRS = 2_000
@@ -17,7 +15,7 @@ PAIRS = 2_000
 def kernel_estimate(
     fake: Float[Tensor, "N d"],
     real: Float[Tensor, "M d"],
-    strata: Int64[Tensor, " N"] | None = None,
+    strata: Strata | None = None,
 ) -> Estimate:
     """Unbiased squared maximum mean discrepancy under k(x, y) = (x.y / d + 1)^3.
 
@@ -56,9 +54,8 @@ def kernel_estimate(
     both = statistic(
         n - 2, inner - 2 * (within[i] + within[j] - between), outer - across[i] - across[j]
     )
-    variance = stratified_variance(one, strata)
-    doubled = second_order_variance(whole, one[i], one[j], both, n)
-    return with_standard_error(float(whole), math.sqrt(max(variance - doubled, variance / 2)), n)
+    together = interaction(whole, one[i], one[j], both, n)
+    return jackknifed(float(whole), LeftOut(one, together, strata=strata))
 
 
 def _kernel(products: Tensor, d: int) -> Tensor:

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from sfumato.metrics.estimate import Estimate, MetricError, proportion, with_standard_error
-from sfumato.metrics.jackknife import stratified_variance
+from sfumato.metrics.estimate import Estimate, MetricError, jackknifed, share_of
+from sfumato.metrics.jackknife import LeftOut, Strata
 
 ROWS = 500
 
@@ -53,7 +53,7 @@ def precision_recall(
     fake: Float[Tensor, "N d"],
     real: Float[Tensor, "M d"],
     k: int = 3,
-    strata: Int64[Tensor, " N"] | None = None,
+    strata: Strata | None = None,
 ) -> dict[str, Estimate]:
     """Precision: fake images inside a real ball. Recall: real images inside a fake ball.
 
@@ -62,12 +62,12 @@ def precision_recall(
         MetricError: fewer than k + 2 images on a side.
     """
     fakes, reals = Manifold.of(fake, k), Manifold.of(real, k)
-    inside = 0
+    inside = []
     covered = torch.zeros((), dtype=torch.int64)
     left_out = torch.zeros(len(fake), dtype=torch.int64)
     for rows in torch.split(fakes.features, ROWS):
         between = torch.cdist(rows, reals.features)
-        inside += int((between < reals.radii[:, 0]).any(1).sum())
+        inside.append((between < reals.radii[:, 0]).any(1))
     for rows in torch.split(reals.features, ROWS):
         between = torch.cdist(rows, fakes.features)
         within = between < fakes.radii[:, 0]
@@ -78,15 +78,16 @@ def precision_recall(
         for column in fakes.neighbours.T:
             balls.index_add_(1, column, grown.to(balls.dtype))
         left_out += (balls > 0).sum(0)
-    recall = _jackknifed(int(covered), left_out, len(fake), len(real), strata)
-    return {"precision": proportion(inside, len(fake)), "recall": recall}
+    without = LeftOut(left_out.double() / len(real), strata=strata)
+    recall = jackknifed(int(covered) / len(real), without, 0.0, 1.0)
+    return {"precision": share_of(torch.cat(inside), strata), "recall": recall}
 
 
 def density_coverage(
     fake: Float[Tensor, "N d"],
     real: Float[Tensor, "M d"],
     k: int = 5,
-    strata: Int64[Tensor, " N"] | None = None,
+    strata: Strata | None = None,
 ) -> dict[str, Estimate]:
     """Density: real balls that hold a fake image, over k. Coverage: real balls that hold any.
 
@@ -107,20 +108,10 @@ def density_coverage(
         hits += within.sum(0)
         only += (within * torch.arange(start, start + len(rows))[:, None]).sum(0)
     counts = torch.cat(depth).double() / k
-    variance = stratified_variance((counts.sum() - counts) / (len(fake) - 1), strata)
-    density = with_standard_error(float(counts.mean()), math.sqrt(variance), len(fake), least=0.0)
+    without = LeftOut((counts.sum() - counts) / (len(fake) - 1), strata=strata)
+    density = jackknifed(float(counts.mean()), without, least=0.0)
     covered = int((hits > 0).sum())
     lost = torch.bincount(only[hits == 1], minlength=len(fake))
-    coverage = _jackknifed(covered, covered - lost, len(fake), len(real), strata)
+    without = LeftOut((covered - lost).double() / len(real), strata=strata)
+    coverage = jackknifed(covered / len(real), without, 0.0, 1.0)
     return {"density": density, "coverage": coverage}
-
-
-def _jackknifed(
-    covered: int,
-    left_out: Int64[Tensor, " N"],
-    n: int,
-    num_real: int,
-    strata: Int64[Tensor, " N"] | None,
-) -> Estimate:
-    variance = stratified_variance(left_out.double() / num_real, strata)
-    return with_standard_error(covered / num_real, math.sqrt(variance), n, 0.0, 1.0)

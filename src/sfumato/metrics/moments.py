@@ -6,6 +6,9 @@ from torch import Tensor
 
 from sfumato.metrics.estimate import MetricError
 
+ROWS = 4_096
+"""Rows of features that are looked at together."""
+
 
 class Moments:
     """Add batches of features; mean and covariance are there at any time, in float64.
@@ -18,6 +21,14 @@ class Moments:
         self.n = 0
         self.mean: Float[Tensor, " d"] = torch.zeros(dim, dtype=torch.float64)
         self._scatter = torch.zeros(dim, dim, dtype=torch.float64)
+
+    @staticmethod
+    def of(features: Float[Tensor, "N d"]) -> "Moments":
+        """The moments of features that are there, read in blocks."""
+        moments = Moments(features.shape[1])
+        for rows in torch.split(features, ROWS):
+            moments.add(rows)
+        return moments
 
     def add(self, features: Float[Tensor, "B d"]) -> None:
         """Count a batch."""
@@ -38,3 +49,8 @@ class Moments:
         if self.n < 2:
             raise MetricError(f"a covariance needs at least 2 images, got {self.n}")
         return self._scatter / (self.n - 1)
+
+    @property
+    def trace(self) -> float:
+        """Of the covariance."""
+        return float(self.covariance.trace())

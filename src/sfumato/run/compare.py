@@ -7,33 +7,42 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 
+from sfumato.core.console import say
 from sfumato.core.errors import ConfigError
+from sfumato.core.images import Shape
 from sfumato.data.cache import cache_folder, make_folder
 from sfumato.data.dataset import Dataset, Splits
 from sfumato.data.split import as_items
 from sfumato.metrics.estimate import Estimate, MetricError
 from sfumato.metrics.features import FeatureNetwork
+from sfumato.metrics.inception import InceptionFeatures, standard_weights
 from sfumato.metrics.pretrained import EfficientNetFeatures
-from sfumato.run.evaluate import Evaluator, Results
-from sfumato.run.imageset import SAMPLES, ImageSet, draw, shuffled
+from sfumato.run.evaluate import Evaluator
+from sfumato.run.imageset import SAMPLES, ImageSet, draw, drawn_alike, shuffled
 from sfumato.run.observe import Observed, Observer
-from sfumato.run.protocol import ClassifierFeatures, EvaluationConfig, Features
+from sfumato.run.outcome import Results, too_few
+from sfumato.run.protocol import ClassifierFeatures, EvaluationConfig, Features, stamped
 from sfumato.run.scores import MOMENTS_SUFFICE, Reference, scores_of
 
-POWER = 1.53
-"""Times its interval's half-width that a difference must be to be found with 85 % probability."""
 SMALLEST = 16
 """Pixels a side below which features of ImageNet say little."""
 
 
-def default_features(b: ImageSet) -> Features:
-    """The classifier for grey or tiny images whose classes are known, else EfficientNet-lite0.
+def default_features(shape: Shape, has_classes: bool, cache: Path | None = None) -> Features:
+    """The classifier for grey or tiny images whose classes are known, else Inception.
 
-    The choice follows the reference, so that all that is measured against it can be compared.
+    Where Inception's weights cannot be had it is EfficientNet-lite0, which is said. The choice
+    follows the reference, so that all that is measured against it can be compared.
     """
-    channels, height, width = b.image_shape
-    small = channels == 1 or min(height, width) < SMALLEST
-    return ClassifierFeatures() if small and _has_classes(b) else EfficientNetFeatures()
+    channels, height, width = shape
+    if has_classes and (channels == 1 or min(height, width) < SMALLEST):
+        return ClassifierFeatures()
+    try:
+        standard_weights(make_folder((cache or cache_folder()) / "weights"))
+    except MetricError as error:
+        say(f"features efficientnet-lite0, since those of the FID cannot be had: {error}")
+        return EfficientNetFeatures()
+    return InceptionFeatures()
 
 
 def compare(
@@ -48,6 +57,7 @@ def compare(
         ConfigError, MetricError: too few images, or features that cannot be had.
     """
     cache = cache or cache_folder()
+    a, b = drawn_alike(a, b, config.seed), drawn_alike(b, a, config.seed)
     if isinstance(config.features, ClassifierFeatures):
         return _with_classifier(a, b, config, cache)
     network = config.features.build(make_folder(cache / "weights"))
@@ -73,11 +83,14 @@ def compare(
         "evaluation_seed": config.seed,
         "interval": "95 %, over draws of the images, the reference fixed",
     }
+    if any(images.run is not None and images.run.data["class_names"] for images in (a, b)):
+        alike = any(images.classes is not None for images in (a, b))
+        protocol["labels"] = "frequencies of a draw of real images" if alike else "equal numbers"
     if b.parts:
         protocol["reference_digest"] = " ".join(part.digest[:16] for part in b.parts)
-    results = Results(scores, floors, protocol)
+    results = Results(stamped(scores, protocol), stamped(floors, protocol), protocol)
     told = _warnings(a, b, results, network, (count, size_b), floor_sizes, config)
-    return Results(scores, floors, protocol, warnings=tuple(told))
+    return replace(results, warnings=tuple(told))
 
 
 @dataclass(frozen=True)
@@ -146,11 +159,16 @@ def _with_classifier(a: ImageSet, b: ImageSet, config: EvaluationConfig, cache: 
         if a.run.data["class_names"] == list(train.class_names):
             labels = evaluator.labels  # both sides are drawn alike
         images = list(a.generate(chosen, config.batch_size, labels))
-    results = evaluator.results(torch.cat(images), None)
+    results = evaluator.results(torch.cat(images), labels)
+    protocol = {**results.protocol, "images": a.name}
     if labels is None:
-        results.protocol.pop("labels")
-    results.protocol["images"] = a.name
-    return results
+        del protocol["labels"]
+    return replace(
+        results,
+        scores=stamped(results.scores, protocol),
+        floors=stamped(results.floors, protocol),
+        protocol=protocol,
+    )
 
 
 def _count(a: ImageSet, b: ImageSet, wanted: int | None) -> int:
@@ -202,22 +220,7 @@ def _warnings(
             f"the Fréchet distance at N → ∞ of {network.dim} features needs at least "
             f"{4 * network.dim} images a side"
         )
-    for key, excess in results.excess.items():
-        score, floor = results.scores[key], results.floors[key]
-        if excess.low is None or excess.high is None or not excess.low <= 0 <= excess.high:
-            continue
-        if score.standard_error and floor.standard_error and excess.excess:
-            reach = (excess.high - excess.low) / 2
-            more = int(np.ceil(score.n * (POWER * reach / abs(excess.excess)) ** 2))
-            advice = f"; about N = {more:,} would, if it is as large as it looks"
-        else:
-            advice = ""
-        told.append(
-            f"{key.replace('_', ' ')}: N = {score.n} is too small to show a difference from real "
-            f"images ({excess.excess:.3g} [{excess.low:.3g}, {excess.high:.3g}] from the floor)"
-            f"{advice if advice and more < 10**7 else ''}"
-        )
-    return told
+    return told + too_few(results.scores, results.floors)
 
 
 def _common(a: ImageSet, b: ImageSet) -> int:
@@ -230,5 +233,6 @@ def _pixels(images: ImageSet) -> str:
     return f"{channels} x {height} x {width}"
 
 
-def _has_classes(b: ImageSet) -> bool:
+def has_classes(b: ImageSet) -> bool:
+    """Whether a classifier can be learned from the other split of the reference."""
     return b.other is not None and b.other.num_classes > 0 and b.parts[0].split == "held-out"

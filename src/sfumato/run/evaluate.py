@@ -1,27 +1,28 @@
 """Scores with their floor, interval and protocol."""
 
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
+from torch import Tensor
 
 from sfumato.core.errors import ConfigError
 from sfumato.core.images import Labels, UInt8Images
 from sfumato.core.noise import derive_seed
 from sfumato.data.cache import cache_folder, make_folder
 from sfumato.data.dataset import Splits
-from sfumato.metrics.estimate import Estimate, Excess, MetricError, proportion
+from sfumato.metrics.estimate import Estimate, MetricError, share_of
 from sfumato.metrics.features import FeatureNetwork, weight_digest
 from sfumato.networks.classifier import Classifier, ClassifierConfig
 from sfumato.run.classifier import classifier_features, train_classifier
 from sfumato.run.copies import Copies, find_copies
 from sfumato.run.folds import Folds, make_folds
 from sfumato.run.observe import Observed, Observer
-from sfumato.run.protocol import METRICS, ClassifierFeatures, EvaluationConfig, Metric
-from sfumato.run.scores import Reference, class_histogram, scores_by_class, scores_of
+from sfumato.run.outcome import Results, too_few
+from sfumato.run.protocol import METRICS, ClassifierFeatures, EvaluationConfig, Metric, stamped
+from sfumato.run.scores import Labelled, Reference, class_histogram, scores_by_class, scores_of
 
 __all__ = ["METRICS", "EvaluationConfig", "Evaluator", "Metric", "Results", "evaluate"]
 
@@ -73,17 +74,17 @@ class Evaluator:
             self.labels = torch.from_numpy(train.labels[self.folds.floor])
         self.floors: dict[str, Estimate] = self._scores(self._floor, self.labels)
         """The same metrics between real images: the floor's training images and the held-out."""
-        if self._held_out.predicted is not None and "label_accuracy" in self.floors:
-            assert held_out.labels is not None  # the floor's images are those of the judge
-            correct = self._held_out.predicted == torch.from_numpy(held_out.labels)
-            self.floors["label_accuracy"] = proportion(int(correct.sum()), len(correct))
+        if "label_accuracy" in self.floors:
+            assert self._recognized is not None  # the floor's images are those of the judge
+            accuracy = {"label_accuracy": share_of(self._recognized)}
+            self.floors |= stamped(accuracy, self.protocol)
 
     @property
     def num_images(self) -> int:
         """N."""
         return len(self.folds.floor)
 
-    @property
+    @cached_property
     def protocol(self) -> dict[str, str | int | float]:
         """What a score means; the caller adds how the images were sampled."""
         held_out = self.splits.held_out
@@ -121,21 +122,38 @@ class Evaluator:
     def results(self, images: UInt8Images, labels: Labels | None) -> "Results":
         """Scores with floor, protocol, classes and copies; raises as `score`."""
         seen = self.observe(images)
+        scores = self._scores(seen, labels)
         return Results(
-            scores=self._scores(seen, labels),
+            scores=scores,
             floors=self.floors,
             protocol=self.protocol,
             class_histogram=class_histogram(seen, self.splits.train.class_names),
             classes={} if labels is None else self._by_class(seen, labels),
             class_floors=self.class_floors,
             copies=self._copies(images, seen) if self.config.memorization else None,
-            warnings=self._warnings(),
+            warnings=self._warnings(scores),
         )
 
     @cached_property
     def class_floors(self) -> dict[str, dict[str, Estimate]]:
         """The floors class by class: the floor's images of a class and the held-out of it."""
-        return {} if self.labels is None else self._by_class(self._floor, self.labels)
+        if self.labels is None or self._recognized is None:
+            return {}
+        found = self._by_class(self._floor, self.labels)
+        real_labels = torch.from_numpy(self.splits.held_out.labels)
+        for number, name in enumerate(self.splits.train.class_names):
+            own = self._recognized[real_labels == number]
+            if "label_accuracy" in found.get(name, {}) and len(own):
+                found[name]["label_accuracy"] = share_of(own)
+        return found
+
+    @cached_property
+    def _recognized(self) -> Bool[Tensor, " M"] | None:
+        """Which held-out images the judge recognizes; None without labels."""
+        labels, predicted = self.splits.held_out.labels, self._held_out.predicted
+        if labels is None or predicted is None:
+            return None
+        return predicted == torch.from_numpy(labels)
 
     def observe(self, images: UInt8Images) -> Observed:
         """One pass over generated images. Raises MetricError as `score` does."""
@@ -164,20 +182,25 @@ class Evaluator:
         )
 
     def _scores(self, seen: Observed, labels: Labels | None) -> dict[str, Estimate]:
-        return scores_of(self.config.metrics, seen, self._reference, self.network, labels)
+        found = scores_of(self.config.metrics, seen, self._reference, self.network, labels)
+        return stamped(found, self.protocol)
 
     def _by_class(self, seen: Observed, labels: Labels) -> dict[str, dict[str, Estimate]]:
         held_out = self.splits.held_out
         assert held_out.labels is not None
         real_labels = torch.from_numpy(held_out.labels)
-        names, real = self.splits.train.class_names, self._held_out.features
-        return scores_by_class(self.config.metrics, seen, labels, real, real_labels, names)
+        real = Labelled(self._held_out, real_labels)
+        names = self.splits.train.class_names
+        return scores_by_class(
+            self.config.metrics, Labelled(seen, labels.cpu()), real, self.network, names
+        )
 
-    def _warnings(self) -> tuple[str, ...]:
-        missing = set(self.config.metrics) - set(self.floors)
-        if "frechet_infinity" not in missing:
-            return ()
+    def _warnings(self, scores: dict[str, Estimate]) -> tuple[str, ...]:
+        told = too_few(scores, self.floors)
+        if "frechet_infinity" not in set(self.config.metrics) - set(self.floors):
+            return tuple(told)
         return (
+            *told,
             f"the Fréchet distance at N → ∞ of {self.network.dim} features needs at least "
             f"{4 * self.network.dim} images a side; there are {self.num_images} and "
             f"{len(self._held_out.features)}: hold out more with data.held_out, or use features "
@@ -203,58 +226,6 @@ class Evaluator:
             resize="none",
             compute=lambda images: classifier_features(trained, images),
         )
-
-
-@dataclass(frozen=True)
-class Results:
-    """Scores beside their floors.
-
-    Args:
-        scores, floors: by the key of the metric.
-        protocol: what the scores mean.
-        class_histogram: images the judge sees in each class; empty without labels.
-        classes, class_floors: scores and floors of each class, by its name.
-        copies: suspected copies of training images, and how the samples vary.
-        warnings: what was asked for and could not be had, or says less than it seems to.
-    """
-
-    scores: dict[str, Estimate]
-    floors: dict[str, Estimate]
-    protocol: dict[str, str | int | float]
-    class_histogram: dict[str, int] = field(default_factory=dict)
-    classes: dict[str, dict[str, Estimate]] = field(default_factory=dict)
-    class_floors: dict[str, dict[str, Estimate]] = field(default_factory=dict)
-    copies: Copies | None = None
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def excess(self) -> dict[str, Excess]:
-        """Each score beside its floor."""
-        return beside_floor(self.scores, self.floors)
-
-    def to_mapping(self) -> dict[str, object]:
-        """Plain values, as written to JSON."""
-        return {
-            "scores": plain(self.scores),
-            "floors": plain(self.floors),
-            "excess": {key: excess.to_mapping() for key, excess in self.excess.items()},
-            "protocol": dict(self.protocol),
-            "class_histogram": dict(self.class_histogram),
-            "classes": {name: plain(scores) for name, scores in self.classes.items()},
-            "class_floors": {name: plain(scores) for name, scores in self.class_floors.items()},
-            "copies": None if self.copies is None else self.copies.to_mapping(),
-            "warnings": list(self.warnings),
-        }
-
-
-def plain(scores: dict[str, Estimate]) -> dict[str, dict[str, float | int | None]]:
-    """Estimates as plain dictionaries."""
-    return {key: estimate.to_mapping() for key, estimate in scores.items()}
-
-
-def beside_floor(scores: dict[str, Estimate], floors: dict[str, Estimate]) -> dict[str, Excess]:
-    """The excess of every score that has a floor."""
-    return {k: Excess.of(score, floors[k]) for k, score in scores.items() if k in floors}
 
 
 def evaluate(

@@ -13,7 +13,8 @@ from sfumato.core.files import atomic_path
 from sfumato.data.cache import cache_folder, make_folder
 from sfumato.data.dataset import Splits
 from sfumato.metrics.estimate import Estimate
-from sfumato.metrics.frechet import FrechetReference, frechet_estimate
+from sfumato.metrics.frechet import FrechetReference
+from sfumato.metrics.frechet_interval import frechet_estimate
 from sfumato.run.evaluate import Evaluator
 from sfumato.run.imageset import shuffled
 from sfumato.run.observe import Observer

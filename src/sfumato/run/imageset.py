@@ -1,7 +1,7 @@
 """What a distance can be measured of: the samples of a run, a folder, a file, a data set."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,12 +35,15 @@ class ImageSet:
         parts: the images, one set after another; () for a run.
         run: what generates them.
         other: the other split of the same source: more images of the same distribution.
+        classes: what classes a run samples, one after another and again; None: those of the run
+            in equal numbers.
     """
 
     name: str
     parts: tuple[Dataset, ...] = ()
     run: LoadedRun | None = None
     other: Dataset | None = None
+    classes: Labels | None = None
 
     def __len__(self) -> int:
         """The number of images; 0 for a run, which has as many as it is asked for."""
@@ -72,13 +75,15 @@ class ImageSet:
         Args:
             count: how many.
             batch_size: images at a time.
-            labels: the classes to sample; None: those of the run in equal numbers.
+            labels: the classes to sample; None: see `classes`.
         """
         assert self.run is not None
         model = self.run.model
         assert isinstance(model, GenerativeModel)
         if model.num_classes == 0:
             labels = None
+        elif labels is None and self.classes is not None:
+            labels = self.classes[torch.arange(count) % len(self.classes)]
         elif labels is None:
             labels = balanced_labels(count, list(range(model.num_classes)))
         done = 0
@@ -118,6 +123,27 @@ def image_set(text: str, overrides: Sequence[str] = ()) -> ImageSet:
     if split == "held-out":
         chosen, other = other, chosen
     return ImageSet(f"{source}:{split}", (chosen,), other=other)
+
+
+def drawn_alike(images: ImageSet, real: ImageSet, seed: int) -> ImageSet:
+    """`images` of a conditional run, with the label frequencies of a draw of real images.
+
+    Exactly balanced classes vary less than real draws do, and would score below the floor. The
+    labels are those of the floor's images where the source has another split, else drawn anew from
+    the frequencies of `real`. Without labels of the same classes nothing changes.
+    """
+    if images.run is None or not real.parts:
+        return images
+    names = tuple(images.run.data["class_names"])
+    parts = real.parts if real.other is None else (real.other,)
+    if not names or any(part.labels is None or part.class_names != names for part in parts):
+        return images
+    labels = torch.cat([torch.from_numpy(part.labels) for part in parts])
+    rows = torch.from_numpy(shuffled(len(labels), seed))
+    if real.other is None:
+        random = generator("labels", seed)
+        rows = torch.randint(len(labels), (max(len(labels), SAMPLES),), generator=random)
+    return replace(images, classes=labels[rows])
 
 
 def draw(count: int, of: int, seed: int) -> Int64[np.ndarray, " _"]:

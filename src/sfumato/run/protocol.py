@@ -1,11 +1,15 @@
 """How images are scored: the configuration of an evaluation, and the metrics there are."""
 
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from sfumato.core.config import component
+from sfumato.metrics.estimate import Estimate
 from sfumato.metrics.inception import InceptionFeatures
 from sfumato.metrics.pretrained import EfficientNetFeatures, TimmFeatures
 from sfumato.networks.classifier import ClassifierConfig
@@ -42,6 +46,21 @@ MetricName = Literal[
     "coverage",
     "label_accuracy",
 ]
+
+
+Protocol = Mapping[str, str | int | float]
+
+
+def protocol_digest(protocol: Protocol) -> str:
+    """A short name of all that scores must have in common to be compared."""
+    same = {key: value for key, value in protocol.items() if key != "images"}
+    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def stamped(scores: Mapping[str, Estimate], protocol: Protocol) -> dict[str, Estimate]:
+    """The same scores, which now say what protocol they are of."""
+    digest = protocol_digest(protocol)
+    return {key: replace(score, protocol=digest) for key, score in scores.items()}
 
 
 @component

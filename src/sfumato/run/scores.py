@@ -8,10 +8,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from sfumato.core.images import Labels
-from sfumato.metrics.estimate import Estimate, proportion
+from sfumato.metrics.estimate import Estimate, share_of
 from sfumato.metrics.extrapolation import LEAST_PER_DIMENSION, extrapolated_distance
 from sfumato.metrics.features import FeatureNetwork
-from sfumato.metrics.frechet import FrechetReference, frechet_estimate
+from sfumato.metrics.frechet import FrechetReference
+from sfumato.metrics.frechet_interval import frechet_estimate
 from sfumato.metrics.inception_score import inception_score
 from sfumato.metrics.kernel import kernel_estimate
 from sfumato.metrics.manifold import density_coverage, precision_recall
@@ -20,7 +21,8 @@ from sfumato.run.protocol import METRICS
 
 LEAST_OF_A_CLASS = 10
 """Classes with fewer images, on either side, get no distance of their own."""
-MOMENTS_SUFFICE = frozenset({"frechet_distance", "inception_score", "label_accuracy"})
+ACCURACY = "label_accuracy"
+MOMENTS_SUFFICE = frozenset({"frechet_distance", "inception_score", ACCURACY})
 """These metrics need no more of the reference than its mean and covariance."""
 
 
@@ -61,7 +63,7 @@ def scores_of(
     if "frechet_distance" in wanted:
         found["frechet_distance"] = frechet_estimate(fake, reference.frechet, labels)
     if "inception_score" in wanted and network.head is not None:
-        found["inception_score"] = inception_score(fake @ network.head.cpu().T)
+        found["inception_score"] = inception_score(fake @ network.head.cpu().T, labels)
     if real is not None:
         enough = min(len(fake), len(real)) >= LEAST_PER_DIMENSION * network.dim
         if "frechet_infinity" in wanted and enough:
@@ -72,39 +74,52 @@ def scores_of(
             found |= precision_recall(fake, real, strata=labels)
         if wanted & {"density", "coverage"}:
             found |= density_coverage(fake, real, strata=labels)
-    if "label_accuracy" in wanted and labels is not None and seen.predicted is not None:
-        found["label_accuracy"] = proportion(int((seen.predicted == labels).sum()), len(labels))
+    if ACCURACY in wanted and labels is not None and seen.predicted is not None:
+        found[ACCURACY] = share_of(seen.predicted == labels, labels)
     chosen = {metric.key for metric in METRICS if metric.key in wanted}
     return {
         metric.key: found[metric.key] for metric in METRICS if metric.key in found.keys() & chosen
     }
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """Images that were seen, and the class each is of or was generated for."""
+
+    seen: Observed
+    labels: Int64[Tensor, " N"]
+
+    def of(self, number: int) -> Observed:
+        """Those of one class."""
+        rows = self.labels == number
+        predicted = self.seen.predicted
+        return Observed(self.seen.features[rows], None if predicted is None else predicted[rows])
+
+
 def scores_by_class(
     metrics: Collection[str],
-    seen: Observed,
-    labels: Labels,
-    real: Float[Tensor, "M d"],
-    real_labels: Int64[Tensor, " M"],
+    generated: Labelled,
+    real: Labelled,
+    network: FeatureNetwork,
     names: tuple[str, ...],
 ) -> dict[str, dict[str, Estimate]]:
-    """Fréchet distance and label accuracy of each class on its own, where asked for.
+    """The metrics of each class on its own.
 
     A distance has the bias of the few images of a class: compare it with the floor of the same
-    class only.
+    class only. Classes with very few images, on either side, have their label accuracy alone.
     """
     found: dict[str, dict[str, Estimate]] = {}
-    labels = labels.cpu()
     for number, name in enumerate(names):
-        ours, theirs = labels == number, real_labels == number
+        ours, theirs = generated.of(number), real.of(number)
+        counts = len(ours.features), len(theirs.features)
+        if not counts[0]:
+            continue
         scores: dict[str, Estimate] = {}
-        counts = int(ours.sum()), int(theirs.sum())
-        if "frechet_distance" in metrics and min(counts) >= LEAST_OF_A_CLASS:
-            reference = FrechetReference.of(real[theirs])
-            scores["frechet_distance"] = frechet_estimate(seen.features[ours], reference)
-        if "label_accuracy" in metrics and seen.predicted is not None and counts[0]:
-            right = int((seen.predicted[ours] == number).sum())
-            scores["label_accuracy"] = proportion(right, counts[0])
+        if min(counts) >= LEAST_OF_A_CLASS:
+            reference = Reference.of(theirs.features)
+            scores = scores_of(set(metrics) - {ACCURACY}, ours, reference, network, None)
+        if ACCURACY in metrics and ours.predicted is not None:
+            scores[ACCURACY] = share_of(ours.predicted == number)
         if scores:
             found[name] = scores
     return found

@@ -13,6 +13,7 @@ from sfumato.core.files import atomic_path
 from sfumato.data.dataset import Dataset, Splits
 from sfumato.metrics.estimate import Estimate
 from sfumato.run.directory import environment, read_json
+from sfumato.run.draws import load_scores
 from sfumato.run.protocol import Metric
 from sfumato.run.score import metric_columns, preview_rows, protocol, save_grid
 from sfumato.study import statistics
@@ -62,7 +63,7 @@ def study_results(
         "arms": arms,
         "diverged": [failure for arm in found for failure in arm["diverged"]],
         "waiting": _waiting(study, found),
-        "verdicts": _verdicts(arms, columns),
+        "verdicts": _verdicts(arms, columns, directory),
         "fronts": fronts(arms, directory, evaluator.config.metrics[0]),
         "compared": _compared(study, directory),
         "published": None if study.published is None else to_mapping(study.published),
@@ -175,19 +176,22 @@ def _waiting(study: Study, arms: list[dict[str, Any]]) -> int:
     return len(study.tasks) - sum(len(arm["runs"]) + len(arm["diverged"]) for arm in arms)
 
 
-def _verdicts(arms: list[dict[str, Any]], columns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _verdicts(
+    arms: list[dict[str, Any]], columns: list[dict[str, Any]], directory: Path
+) -> list[dict[str, Any]]:
     """A verdict for every pair of arms and metric, corrected for the number of comparisons."""
-    scores = {
-        arm["name"]: {
+    scores: dict[str, dict[str, list[Estimate]]] = {}
+    for arm in arms:
+        kept = [load_scores(directory / run["directory"]) for run in arm["runs"]]
+        scores[arm["name"]] = {
             column["key"]: [
-                Estimate.from_mapping(run["scores"][column["key"]])
-                for run in arm["runs"]
+                # With what each image does to it, where that is known.
+                draws.get(column["key"], Estimate.from_mapping(run["scores"][column["key"]]))
+                for run, draws in zip(arm["runs"], kept, strict=True)
                 if column["key"] in run["scores"]
             ]
             for column in columns
         }
-        for arm in arms
-    }
     found = statistics.verdicts(scores, {column["key"]: column["better"] for column in columns})
     return [verdict.to_mapping() for verdict in found]
 
