@@ -1,6 +1,11 @@
 """Feature networks against the reference implementations, on the same random weights."""
 
+import hashlib
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,9 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sfumato.core.noise import generator
+from sfumato.metrics import inception
 from sfumato.metrics.estimate import MetricError
 from sfumato.metrics.frechet import FrechetReference, frechet_distance
-from sfumato.metrics.inception import InceptionFeatures, _download
+from sfumato.metrics.inception import InceptionFeatures, standard_weights
 from sfumato.metrics.pretrained import EfficientNetFeatures, TimmFeatures
 from sfumato.metrics.resize import clean_resize, tensorflow_resize
 
@@ -25,11 +31,11 @@ def pictures(count: int, size: int = 40, seed: int = 0, channels: int = 3) -> Te
 @pytest.fixture(scope="module")
 def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights of pytorch-fid's network, written in the names of torch-fidelity's."""
-    inception = pytest.importorskip("pytorch_fid.inception")
+    library = pytest.importorskip("pytorch_fid.inception")
     pytest.importorskip("torch_fidelity")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = _bare_inception(inception)
+        network = _bare_inception(library)
         for name, tensor in network.state_dict().items():
             if name.endswith("running_var"):
                 tensor.uniform_(0.5, 1.5)
@@ -40,27 +46,27 @@ def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _bare_inception(inception: object) -> torch.nn.Module:
+def _bare_inception(library: object) -> torch.nn.Module:
     """pytorch-fid's network without its download."""
 
     def nothing(*_: object, **__: object) -> None:
         return None
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inception, "load_state_dict_from_url", nothing)
+        patch.setattr(library, "load_state_dict_from_url", nothing)
         patch.setattr(torch.nn.Module, "load_state_dict", nothing)
-        return inception.fid_inception_v3()  # type: ignore[attr-defined,no-any-return]
+        return library.fid_inception_v3()  # type: ignore[attr-defined,no-any-return]
 
 
 @pytest.fixture(scope="module")
 def pytorch_fid(inception_weights: Path) -> torch.nn.Module:
     """pytorch-fid's feature extractor with those weights."""
-    inception = pytest.importorskip("pytorch_fid.inception")
+    library = pytest.importorskip("pytorch_fid.inception")
     with pytest.MonkeyPatch.context() as patch:
-        network = _bare_inception(inception)
+        network = _bare_inception(library)
         network.load_state_dict(torch.load(inception_weights, weights_only=True))
-        patch.setattr(inception, "fid_inception_v3", lambda: network)
-        return inception.InceptionV3([3], resize_input=True).eval()  # type: ignore[no-any-return]
+        patch.setattr(library, "fid_inception_v3", lambda: network)
+        return library.InceptionV3([3], resize_input=True).eval()  # type: ignore[no-any-return]
 
 
 def test_inception_equals_torch_fidelitys(inception_weights: Path) -> None:
@@ -163,9 +169,7 @@ def test_a_timm_model_with_weights_from_a_file(tmp_path: Path) -> None:
         TimmFeatures(model="test_efficientnet", weights=tmp_path / "other.pth").build(tmp_path)
 
 
-def test_weights_that_cannot_be_used_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MetricError, match="No such file"):
         InceptionFeatures(weights=tmp_path / "none.pth").build(tmp_path)
     (tmp_path / "noise.pth").write_bytes(b"not tensors")
@@ -181,10 +185,65 @@ def test_weights_that_cannot_be_used_are_refused(
         InceptionFeatures(weights=tmp_path / "code.pth").build(tmp_path)
     assert not (tmp_path / "executed").exists()
 
-    def download(url: str, known_hash: None, fname: str, path: Path) -> None:
-        (path / fname).write_bytes(b"something else")
 
-    monkeypatch.setattr("pooch.retrieve", download)
-    with pytest.raises(MetricError, match=r"have SHA-256 .* they were deleted"):
-        _download(tmp_path)
-    assert not list(tmp_path.glob("weights-inception*"))
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder, and the address at which a web server on this machine offers it."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args, directory=str(folder))
+
+        def log_message(self, *_: Any) -> None:
+            requests.append(self.path)
+
+    requests: list[str] = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as web:
+        thread = Thread(target=web.serve_forever)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{web.server_port}"
+        web.shutdown()
+        thread.join()
+    assert len(requests) == 2  # each file that was there, once
+
+
+def test_weights_are_downloaded_once_and_verified(
+    tmp_path: Path, server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, address = server
+    name = Path(inception.URL).name
+    monkeypatch.setattr(inception, "URL", f"{address}/{name}")
+    (folder / name).write_bytes(b"something else")
+    cache = tmp_path / "cache"
+    with pytest.raises(MetricError, match=r"have SHA-256 .*, not 6726825d.* they were deleted"):
+        standard_weights(cache)
+    assert not list(cache.glob("weights-inception*"))
+    monkeypatch.setattr(inception, "SHA256", hashlib.sha256(b"something else").hexdigest())
+    path = standard_weights(cache)
+    assert path.read_bytes() == b"something else"
+    assert standard_weights(cache) == path
+    monkeypatch.setattr(inception, "URL", "http://127.0.0.1:9/other.pth")
+    with pytest.raises(MetricError, match=r"cannot download .* name the file in evaluation"):
+        standard_weights(cache)
+
+
+def test_features_are_computed_in_float32_whatever_is_in_force(inception_weights: Path) -> None:
+    """Autocast and bfloat16 products, as a performance plan may switch them on."""
+    network = InceptionFeatures(weights=inception_weights).build(Path())
+    images = pictures(2)
+    expected = network(images)
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(network(images), expected)
+            assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_a_model_that_timm_does_not_have_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    with pytest.raises(MetricError, match=r"cannot make 'no_such_model' .*timm\.list_models"):
+        TimmFeatures(model="no_such_model").build(tmp_path)

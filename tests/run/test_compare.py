@@ -1,6 +1,7 @@
 """Any set of images against any other: known distances, floors, notes, and the floor curve."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,27 +11,30 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from run.experiments import DIFFUSION, experiment
 from sfumato.cli import main
 from sfumato.core.config import parse
 from sfumato.core.errors import ConfigError
 from sfumato.core.images import UInt8Images
 from sfumato.data.catalogue import load
 from sfumato.data.config import DataConfig
+from sfumato.metrics.estimate import MetricError
 from sfumato.metrics.features import FeatureNetwork
 from sfumato.metrics.frechet import FrechetReference, frechet_distance
 from sfumato.metrics.pretrained import EfficientNetFeatures
-from sfumato.run.compare import compare, default_features
+from sfumato.run.compare import compare, default_features, has_classes
 from sfumato.run.floor_curve import floor_curve, sizes
-from sfumato.run.imageset import image_set
+from sfumato.run.imageset import draw, drawn_alike, image_set
 from sfumato.run.observe import Observer
 from sfumato.run.protocol import EvaluationConfig
+from sfumato.run.train import train
 
 FAST = {"features": {"kind": "efficientnet-lite0"}, "metrics": ["frechet_distance"]}
 
 
 def colours(images: UInt8Images) -> Float[Tensor, "B 6"]:
     """Features that can be computed by hand: mean and spread of each channel."""
-    x = images.float().flatten(2)
+    x = images.float().expand(-1, 3, -1, -1).flatten(2)
     return torch.cat([x.mean(2), x.std(2)], dim=1)
 
 
@@ -40,6 +44,11 @@ def fast_features(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     network = FeatureNetwork("colours", "0" * 64, 6, "none", colours)
     monkeypatch.setattr(EfficientNetFeatures, "build", lambda self, cache: network)
     monkeypatch.setenv("SFUMATO_CACHE", str(tmp_path / "cache"))
+
+    def offline(cache: Path) -> Path:
+        raise MetricError("no connection")
+
+    monkeypatch.setattr("sfumato.run.compare.standard_weights", offline)
 
 
 def pictures(count: int, seed: int, size: int = 20, shift: int = 0) -> UInt8[np.ndarray, "N S S 3"]:
@@ -141,7 +150,48 @@ def test_splits_of_a_named_set() -> None:
     assert train.other is not None
     assert train.other.digest == splits.held_out.digest
     assert len(image_set("digits:train", ["data.classes=[3]"])) < len(train) / 8
-    assert default_features(image_set("digits")).kind == "classifier"
+
+
+def test_default_features_follow_the_reference(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Grey or tiny with classes: the classifier; else the FID's network where it can be had."""
+    digits = image_set("digits")
+    assert default_features(digits.image_shape, has_classes(digits)).kind == "classifier"
+    assert default_features((1, 28, 28), False).kind == "efficientnet-lite0"
+    assert "since those of the FID cannot be had: no connection" in capsys.readouterr().err
+    monkeypatch.setattr("sfumato.run.compare.standard_weights", lambda cache: tmp_path / "w.pth")
+    assert default_features((3, 32, 32), True).kind == "inception"
+    assert default_features((3, 8, 8), True).kind == "classifier"
+
+
+def test_a_conditional_run_takes_the_label_frequencies_of_real_images(tmp_path: Path) -> None:
+    """Of the floor's images where there is another split, else of a new draw from the same."""
+    run = train(experiment(DIFFUSION, sample_images=0, budget_images=32), tmp_path / "run")
+    ours, digits = image_set(str(run.directory)), image_set("digits:train", ["data.classes=[3,5]"])
+    assert drawn_alike(ours, digits, 0) is ours  # other classes
+    digits = image_set("digits")
+    alike = drawn_alike(ours, digits, 0)
+    other = digits.other
+    assert alike.classes is not None
+    assert other is not None
+    count = 200
+    floor = torch.from_numpy(other.labels[draw(count, len(other), 0)])
+    assert torch.bincount(alike.classes[:count]).tolist() == torch.bincount(floor).tolist()
+    alone = drawn_alike(ours, replace(digits, other=None), 0)
+    assert alone.classes is not None
+    shares = torch.bincount(alone.classes) / len(alone.classes)
+    assert digits.parts[0].labels is not None
+    real = np.bincount(digits.parts[0].labels) / len(digits)
+    assert np.abs(shares.numpy() - real).max() < 0.03
+    results = compare(ours, digits, config(num_images=40))
+    assert results.protocol["labels"] == "frequencies of a draw of real images"
+    both = compare(ours, ours, config(num_images=40, metrics=["kernel_distance"]))
+    assert both.protocol["labels"] == "equal numbers"
+    assert both.scores["kernel_distance"].value < 0  # one and the same set, without own pairs
+    digest = results.scores["frechet_distance"].protocol
+    assert digest == results.floors["frechet_distance"].protocol
+    assert digest != both.scores["kernel_distance"].protocol
 
 
 def test_bad_input_says_the_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -160,6 +160,8 @@ def test_all_metrics_from_one_pass(splits: Splits, evaluator: Evaluator, cache: 
     assert infinity.low < 0.25 * plain.value  # most of a floor is the bias of finite N
     # Just below 0: both splits hold the classes in the same shares, more alike than iid draws.
     assert -0.05 < every.floors["kernel_distance"].value < 0.02
+    for scores in every.class_floors.values():
+        assert tuple(scores) == tuple(name for name in names if name != "frechet_infinity")
     images = floor_images(evaluator)
     scores = every.score(images[:1].expand_as(images).contiguous(), None)
     assert scores["recall"].value < 0.01
@@ -170,6 +172,8 @@ def test_all_metrics_from_one_pass(splits: Splits, evaluator: Evaluator, cache: 
 def test_scores_of_each_class_stand_beside_its_own_floor(evaluator: Evaluator) -> None:
     """Damage of one class is seen in that class and no other."""
     images, labels = floor_images(evaluator), evaluator.labels
+    held_out = evaluator.splits.held_out
+    assert held_out.labels is not None
     damaged = torch.where((labels == 3)[:, None, None, None], 255 - images, images)
     results = evaluator.results(damaged, labels)
     assert set(results.classes) == set(results.class_floors) == set("0123456789")
@@ -177,6 +181,12 @@ def test_scores_of_each_class_stand_beside_its_own_floor(evaluator: Evaluator) -
         floor = results.class_floors[name]["frechet_distance"].value
         ratio = scores["frechet_distance"].value / floor
         assert ratio > 2 if name == "3" else ratio == pytest.approx(1)
+        # What the judge makes of held-out images: the floor's own are those it was trained on.
+        floor_accuracy = results.class_floors[name]["label_accuracy"]
+        assert floor_accuracy.n == int((held_out.labels == int(name)).sum())
+    recognized = sum(f["label_accuracy"].value * f["label_accuracy"].n
+                     for f in results.class_floors.values())  # fmt: skip
+    assert recognized / len(held_out) == pytest.approx(evaluator.floors["label_accuracy"].value)
     right = {name: scores["label_accuracy"].value for name, scores in results.classes.items()}
     assert min(right, key=lambda name: right[name]) == "3"
 
@@ -184,6 +194,7 @@ def test_scores_of_each_class_stand_beside_its_own_floor(evaluator: Evaluator) -
 def test_a_score_is_given_beside_its_floor(evaluator: Evaluator) -> None:
     """The excess, its interval and the ratio: 0 and 1 for real images; in the JSON as well."""
     results = evaluator.results(floor_images(evaluator), evaluator.labels)
+    assert any("too small to show a difference" in warning for warning in results.warnings)
     excess = results.excess["frechet_distance"]
     assert excess.ratio == pytest.approx(1)
     assert excess.low is not None

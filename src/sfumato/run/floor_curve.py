@@ -1,6 +1,6 @@
 """Real against real images over N: what a perfect model would score."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,15 @@ class FloorCurve:
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values, as written to JSON."""
-        points = [{**asdict(point), "disjoint": point.disjoint} for point in self.points]
+        points = [
+            {
+                "n": point.n,
+                "distance": point.distance.to_mapping(),
+                "shared": point.shared,
+                "disjoint": point.disjoint,
+            }
+            for point in self.points
+        ]
         return {"protocol": self.protocol, "points": points}
 
 

@@ -52,8 +52,12 @@ Protocol = Mapping[str, str | int | float]
 
 
 def protocol_digest(protocol: Protocol) -> str:
-    """A short name of all that scores must have in common to be compared."""
-    same = {key: value for key, value in protocol.items() if key != "images"}
+    """A short name of all that scores must have in common to be compared.
+
+    Names of sets are no part of it where a digest of their content is.
+    """
+    names = {"images", "reference"} if "reference_digest" in protocol else {"images"}
+    same = {key: value for key, value in protocol.items() if key not in names}
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
 
 
