@@ -69,19 +69,7 @@ def ours(
     return frames
 
 
-UNFINISHED = TrailingGrid()(SCHEDULE, STEPS)
-UNFINISHED[-1] = 1 / 1000
-
-
-def ours_unfinished(sampler: Sampler) -> list[Tensor]:
-    """Each x on the way to the first noise level."""
-    denoiser = Denoiser(Network(predict), SCHEDULE, EpsParameterization())
-    frames: list[Tensor] = []
-    with torch.no_grad():
-        sampler.walk(
-            denoiser, X_1, UNFINISHED, None, Noise([1, 2]), lambda _s, x, _x_0: frames.append(x)
-        )
-    return frames
+UNFINISHED = TrailingGrid(last="first_level")
 
 
 def sigmas(times: TimeGrid) -> Tensor:
@@ -248,8 +236,10 @@ def test_unipc(order: int, variant: str) -> None:
         final_sigmas_type="sigma_min",
     )
     scheduler.set_timesteps(STEPS)
-    inject_sigmas(scheduler, UNFINISHED)
-    found = ours_unfinished(UniPCSampler(order=order, variant=variant))  # type: ignore[arg-type]
+    inject_sigmas(scheduler, UNFINISHED(SCHEDULE, STEPS))
+    found = ours(
+        UniPCSampler(steps=STEPS, order=order, variant=variant, grid=UNFINISHED)  # type: ignore[arg-type]
+    )
     assert_same(found, theirs(scheduler))
 
 
@@ -271,8 +261,10 @@ def test_deis_in_log_rho(order: int) -> None:
         **LINEAR, solver_order=order, timestep_spacing="trailing"
     )
     scheduler.set_timesteps(STEPS)
-    inject_sigmas(scheduler, UNFINISHED)
-    found = ours_unfinished(DEISSampler(order=order, basis="log_rho"))  # type: ignore[arg-type]
+    inject_sigmas(scheduler, UNFINISHED(SCHEDULE, STEPS))
+    found = ours(
+        DEISSampler(steps=STEPS, order=order, basis="log_rho", grid=UNFINISHED)  # type: ignore[arg-type]
+    )
     assert_same(found, theirs(scheduler))
 
 

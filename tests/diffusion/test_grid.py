@@ -95,6 +95,12 @@ def test_grids_of_noise_levels_start_at_80_where_the_schedule_goes_beyond(grid: 
     assert grid(less, 10)[0].item() == pytest.approx(1, rel=1e-9)
 
 
+def test_a_trailing_grid_can_end_at_the_first_noise_level() -> None:
+    assert TrailingGrid(last="first_level")(DDPM, 2).tolist() == pytest.approx([1, 0.5, 0.001])
+    edm = TrailingGrid(last="first_level")(EDMSchedule(), 2)
+    assert edm.tolist() == pytest.approx([1, 0.5, 0.002 / 80])
+
+
 def test_grids_of_times_start_where_they_are_told() -> None:
     """The cosine schedule has sigma / alpha = 80 between its steps 991 and 992 of 1000."""
     cosine = CosineSchedule()

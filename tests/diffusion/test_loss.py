@@ -21,7 +21,13 @@ from sfumato.diffusion.discrete_schedules import (
     LinearBetaSchedule,
     ZeroTerminalSnrSchedule,
 )
-from sfumato.diffusion.loss import HybridLoss, SimpleLoss, VariationalLoss, first_posterior_variance
+from sfumato.diffusion.loss import (
+    HybridLoss,
+    Loss,
+    SimpleLoss,
+    VariationalLoss,
+    first_posterior_variance,
+)
 from sfumato.diffusion.parameterization import (
     Coefficients,
     EDMParameterization,
@@ -203,17 +209,84 @@ def test_distances(distance: str, amount: float, expected: float) -> None:
     assert found.tolist() == pytest.approx([expected] * 2)
 
 
-def test_variational_loss_term_is_the_expected_kl_of_gaussians() -> None:
-    """For the ideal denoiser and fixed small variance: E KL = a^2 Var(x_0|x_t) / (2 beta-tilde)."""
-    schedule = CosineSchedule()
-    denoiser = IdealDenoiser(GAUSSIAN, schedule, EpsParameterization())
-    times = at(0.5).expand(IMAGES)
-    noise = TrainingNoise(1, global_batch=IMAGES)
-    loss = VariationalLoss()(denoiser, gaussian_batch(), times, noise).mean().item()
-    step = schedule.transition(at(0.499), at(0.5))
-    on_x_0, _ = step.posterior_weights
-    kl = on_x_0**2 * posterior_variance(schedule, at(0.5)) / (2 * step.posterior_variance)
-    assert loss == pytest.approx(1000 * kl.item() / math.log(2), rel=0.03)
+DISCRETE_PAIRS = [(p, s) for p, s in PAIRS if s.table is not None]
+
+
+def simple_loss(
+    distance: str, parameterization: Parameterization, schedule: NoiseSchedule
+) -> float:
+    loss = SimpleLoss(distance=distance)  # type: ignore[arg-type]
+    denoiser = IdealDenoiser(GAUSSIAN, schedule, parameterization)
+    times, noise = at(0.3).expand(IMAGES), TrainingNoise(1, global_batch=IMAGES)
+    return loss(denoiser, gaussian_batch(), times, noise).mean().item()
+
+
+@pytest.mark.parametrize(("parameterization", "schedule"), PAIRS, ids=str)
+def test_absolute_and_hubers_loss_of_gaussian_data_are_those_of_a_gaussian_residual(
+    parameterization: Parameterization, schedule: NoiseSchedule
+) -> None:
+    """The residual of the ideal output is normal; its median is 0 too, so L1 has this minimum."""
+    c_out = parameterization.coefficients(schedule, at(0.3)).c_out.abs()
+    std = (posterior_variance(schedule, at(0.3)).sqrt() / c_out).item()
+    expected = std * math.sqrt(2 / math.pi)
+    assert simple_loss("l1", parameterization, schedule) == pytest.approx(expected, rel=0.02)
+    z = torch.linspace(-9, 9, 20001, dtype=torch.float64)
+    size = (std * z).abs()
+    huber = torch.where(size < 1, size**2 / 2, size - 0.5) * (-(z**2) / 2).exp()
+    expected = torch.trapezoid(huber, z).item() / math.sqrt(2 * math.pi)
+    assert simple_loss("huber", parameterization, schedule) == pytest.approx(expected, rel=0.04)
+
+
+class KnowsTheVariance(IdealDenoiser):
+    """Says also where the best variance of a step of DDPM's grid lies between its bounds."""
+
+    def network_output(self, x_t: Images, c: Coefficients, labels: Labels | None) -> Output:
+        output = super().network_output(x_t, c, labels)
+        t = at(0.3)
+        step = self.schedule.transition(t - 0.001, t)
+        best = step.posterior_variance + step.posterior_weights[0] ** 2 * least(self, t)
+        low, high = step.posterior_variance.log(), step.forward_variance.log()
+        fraction = (best.log() - low) / (high - low)
+        return Output(output.prediction, fraction.expand_as(x_t))
+
+
+def least(denoiser: IdealDenoiser, t: Tensor) -> Tensor:
+    return torch.tensor(least_error(denoiser.data, denoiser.schedule, t), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("variance", ["small", "large", "learned"])
+@pytest.mark.parametrize("data", [GAUSSIAN, BIMODAL], ids=["gaussian", "mixture"])
+@pytest.mark.parametrize(("parameterization", "schedule"), DISCRETE_PAIRS, ids=str)
+def test_the_bound_and_the_hybrid_loss_have_their_known_minima(
+    parameterization: Parameterization, schedule: NoiseSchedule, data: Mixture, variance: str
+) -> None:
+    """E KL = (log(v / beta-tilde) + (beta-tilde + a^2 E Var(x_0 | x_t)) / v - 1) / 2.
+
+    The least over v (of one v for all x_t) is (log(v / beta-tilde)) / 2 where v is that sum.
+    """
+    t = at(0.3)
+    kind = KnowsTheVariance if variance == "learned" else IdealDenoiser
+    denoiser = kind(data, schedule, parameterization)
+    step = schedule.transition(t - 0.001, t)
+    small, error = step.posterior_variance, least(denoiser, t)
+    best = small + step.posterior_weights[0] ** 2 * error
+    v = {"small": small, "large": step.forward_variance, "learned": best}[variance]
+    kl = ((v / small).log() + best / v - 1) / 2
+    bound = 1000 * kl.item() / math.log(2)
+
+    batch = Batch(data.sample((IMAGES, 1, 4, 4), torch.Generator().manual_seed(0)))
+    times = t.expand(IMAGES)
+
+    def found(loss: Loss) -> float:
+        noise = TrainingNoise(1, global_batch=IMAGES)
+        return loss(denoiser, batch, times, noise).mean().item()
+
+    fixed = "large" if variance == "large" else "small"
+    assert found(VariationalLoss(fixed_variance=fixed)) == pytest.approx(bound, rel=0.03)  # type: ignore[arg-type]
+    if variance == "learned":
+        c_out = parameterization.coefficients(schedule, t).c_out.item()
+        expected = error.item() / c_out**2 + 0.001 * bound
+        assert found(HybridLoss()) == pytest.approx(expected, rel=0.03)
 
 
 @pytest.mark.parametrize("kind", ["small", "large", "learned"])

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from sfumato.core.config import component
 from sfumato.core.errors import ConfigError
-from sfumato.diffusion.broadcast import TimeGrid
+from sfumato.diffusion.broadcast import TimeGrid, Times
 from sfumato.diffusion.schedule import NoiseSchedule
 
 SIGMA_MAX = 80.0
@@ -101,19 +101,26 @@ class TrailingGrid(Grid):
 
     Args:
         sigma_max: as in `uniform`; the intervals then are of [0, the time of that level].
+        last: where the last step leads: to clean data, or to the first noise level, whose x is
+            taken for the image (`final_sigmas_type="sigma_min"` in diffusers).
     """
 
     kind: Literal["trailing"] = "trailing"
     sigma_max: float | None = None
+    last: Literal["clean", "first_level"] = "clean"
 
     def __post_init__(self) -> None:
         _check_start(self.kind, self.sigma_max)
 
     def __call__(self, schedule: NoiseSchedule, steps: int) -> TimeGrid:
         if schedule.table is None:
-            return _equal_intervals(_start(schedule, self.sigma_max), steps)
-        first = _first_level(schedule, steps, self.sigma_max)
-        return _equal_intervals(first, steps).round() / schedule.table.num_steps
+            times = _equal_intervals(_start(schedule, self.sigma_max), steps)
+        else:
+            first = _first_level(schedule, steps, self.sigma_max)
+            times = _equal_intervals(first, steps).round() / schedule.table.num_steps
+        if self.last == "first_level":
+            times[-1] = _first_time(schedule)
+        return times
 
 
 @component
@@ -228,11 +235,7 @@ def _window(
     schedule: NoiseSchedule, sigma_min: float | None, sigma_max: float
 ) -> tuple[float, float]:
     """The noise levels sigma / alpha between which the grid runs."""
-    if sigma_min is None:
-        sigma_min = CONTINUOUS_SIGMA_MIN
-        if schedule.table is not None:
-            first = torch.tensor(1 / schedule.table.num_steps, dtype=torch.float64)
-            sigma_min = (-schedule.log_snr(first) / 2).exp().item()
+    sigma_min = _sigma_min(schedule) if sigma_min is None else sigma_min
     high = min(sigma_max, noise_end(schedule))
     if sigma_min >= high:
         raise ConfigError(
@@ -240,6 +243,18 @@ def _window(
             "no more; set a larger sampler.grid.sigma_max or a smaller sigma_min"
         )
     return sigma_min, high
+
+
+def _first_time(schedule: NoiseSchedule) -> Times:
+    """The time of the first noise level: 1 / T, or where sigma / alpha = 0.002."""
+    if schedule.table is not None:
+        return torch.tensor(1 / schedule.table.num_steps, dtype=torch.float64)
+    return schedule.time(torch.tensor(-2 * math.log(CONTINUOUS_SIGMA_MIN), dtype=torch.float64))
+
+
+def _sigma_min(schedule: NoiseSchedule) -> float:
+    """The first noise level, in sigma / alpha."""
+    return (-schedule.log_snr(_first_time(schedule)) / 2).exp().item()
 
 
 def _times_of(schedule: NoiseSchedule, sigma: TimeGrid, snap: bool) -> TimeGrid:
