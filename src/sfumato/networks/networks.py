@@ -5,6 +5,20 @@ from typing import Annotated
 from pydantic import Field
 
 from sfumato.networks.attention_unet import AttentionUNetConfig
+from sfumato.networks.conv_net import ConvNetConfig
+from sfumato.networks.ddpmpp import DDPMPPConfig
+from sfumato.networks.dit import DiTConfig
+from sfumato.networks.edm2 import EDM2Config
+from sfumato.networks.minimal_unet import MinimalUNetConfig
 from sfumato.networks.unet import UNetConfig
 
-Network = Annotated[UNetConfig | AttentionUNetConfig, Field(discriminator="kind")]
+Network = Annotated[
+    UNetConfig
+    | DDPMPPConfig
+    | EDM2Config
+    | DiTConfig
+    | AttentionUNetConfig
+    | MinimalUNetConfig
+    | ConvNetConfig,
+    Field(discriminator="kind"),
+]

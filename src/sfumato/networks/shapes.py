@@ -40,6 +40,20 @@ def check_patch(kind: str, image_shape: Shape, patch: int) -> None:
             )
 
 
+def check_attention(kind: str, height: int, levels: int, attention: tuple[int, ...]) -> None:
+    """Refuse attention at a height that no level has; each level is half as high as the last.
+
+    Raises:
+        ConfigError: with the heights there are.
+    """
+    heights = [height // 2**level for level in range(levels)]
+    if unknown := [wanted for wanted in attention if wanted not in heights]:
+        raise ConfigError(
+            f"{kind}: attention at height {unknown[0]}, but the levels have heights {heights}; "
+            "choose among these, or [] for none"
+        )
+
+
 def pad_to(image_shape: Shape, divisor: int) -> str:
     """The overrides that pad an image to multiples of `divisor`."""
     height, width = (-(-size // divisor) * divisor for size in image_shape[1:])

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.core.config import component
-from sfumato.core.errors import ConfigError
 from sfumato.core.images import Shape
 from sfumato.networks.layers import (
     ClassEmbedding,
@@ -23,7 +22,7 @@ from sfumato.networks.layers import (
     group_norm,
     norm_silu,
 )
-from sfumato.networks.shapes import check_halvings
+from sfumato.networks.shapes import check_attention, check_halvings
 
 Part = Literal["down", "middle", "up"]
 
@@ -103,14 +102,9 @@ class UNetConfig:
         Raises:
             ConfigError: the levels do not divide the image, or no level has an attention height.
         """
-        halvings = len(self.multipliers) - 1
-        check_halvings("unet", image_shape, halvings, "multipliers", self.patch)
-        heights = [image_shape[1] // self.patch // 2**level for level in range(halvings + 1)]
-        if unknown := [height for height in self.attention if height not in heights]:
-            raise ConfigError(
-                f"unet: attention at height {unknown[0]}, but the levels have heights {heights}; "
-                "choose among these, or [] for none"
-            )
+        levels = len(self.multipliers)
+        check_halvings("unet", image_shape, levels - 1, "multipliers", self.patch)
+        check_attention("unet", image_shape[1] // self.patch, levels, self.attention)
         return UNet(self, image_shape, num_classes, out_channels or image_shape[0])
 
 
