@@ -91,13 +91,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipe", default="fashion-mnist-ddpm")
     parser.add_argument("--turns", type=int, default=8)
+    parser.add_argument("--precision", default="float32")
     options = parser.parse_args()
     experiment = load_experiment(options.recipe, [])
     size = experiment.training.batch_size
     budget = {"budget_images": 10**9, "budget_steps": None, "budget_seconds": None}
     # Pictures and checkpoints cost what the config asks for.
     rows = {"sample_images": 0, "checkpoint_images": 10**9, "log_images": STEPS * size}
-    training = replace(experiment.training, **budget, **rows, precision="float32")
+    training = replace(experiment.training, **budget, **rows, precision=options.precision)
     experiment = with_decay_fixed(replace(experiment, training=training))
     shares, clock = [], Clock()
     with ExitStack() as stack:
