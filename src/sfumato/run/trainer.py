@@ -65,6 +65,8 @@ class Trainer:
                 self.optimizers[phase.module] = config.optimizer.build(
                     phase.module, config.learning_rate
                 )
+        # Finding the parameters in a module takes time that every step would pay.
+        self._parameters = {module: list(module.parameters()) for module in self.optimizers}
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
         sampled = self.model.sampled_module
         self.averages = [AveragedWeights(sampled, profile) for profile in config.averages]
@@ -120,10 +122,11 @@ class Trainer:
             if self.sharded:  # its gradients are averaged over the processes, not summed
                 mean = mean * distributed.world_size()
             self.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
-        distributed.sum_gradients(phase.module.parameters())
+        parameters = self._parameters[phase.module]
+        distributed.sum_gradients(parameters)
         self.scaler.unscale_(optimizer)
         if config.clip_gradient is not None:
-            nn.utils.clip_grad_norm_(phase.module.parameters(), config.clip_gradient)
+            nn.utils.clip_grad_norm_(parameters, config.clip_gradient)
         self.scaler.step(optimizer)
         self.scaler.update()
         if phase.after is not None:
