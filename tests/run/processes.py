@@ -93,6 +93,24 @@ def train_and_stop_one(config: Any, run_dir: Path) -> None:
         raise SystemExit(77) from None
 
 
+def train_and_hang(config: Any, run_dir: Path, marker: Path) -> None:
+    """Train, and in the fourth step stay in a computation that Python's signals do not reach."""
+    import hashlib
+
+    from sfumato.run.trainer import Trainer
+
+    real = Trainer.step
+
+    def step(self: Trainer, batch: Any) -> None:
+        real(self, batch)
+        if self.position.step == 4:
+            marker.touch()
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 2**30)  # minutes
+
+    Trainer.step = step  # type: ignore[method-assign]
+    train_in(config, run_dir)
+
+
 def train_on_a_full_disk(config: Any, run_dir: Path) -> None:
     """Files can grow to 20 kB only; exit code 2 when that is told as it should."""
     import resource

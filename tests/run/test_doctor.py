@@ -144,6 +144,19 @@ def test_saturated_and_constant_samples_are_noticed() -> None:
     ]
 
 
+def test_the_same_trouble_is_told_once_and_kept_with_its_newest_numbers() -> None:
+    patient, heard = doctor()
+    ink = (torch.rand(32, 1, 8, 8, generator=torch.Generator().manual_seed(2)) > 0.5) * 255
+    for images in (1_000, 20_000):
+        patient.check_samples(ink.to(torch.uint8), Position(images=images))
+    assert [message.split(":")[0] for message in heard] == [
+        "the samples are saturated at 1,000 images"
+    ]
+    assert [message.split(":")[0] for message in patient.warnings] == [
+        "the samples are saturated at 20,000 images"
+    ]
+
+
 def test_data_that_are_black_and_white_are_not_saturated() -> None:
     ink = (torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(2)) > 0.5) * 255
     patient, heard = doctor(ink.to(torch.uint8))

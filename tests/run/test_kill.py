@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from run.experiments import DIFFUSION, experiment
-from run.processes import finished, record_points, started, train_in, train_until
+from run.processes import finished, record_points, started, train_and_hang, train_in, train_until
 from sfumato.run.experiment import Experiment
 from sfumato.run.metrics_log import read_metrics
 
@@ -111,6 +111,23 @@ def test_a_killed_run_resumes_as_if_nothing_had_happened(
     number = whole.number(point, ending, which)
     code = finished(train_until, config(), tmp_path / "run", number, torn)
     assert code == -signal.SIGKILL
+    check_resumed(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_even_a_long_computation_at_once(
+    whole: Whole, tmp_path: Path, number: signal.Signals
+) -> None:
+    process = started(train_and_hang, config(), tmp_path / "run", tmp_path / "marker")
+    assert process.pid is not None
+    while not (tmp_path / "marker").exists():
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    process.join(0.5)
+    assert process.exitcode is None  # one is a request
+    os.kill(process.pid, number)
+    process.join(10)
+    assert process.exitcode == 128 + number
     check_resumed(tmp_path / "run", whole)
 
 

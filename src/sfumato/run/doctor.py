@@ -1,6 +1,7 @@
 """The doctor: notices trouble in a run, says it in plain words, and treats divergence once."""
 
 import math
+import re
 from collections.abc import Callable, Mapping
 
 import torch
@@ -17,6 +18,7 @@ LOWERED = 0.3
 """What the learning rate is multiplied by, once, when training diverges."""
 SLOW_DATA = 0.5
 """Of the time; a larger share spent waiting for images is worth a warning."""
+_NUMBER = re.compile(r"\d[\d.,]*(e[+-]?\d+)?|inf|nan")
 CONSTANT = 0.02
 """Spread of samples as a share of that of the data, below which they are all alike."""
 
@@ -41,10 +43,16 @@ class Doctor:
         self._spread = spread(data)
 
     def warn(self, message: str) -> None:
-        """Say it, unless it was said before in this run."""
-        if message not in self.warnings:
-            self.warnings.append(message)
-            self._tell(message)
+        """Say it, unless it was said before in this run; with other numbers it is the same.
+
+        The newest numbers are kept.
+        """
+        for place, known in enumerate(self.warnings):
+            if _NUMBER.sub("", known) == _NUMBER.sub("", message):
+                self.warnings[place] = message
+                return
+        self.warnings.append(message)
+        self._tell(message)
 
     def check_losses(self, losses: Mapping[str, float]) -> None:
         """Look at the mean losses of the last row.
