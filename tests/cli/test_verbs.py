@@ -95,9 +95,17 @@ def test_a_dry_run_writes_nothing(
 
 def test_info_counts_every_parameter(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", RECIPE, "--json", "--depth", "1"]) == 0
-    rows = json.loads(capsys.readouterr().out)
+    rows = json.loads(capsys.readouterr().out)["rows"]
     total = next(row for row in rows if row["module"] == "(total)")
     assert total["parameters"] == sum(r["parameters"] for r in rows if r is not total) > 0
+
+
+def test_info_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", RECIPE]) == 0
+    printed = capsys.readouterr().out
+    assert "    stem" in printed
+    assert "MFLOP an image" in printed
+    assert "for a batch of 16: weights" in printed
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.__name__.split(".")[-1])

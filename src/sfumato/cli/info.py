@@ -35,16 +35,40 @@ def run(options: argparse.Namespace) -> None:
         return
     from sfumato.run.info import describe
 
-    rows = describe(load_experiment(options.recipe, options.overrides), options.depth)
+    found = describe(load_experiment(options.recipe, options.overrides), options.depth)
     if options.json:
         import json
 
-        print(json.dumps(rows, indent=2))
+        print(json.dumps(found.to_json(), indent=2))
         return
-    table = Table("module", "type", "output", "dtype", title=options.recipe)
-    table.add_column("parameters", justify="right")
-    table.add_column("buffers", justify="right")
-    for row in rows:
-        counts = (f"{row['parameters']:,}", f"{row['buffers']:,}")
-        table.add_row(row["module"], row["type"], row["output"], row["dtype"], *counts)
+    table = Table(title=options.recipe, box=None, padding=(0, 2, 0, 0))
+    table.add_column("module", no_wrap=True)
+    for title in ("type", "output", "dtype"):
+        table.add_column(title)
+    for title in ("parameters", "buffers", "MFLOP"):
+        table.add_column(title, justify="right")
+    for row in found.rows:
+        indent, _, name = row.module.rpartition(".")
+        level = indent.count(".") + bool(indent)
+        counts = (f"{row.parameters:,}", f"{row.buffers:,}", f"{row.flops / 1e6:,.1f}")
+        table.add_row("  " * level + name, row.type, row.output, row.dtype, *counts)
     Console().print(table)
+    memory = found.memory
+    parts = ("weights", "gradients", "optimizer", "averages", "activations")
+    shares = ", ".join(f"{name} {_size(getattr(memory, name))}" for name in parts)
+    print(
+        f"one evaluation    {_operations(found.evaluation_flops)} an image; one image takes "
+        f"{found.nfe}",
+        f"a training step   {_operations(found.training_flops)} an image",
+        f"memory            {_size(memory.total)} for a batch of {memory.batch}: {shares};",
+        "                  computed from the tensors alive at once (train --dry-run measures)",
+        sep="\n",
+    )
+
+
+def _operations(count: int) -> str:
+    return f"{count / 1e9:,.1f} GFLOP" if count >= 1e9 else f"{count / 1e6:,.1f} MFLOP"
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
