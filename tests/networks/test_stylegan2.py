@@ -88,6 +88,17 @@ def test_resampling_is_the_filter_1_3_3_1() -> None:
     torch.testing.assert_close(halved[:, :, 1:-1, 1:-1], torch.ones(1, 2, 2, 2))
 
 
+@pytest.mark.parametrize("size", [(8, 8), (7, 12)], ids=str)
+def test_resampling_by_matrices_is_that_by_convolutions(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, kernel = torch.randn(2, 3, *size), layers.binomial_filter()
+    by_matrix = [layers.blur(x, kernel, p, stride=2) for p in (1, 2)] + [layers.double(x, kernel)]
+    monkeypatch.setattr(layers, "_small_on_cpu", lambda x: False)
+    expected = [layers.blur(x, kernel, p, stride=2) for p in (1, 2)] + [layers.double(x, kernel)]
+    torch.testing.assert_close(by_matrix, expected)
+
+
 def test_a_convolution_to_half_the_resolution_sees_constant_images_as_they_are() -> None:
     conv = layers.EqualizedConv(2, 3, 3, bias=False, down=True)
     x = torch.tensor([1.0, -2.0]).view(1, 2, 1, 1).expand(1, 2, 16, 16)
