@@ -5,7 +5,9 @@ import torch
 
 from sfumato.run.experiment import load_experiment, recipe_names
 
-SHAPES = {"digits": (1, 8, 8), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+SHAPES = {"digits": (1, 8, 8), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32, 32)} | {
+    "landscapes": (3, 64, 64)
+}
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -83,6 +83,15 @@ class Observed(Protocol):
 
 
 @runtime_checkable
+class Judging(Protocol):
+    """A model with a discriminator, which can be asked about images. Optional."""
+
+    def logits(self, batch: Batch) -> Float[Tensor, " B"]:
+        """High for images that look real; of the images as they are, on the model's device."""
+        ...
+
+
+@runtime_checkable
 class SelfDiagnosing(Protocol):
     """A model that knows signs of trouble of its own. Optional."""
 

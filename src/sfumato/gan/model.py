@@ -213,6 +213,12 @@ class GAN(nn.Module):
             return self.discriminator(x, batch.labels).float()  # type: ignore[no-any-return]
         return judged_by(self.discriminator, state, x, batch.labels).float()
 
+    def logits(self, batch: Batch) -> Logits:
+        """The discriminator's logits of images as they are: without augmentation and noise."""
+        device = next(self.parameters()).device
+        labels = batch.labels.to(device) if batch.labels is not None and self.num_classes else None
+        return self.discriminator(batch.images.to(device), labels).float()  # type: ignore[no-any-return]
+
     def _before_discriminator(self, x: Images, batch: Batch, noise: RandomStream) -> Images:
         """What real and generated images go through alike."""
         if self.augment is not None:

@@ -70,6 +70,15 @@ def memorization(
     )
 
 
+def suspicious_distance(held_out: Shaped[Tensor, "M d"], train: Shaped[Tensor, "T d"]) -> float:
+    """The distance below which `memorization` suspects a copy.
+
+    Raises:
+        MetricError: an empty set.
+    """
+    return FACTOR * float(nearest(held_out, train).distance.quantile(SHARE))
+
+
 def duplicates(samples: Shaped[Tensor, "N d"], threshold: float) -> Estimate:
     """The share of samples with another sample nearer than `threshold`, or equal."""
     distance = nearest(samples, samples, skip_own=True).distance

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -21,6 +21,14 @@ SLOW_DATA = 0.5
 _NUMBER = re.compile(r"\d[\d.,]*(e[+-]?\d+)?|inf|nan")
 CONSTANT = 0.02
 """Spread of samples as a share of that of the data, below which they are all alike."""
+WON, WON_STEPS = 0.98, 2_000
+"""A discriminator that is right this often for so many steps has won."""
+BY_HEART = 0.8
+"""r_v above which a discriminator knows its training images by heart."""
+MOST = 0.8
+"""Of samples. The fewest classes that make this share are compared with those of the data."""
+TWINS = 0.1
+"""A share of samples with a twin, above that of real images, that is worth a warning."""
 
 
 class Diverged(Exception):
@@ -33,10 +41,15 @@ class Doctor:
     Args:
         tell: receives each warning.
         data: some images of the training set, to compare samples with.
+        class_shares: of the classes of the training set; () for none.
     """
 
-    def __init__(self, tell: Callable[[str], None], data: UInt8Images) -> None:
+    def __init__(
+        self, tell: Callable[[str], None], data: UInt8Images, class_shares: Sequence[float] = ()
+    ) -> None:
         self.warnings: list[str] = []
+        self.winning_since: int | None = None
+        self._class_shares = class_shares
         self.largest_losses: dict[str, float] = {}
         self._tell = tell
         self._extremes = extreme_share(data)
@@ -121,6 +134,62 @@ class Doctor:
                 "train longer, or at a lower learning rate"
             )
 
+    def check_discriminator(self, row: Mapping[str, float], position: Position) -> None:
+        """Look at how often a discriminator is right, and about which images."""
+        kinds = [row[key] for key in row if key.startswith("accuracy/")]
+        accuracy = sum(kinds) / max(len(kinds), 1)
+        if accuracy < WON:
+            self.winning_since = None
+        elif self.winning_since is None:
+            self.winning_since = position.step
+        elif position.step - self.winning_since >= WON_STEPS:
+            self.warn(
+                f"discriminator wins: accuracy {accuracy:.2f} for {position.step - self.winning_since:,} steps, at "
+                f"{position.images:,} images: the generator learns nothing more from it; try "
+                "augment = { kind = 'ada' }, a stronger r1, label smoothing, input_noise, or a "
+                "smaller discriminator",
+            )
+        r_v = row.get("overfitting/r_v", 0.0)
+        if r_v >= BY_HEART:
+            self.warn(
+                "the discriminator knows its training images by heart: "
+                f"at {position.images:,} images it takes held-out images for generated ones (r_v "
+                f"= {r_v:.2f}; 0 is no difference to training images, 1 none to generated "
+                "ones); augment = { kind = 'ada' } (with a smaller rise_images), more images, or "
+                "a stronger r1 helps",
+            )
+
+    def check_classes(self, shares: Mapping[str, float], position: Position) -> None:
+        """Compare the classes of samples with those of the data."""
+        if not shares or not self._class_shares:
+            return
+        few = _fewest(list(shares.values()))
+        if few <= _fewest(self._class_shares) / 2:
+            names = sorted(shares, key=lambda name: -shares[name])[:few]
+            made = sum(shares[name] for name in names)
+            self.warn_once(
+                "mode collapse",
+                f"{few} of {len(shares)} classes make{'s' * (few == 1)} {made:.0%} of samples "
+                f"({', '.join(names[:5])}) at {position.images:,} images; go back to an earlier "
+                "checkpoint (best.safetensors), or train with a lower learning rate, r1, or a "
+                "discriminator that sees the spread of a batch (stylegan2)",
+            )
+
+    def check_duplicates(self, share: float, real: float, position: Position) -> None:
+        """Compare the share of samples that have a twin with that of real images."""
+        if share > real + TWINS:
+            self.warn_once(
+                "mode collapse",
+                f"{share:.0%} of samples have a twin among the others (of real images {real:.0%}) "
+                f"at {position.images:,} images; go back to an earlier checkpoint "
+                "(best.safetensors), or train with a lower learning rate or r1",
+            )
+
+    def warn_once(self, trouble: str, details: str) -> None:
+        """Say what the trouble is, unless that kind was told before in this run."""
+        if not any(message.startswith(f"{trouble}: ") for message in self.warnings):
+            self.warn(f"{trouble}: {details}")
+
     def ask(self, model: nn.Module) -> None:
         """Hear what the model itself finds wrong."""
         if isinstance(model, SelfDiagnosing):
@@ -136,3 +205,13 @@ def extreme_share(images: UInt8Images) -> float:
 def spread(images: UInt8Images) -> float:
     """Mean over pixels of the standard deviation over images."""
     return float(images.float().std(0, correction=0).mean())
+
+
+def _fewest(shares: Sequence[float]) -> int:
+    """The number of the largest shares that together make MOST."""
+    total, count = 0.0, 0
+    for share in sorted(shares, reverse=True):
+        if total >= MOST - 1e-9:
+            break
+        total, count = total + share, count + 1
+    return count

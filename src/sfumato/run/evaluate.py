@@ -15,6 +15,7 @@ from sfumato.data.cache import cache_folder, make_folder
 from sfumato.data.dataset import Splits
 from sfumato.metrics.estimate import Estimate, MetricError, share_of
 from sfumato.metrics.features import FeatureNetwork, weight_digest
+from sfumato.metrics.memorization import duplicates, suspicious_distance
 from sfumato.networks.classifier import Classifier, ClassifierConfig
 from sfumato.run.classifier import classifier_features, train_classifier
 from sfumato.run.copies import Copies, find_copies
@@ -169,6 +170,26 @@ class Evaluator:
                 f"{list(self.splits.train.image_shape)}; generate them at that size"
             )
         return self._observer.tensor(images)
+
+    def score_seen(self, seen: Observed, labels: Labels | None) -> dict[str, Estimate]:
+        """`score` of images that were observed already."""
+        return self._scores(seen, labels)
+
+    def twins(self, seen: Observed) -> tuple[float, float]:
+        """The share of images with a twin among the others: of generated and of held-out ones."""
+        rows = slice(self.num_images)
+        real = self._held_out.features[rows]
+        return (
+            duplicates(seen.features, self._suspicious).value,
+            duplicates(real, self._suspicious).value,
+        )
+
+    @cached_property
+    def _suspicious(self) -> float:
+        """The distance in features below which two images are taken for the same."""
+        rows = slice(self.num_images)
+        training = self._observer.dataset(self.splits.train).features
+        return suspicious_distance(self._held_out.features[rows], training)
 
     def _copies(self, images: UInt8Images, seen: Observed) -> Copies:
         """Copies among generated images, by their features and by their pixels."""

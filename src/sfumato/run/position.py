@@ -38,6 +38,7 @@ class SavedState:
         rate_factor: on the learning rate; below 1 once the doctor has lowered it.
         largest_losses: of each phase, over the rows of the log: what the doctor calls usual.
         warnings: of the doctor.
+        winning_since: the step since which a discriminator wins; None when it does not.
         loss_scale: of float16 and the steps since it grew; None in other precisions.
         best: None until a Fréchet distance was measured.
     """
@@ -51,6 +52,7 @@ class SavedState:
     rate_factor: float = 1.0
     largest_losses: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    winning_since: int | None = None
     loss_scale: tuple[float, int] | None = None
     best: Best | None = None
 

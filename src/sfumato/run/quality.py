@@ -1,4 +1,6 @@
-"""The Fréchet distance while training."""
+"""The Fréchet distance while training, and what else the same samples show."""
+
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -9,8 +11,31 @@ from sfumato.core.model import GenerativeModel
 from sfumato.data.dataset import Splits
 from sfumato.run.evaluate import EvaluationConfig, Evaluator
 from sfumato.run.sample import sample_images
+from sfumato.run.scores import class_histogram
 
 BATCH = 256
+
+
+class Look(NamedTuple):
+    """What samples look like.
+
+    Args:
+        scores: a row of the log.
+        class_shares: of the samples, as the judge of labels sees them; empty without labels.
+        duplicates, real_duplicates: the shares of samples, and of as many held-out images, that
+            have a twin among the others.
+    """
+
+    scores: dict[str, float]
+    class_shares: dict[str, float]
+    duplicates: float
+    real_duplicates: float
+
+    @property
+    def row(self) -> dict[str, float]:
+        """All of it for the log."""
+        shares = {f"class_share/{name}": share for name, share in self.class_shares.items()}
+        return {**self.scores, **shares, "duplicates": self.duplicates}
 
 
 class Quality:
@@ -29,22 +54,30 @@ class Quality:
         self._evaluator = Evaluator(splits, config)
         return self._evaluator.labels, self._evaluator.num_images
 
-    def scores(self, model: nn.Module) -> dict[str, float]:
-        """The Fréchet distance of the model's samples and its floor; the same in all processes.
+    def look(self, model: nn.Module) -> Look:
+        """The Fréchet distance of the model's samples and its floor, their classes and twins.
 
-        The model is in evaluation mode and holds the weights to sample with.
+        The same in all processes. The model is in evaluation mode and holds the weights to sample
+        with.
         """
         assert isinstance(model, GenerativeModel)
         labels = self.labels if model.num_classes else None
         images = sample_shared(model, labels, self.num_images)
 
-        def score() -> dict[str, float]:
-            assert self._evaluator is not None
-            found = self._evaluator.score(images, labels)["frechet_distance"]
-            floor = self._evaluator.floors["frechet_distance"]
-            return {"frechet_distance": found.value, "frechet_floor": floor.value}
+        def look() -> Look:
+            evaluator = self._evaluator
+            assert evaluator is not None
+            seen = evaluator.observe(images)
+            found = evaluator.score_seen(seen, labels)["frechet_distance"]
+            floor = evaluator.floors["frechet_distance"]
+            counts = class_histogram(seen, evaluator.splits.train.class_names)
+            return Look(
+                {"frechet_distance": found.value, "frechet_floor": floor.value},
+                {name: count / len(images) for name, count in counts.items()},
+                *evaluator.twins(seen),
+            )
 
-        return distributed.on_main(score)
+        return distributed.on_main(look)
 
 
 def sample_shared(model: nn.Module, labels: Labels | None, number: int) -> UInt8Images:

@@ -25,6 +25,7 @@ from sfumato.run.snapshots import write_snapshots
 from sfumato.run.stop import StopRequest
 from sfumato.run.trainer import Trainer
 from sfumato.run.trainer_state import restore_tensors, trainer_tensors
+from sfumato.run.watch import Watch, class_shares
 
 DATA_SAMPLE = 256
 """Training images that the doctor compares samples with."""
@@ -50,12 +51,13 @@ class Session:
         self.tell = tell
         self.folder = run_dir / "checkpoints"
         some = np.arange(min(DATA_SAMPLE, len(splits.train)))
-        self.doctor = Doctor(tell, splits.train.take(some))
+        self.doctor = Doctor(tell, splits.train.take(some), class_shares(splits.train))
         self.monitor = Monitor(run_dir, experiment, trainer)
         self.quality: Quality | None = None
         if self.config.score_images:
             tell("preparing the evaluation: classifiers and the floor")
             self.quality = Quality(splits, experiment.evaluation)
+        self.watch = Watch(splits)
         self.best: Best | None = None
         self._saved_at: int | None = None
         self._waited, self._passed, self._steps_timed = 0.0, 0.0, 0
@@ -136,6 +138,9 @@ class Session:
         self.doctor.check_losses(means)
         self.doctor.remember(means)
         self.trainer.means.clear()
+        if distributed.is_main() and not self.trainer.sharded:
+            means |= self.watch.look(self.trainer.model, self.config.batch_size)
+        self.doctor.check_discriminator(means, self.trainer.position)
         self.monitor.write_losses(self.trainer.position, means)
         self.doctor.check_images(batch.images)
         if self._steps_timed >= FEWEST_STEPS:
@@ -159,12 +164,14 @@ class Session:
         position = self.trainer.position
         with self.monitor.sampling():
             try:
-                scores = self.quality.scores(self.trainer.model)
+                look = self.quality.look(self.trainer.model)
             except MetricError as error:
                 self.doctor.warn(f"no Fréchet distance at {position.images:,} images: {error}")
                 return
-        self.monitor.write(position, scores)
-        distance = scores["frechet_distance"]
+        self.monitor.write(position, look.row)
+        self.doctor.check_classes(look.class_shares, position)
+        self.doctor.check_duplicates(look.duplicates, look.real_duplicates, position)
+        distance = look.scores["frechet_distance"]
         if self.best is None or distance < self.best.frechet_distance:
             self.best = Best(images=position.images, frechet_distance=distance)
             self._write_weights("best.safetensors")
@@ -208,6 +215,7 @@ class Session:
             rate_factor=self.trainer.rate_factor,
             largest_losses=dict(self.doctor.largest_losses),
             warnings=tuple(self.doctor.warnings),
+            winning_since=self.doctor.winning_since,
             loss_scale=(scaler["scale"], scaler["_growth_tracker"]) if scaler else None,
             best=self.best,
         )
@@ -246,6 +254,7 @@ class Session:
             trainer.scaler.load_state_dict(trainer.scaler.state_dict() | recorded)
         doctor.largest_losses = dict(saved.largest_losses)
         doctor.warnings = list(saved.warnings)
+        doctor.winning_since = saved.winning_since
         self.best = saved.best
         self._saved_at = saved.images
         self.monitor.begin_at(saved)
