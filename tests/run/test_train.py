@@ -155,7 +155,7 @@ def test_a_rare_phase_may_be_unscaled_and_is_followed_by_its_afterthought() -> N
         def phases(self) -> list[Phase]:
             return [
                 Phase("b", self.b, self._total, every=4, lazy=False),
-                Phase("a", self.a, self._total, after=self._clip),
+                Phase("a", self.a, self._total, rate=0.5, after=self._clip),
             ]
 
         def _clip(self) -> None:
@@ -170,7 +170,9 @@ def test_a_rare_phase_may_be_unscaled_and_is_followed_by_its_afterthought() -> N
     )
     model = Clipped()
     trainer = Trainer(config, model, torch.device("cpu"))
-    for _ in range(8):
+    trainer.step(Batch(torch.zeros(2, 1, 1, 1)))
+    assert model.a.weight.item() == pytest.approx(-0.5)
+    for _ in range(7):
         trainer.step(Batch(torch.zeros(2, 1, 1, 1)))
     assert model.b.weight.item() == pytest.approx(-2.0)
     assert model.a.weight.item() == pytest.approx(-3.0)

@@ -26,6 +26,8 @@ class Phase:
         every: run in every `every`-th iteration only.
         lazy: what happens rarely counts for the iterations between: the trainer multiplies the
             loss by `every` (lazy regularization, Karras et al. 2020, section 3.1).
+        rate: on the learning rate: players may move at different speeds. The same in all
+            phases of a module.
         double_backward: the loss contains gradients, so that its gradient differentiates twice;
             such a phase can be neither compiled nor captured as a graph.
         after: called when the optimizer has stepped: clipping of weights, adaptive state.
@@ -39,6 +41,7 @@ class Phase:
     loss: Callable[[Batch, RandomStream], Float[Tensor, " B"]]
     every: int = 1
     lazy: bool = True
+    rate: float = 1.0
     double_backward: bool = False
     after: Callable[[], None] | None = None
     noisy_losses: Callable[[Batch, RandomStream], tuple[Tensor, Tensor, Tensor]] | None = None

@@ -42,6 +42,8 @@ class GANConfig:
         regularizers: penalties on gradients: r1, r2, gradient_penalty, path_length.
         discriminator_steps: of the discriminator for each step of the generator, every one on a
             batch of its own.
+        discriminator_rate: its learning rate, in multiples of that of the generator (two time
+            scales, Heusel et al. 2017).
         unrolled: the generator looks some steps of the discriminator ahead.
         input_noise: standard deviation of Gaussian noise added to every image the discriminator
             sees, in the units of images in [-1, 1] (Arjovsky & Bottou 2017, section 3).
@@ -54,6 +56,7 @@ class GANConfig:
     loss: GANLoss = NonSaturatingLoss()
     regularizers: tuple[Regularizer, ...] = ()
     discriminator_steps: int = 1
+    discriminator_rate: float = 1.0
     unrolled: Unrolling | None = None
     input_noise: float = 0.0
     input_noise_images: int | None = None
@@ -62,6 +65,8 @@ class GANConfig:
     def __post_init__(self) -> None:
         if self.discriminator_steps < 1:
             raise ValueError(f"gan needs discriminator_steps >= 1, got {self.discriminator_steps}")
+        if self.discriminator_rate <= 0:
+            raise ValueError(f"gan needs discriminator_rate > 0, got {self.discriminator_rate}")
         if self.input_noise < 0:
             raise ValueError(f"gan needs input_noise >= 0, got input_noise={self.input_noise}")
         if self.input_noise_images is not None and self.input_noise_images < 1:
@@ -116,6 +121,7 @@ class GAN(nn.Module):
                 "discriminator",
                 self.discriminator,
                 self.discriminator_loss,
+                rate=config.discriminator_rate,
                 double_backward=any(r.every == 1 for r in self.penalties),
                 after=self._after_discriminator,
             )
@@ -123,8 +129,16 @@ class GAN(nn.Module):
         for r in self.penalties:
             if r.every > 1:
                 loss = partial(self.penalty, r)
-                phase = Phase(r.kind, self.discriminator, loss, r.every, double_backward=True)
-                phases.append(phase)
+                phases.append(
+                    Phase(
+                        r.kind,
+                        self.discriminator,
+                        loss,
+                        every=r.every,
+                        rate=config.discriminator_rate,
+                        double_backward=True,
+                    )
+                )
         phases.append(
             Phase(
                 "generator",
@@ -138,8 +152,9 @@ class GAN(nn.Module):
         for path in config.regularizers:
             if isinstance(path, PathLength):
                 loss = partial(self.path_length_loss, path)
-                phase = Phase(path.kind, self.generator, loss, path.every, double_backward=True)
-                phases.append(phase)
+                phases.append(
+                    Phase(path.kind, self.generator, loss, every=path.every, double_backward=True)
+                )
         return phases
 
     def discriminator_loss(self, batch: Batch, noise: RandomStream) -> Float[Tensor, " B"]:

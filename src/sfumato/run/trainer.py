@@ -169,9 +169,10 @@ class Trainer:
             factor = config.rate.factor(self.position.seconds, config.budget_seconds or 1.0)
         if config.warmup_images:
             factor *= min(1.0, (images + config.batch_size) / config.warmup_images)
-        for optimizer in self.optimizers.values():
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * factor * self.rate_factor
+        rate = config.learning_rate * factor * self.rate_factor
+        for phase in self.phases:
+            for group in self.optimizers[phase.module].param_groups:
+                group["lr"] = rate * phase.rate
 
     def progress(self) -> float:
         """The part of the budget that is used, 0 to 1."""

@@ -1,0 +1,83 @@
+"""The unrolled GAN against explicit differentiation."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sfumato.core.images import Batch
+from sfumato.core.noise import TrainingNoise
+from sfumato.gan.model import GANConfig
+from sfumato.gan.unrolled import Unrolling, judged_by
+from sfumato.networks.dcgan import DCGANConfig
+from sfumato.networks.mlp_gan import MLPGANConfig
+
+
+class Scalar(nn.Module):
+    """D(x) = d x."""
+
+    def __init__(self, d: float) -> None:
+        super().__init__()
+        self.d = nn.Parameter(torch.tensor(d, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.d * x
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_the_gradient_goes_through_the_steps_of_a_scalar_game(steps: int) -> None:
+    """Loss of D: d g + d^2 / 2, so a step is d <- d - r (g + d): d_k = q^k d - (1 - q^k) g with
+    q = 1 - r. The generator minimizes -d_k g: its gradient is -d_k + (1 - q^k) g, and -d_k alone
+    if the steps are held fixed."""
+    d, g, rate = 0.7, torch.tensor(1.3, dtype=torch.float64, requires_grad=True), 0.2
+    module = Scalar(d)
+    state = Unrolling(steps=steps, learning_rate=rate).ahead(
+        module, lambda s: judged_by(module, s, g) + s["d"].square() / 2
+    )
+    power = (1 - rate) ** steps
+    ahead = power * d - (1 - power) * g.item()
+    assert state["d"].item() == pytest.approx(ahead)
+    (gradient,) = torch.autograd.grad(-judged_by(module, state, g), g)
+    assert gradient.item() == pytest.approx(-ahead + (1 - power) * g.item())
+    assert module.d.item() == d
+    assert module.d.grad is None
+
+
+def test_the_discriminator_itself_is_untouched_its_statistics_included() -> None:
+    torch.manual_seed(0)
+    config = GANConfig(network=DCGANConfig(channels=4, latent_dim=4), unrolled=Unrolling(steps=2))
+    gan = config.build((1, 8, 8), 0)
+    gan.requires_grad_(False)
+    gan.generator.requires_grad_(True)
+    before = {name: t.clone() for name, t in gan.discriminator.state_dict().items()}
+    batch = Batch(torch.rand(4, 1, 8, 8) * 2 - 1)
+    gan.generator_loss(batch, TrainingNoise(0, global_batch=4)).mean().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in gan.generator.parameters())
+    assert all(p.grad is None for p in gan.discriminator.parameters())
+    after = gan.discriminator.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_loss_is_that_of_a_discriminator_trained_by_hand() -> None:
+    """Three steps of SGD on a copy give the logits that the generator is judged by."""
+    torch.manual_seed(0)
+    config = GANConfig(
+        network=MLPGANConfig(latent_dim=3, width=6), unrolled=Unrolling(steps=3, learning_rate=0.5)
+    )
+    gan = config.build((2, 1, 1), 0)
+    batch = Batch(torch.randn(8, 2, 1, 1))
+    found = gan.generator_loss(batch, TrainingNoise(0, global_batch=8)).detach()
+    z = TrainingNoise(0, global_batch=8).normal(3)
+    fake = gan.generator(z).detach()
+    optimizer = torch.optim.SGD(gan.discriminator.parameters(), lr=0.5)
+    for _ in range(3):
+        optimizer.zero_grad()
+        logits = gan.discriminator(batch.images), gan.discriminator(fake)
+        gan.loss.discriminator(*logits).mean().backward()
+        optimizer.step()
+    torch.testing.assert_close(found, gan.loss.generator(gan.discriminator(fake), None).detach())
+
+
+@pytest.mark.parametrize("values", [{"steps": 0}, {"learning_rate": 0.0}])
+def test_impossible_values_are_refused(values: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="unrolled needs"):
+        Unrolling(**values)
