@@ -2,6 +2,7 @@
 
 from typing import Any, get_args
 
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -35,7 +36,17 @@ REFUSED_BY_DESIGN = (
     "-fold in x_0",  # an eps-prediction, unclipped, where it says nothing
 )
 
-ORDERED = ("dpm_solver_multistep", "dpm_solver_singlestep", "unipc", "deis", "ipndm")
+OPTIONS: dict[str, dict[str, list[Any]]] = {
+    "ancestral": {"variance": ["small", "large", "learned"]},
+    "ddim": {"eta": [0.0, 0.5, 1.0]},
+    "euler": {"churn": [{"amount": 0.0}, {"amount": 5.0}]},
+    "heun": {"churn": [{"amount": 0.0}, {"amount": 5.0}]},
+    "dpm_solver_multistep": {"order": [1, 2, 3], "stochastic": [False, True]},
+    "dpm_solver_singlestep": {"order": [1, 2, 3]},
+    "unipc": {"order": [1, 2, 3], "variant": ["bh1", "bh2"], "corrector": [False, True]},
+    "deis": {"order": [1, 2, 3, 4], "basis": ["t", "rho", "log_rho"]},
+    "ipndm": {"order": [1, 2, 3, 4]},
+}
 
 
 def kinds(union: Any) -> list[str]:
@@ -57,10 +68,9 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
     sampler |= {"steps": draw(st.sampled_from([5, 9])), "clip": draw(component(AnyClip))}
     if sampler["kind"] != "auto":
         sampler["grid"] = draw(component(AnyGrid))
-    if sampler["kind"] == "ancestral":
-        sampler["variance"] = draw(st.sampled_from(["small", "large", "learned"]))
-    if sampler["kind"] in ORDERED:
-        sampler["order"] = draw(st.integers(1, 3))
+        sampler["grid"] |= draw(st.sampled_from([{}, {"sigma_max": 80.0}]))
+    for key, values in OPTIONS.get(sampler["kind"], {}).items():
+        sampler[key] = draw(st.sampled_from(values))
     return {
         "kind": "diffusion",
         "network": NETWORK,
@@ -81,14 +91,27 @@ def parsed(mapping: dict[str, Any]) -> tuple[DiffusionConfig | None, str]:
         return None, str(error)
 
 
-@settings(
-    max_examples=100,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+def of(examples: int) -> settings:
+    slow_is_fine = [HealthCheck.too_slow]
+    return settings(
+        max_examples=examples, deadline=None, derandomize=True, suppress_health_check=slow_is_fine
+    )
+
+
+@of(100)
 @given(mapping=configs())
 def test_every_combination_trains_a_step_and_samples_or_is_refused(mapping: dict[str, Any]) -> None:
+    trains_a_step_and_samples_or_is_refused(mapping)
+
+
+@pytest.mark.slow
+@of(600)
+@given(mapping=configs())
+def test_many_more_combinations(mapping: dict[str, Any]) -> None:
+    trains_a_step_and_samples_or_is_refused(mapping)
+
+
+def trains_a_step_and_samples_or_is_refused(mapping: dict[str, Any]) -> None:
     config, refusal = parsed(mapping)
     if config is None:
         assert any(reason in refusal for reason in REFUSED_BY_DESIGN), refusal
