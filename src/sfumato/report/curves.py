@@ -12,6 +12,9 @@ from sfumato.report.figures import NUM_COLOURS, Curve, curve_figure
 from sfumato.report.results import Estimate, Results, read_history
 
 MAX_POINTS = 80
+LEVELS = "loss_by_log_snr/"
+OPEN = 3.0
+"""How wide the open bins of log-SNR are drawn."""
 Rows = list[dict[str, Any]]
 Figure = tuple[str, Markup]
 """A name that can be that of a file, and the SVG."""
@@ -43,6 +46,55 @@ def loss_figures(logs: Sequence[tuple[str, int, Rows]]) -> list[Group]:
         for key, title in zip(phases, titles, strict=True)
     ]
     return [group for group in groups if group[1]]
+
+
+def level_figures(logs: Sequence[tuple[str, int, Rows]]) -> list[Figure]:
+    """Where denoisers are bad: the loss at each noise level, mean of the last quarter of training.
+
+    Every parameterization has a loss of its own, so that only the shapes of their lines compare.
+    """
+    curves = []
+    for name, colour, rows in logs:
+        late = rows[-max(1, len(rows) // 4) :]
+        points = []
+        for key in dict.fromkeys(key for row in late for key in row if key.startswith(LEVELS)):
+            values = [v for row in late if (v := _value(row, key)) is not None]
+            if values:
+                points.append((_middle(key.removeprefix(LEVELS)), sum(values) / len(values)))
+        points.sort()
+        if points:
+            curves.append(Curve(name, colour, [x for x, _ in points], [y for _, y in points]))
+    figure = curve_figure(
+        "Loss by noise level",
+        "log-SNR (noise on the left, data on the right)",
+        curves,
+        x_from_zero=False,
+    )
+    return [("loss-by-noise-level", figure)] if figure else []
+
+
+def _middle(bin_name: str) -> Number:
+    """The middle of a bin "low to high"; open bins end as far out as their neighbours are wide."""
+    low, high = (float(end) for end in bin_name.split(" to "))
+    if math.isinf(low):
+        return high - OPEN / 2
+    return low + OPEN / 2 if math.isinf(high) else (low + high) / 2
+
+
+def sampler_figures(results: Results) -> list[Figure]:
+    """The Fréchet distance against the network evaluations of a sample, arm by arm."""
+    metric = results.metric("frechet_distance")
+    curves = []
+    for index, arm in enumerate(results.arms):
+        for run in arm.runs:
+            points = [(p.nfe, p.frechet_distance.value) for p in run.sampler_curve]
+            points = sorted(p for p in points if math.isfinite(p[1]))
+            if points:
+                x, y = [float(x) for x, _ in points], [y for _, y in points]
+                curves.append(Curve(arm.name, index % NUM_COLOURS, x, y))
+    floor = metric.floor if metric else None
+    figure = curve_figure("Fréchet distance", "NFE", curves, floor)
+    return [("sampler-nfe", figure)] if figure else []
 
 
 def quality_figures(results: Results, logs: Sequence[tuple[str, int, Rows]]) -> list[Group]:

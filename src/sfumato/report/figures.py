@@ -80,11 +80,15 @@ def score_figure(results: Results, metric: Metric) -> Markup:
         for arm, _ in rows
     )
     floor = f"; floor {number(metric.floor.value)}" if metric.floor else ""
-    return _svg(f"{metric.label} of every arm: {about}{floor}.", bottom + _BOTTOM, parts)
+    return figure_svg(f"{metric.label} of every arm: {about}{floor}.", bottom + _BOTTOM, parts)
 
 
 def curve_figure(
-    title: str, x_label: str, curves: Sequence[Curve], floor: Estimate | None = None
+    title: str,
+    x_label: str,
+    curves: Sequence[Curve],
+    floor: Estimate | None = None,
+    x_from_zero: bool = True,
 ) -> Markup:
     """Lines named at their right ends; the y axis is logarithmic where the data ask for it."""
     curves = [curve for curve in curves if curve.x]
@@ -99,7 +103,9 @@ def curve_figure(
     if not log:
         ys += [edge for curve in curves for edges in curve.band or [] for edge in edges]
     low, high = (min(ys) / 1.1, max(ys) * 1.1) if log else limits(ys, from_zero=True)
-    x_axis = Axis(0, max(curve.x[-1] for curve in curves) or 1, 52, right)
+    x_low = 0 if x_from_zero else min(curve.x[0] for curve in curves)
+    x_high = max(curve.x[-1] for curve in curves)
+    x_axis = Axis(x_low, x_high if x_high > x_low else x_low + 1, 52, right)
     y_axis = Axis(low, high, bottom, 14, log)
     parts = [_x_axis(x_axis, bottom, x_label, _tick), _y_axis(y_axis, right)]
     for curve in curves:
@@ -113,11 +119,7 @@ def curve_figure(
         parts.append(f'<polyline class="line c{curve.colour}" points="{points}"/>')
     ends = [(y_axis(c.y[-1]), c.name, f"c{c.colour}", x_axis(c.x[-1])) for c in curves]
     if floor is not None:
-        y = y_axis(floor.value)
-        parts.append(
-            f'<line class="floor" x1="52" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<text class="tick" x="58" y="{y - 6:.1f}">floor {number(floor.value)}</text>'
-        )
+        parts.append(floor_across(y_axis, floor.value, right))
     unique = list({end[1]: end for end in ends}.values())  # several seeds share one label
     places = push_apart([end[0] for end in unique], 16, 16, bottom)
     for (y, name, style, x), place in zip(unique, places, strict=True):
@@ -133,10 +135,44 @@ def curve_figure(
         )
     last = "; ".join(f"{curve.name} ends at {number(curve.y[-1])}" for curve in curves)
     scale = ", logarithmic scale" if log else ""
-    return _svg(f"{title} against {x_label}{scale}: {last}.", height, parts)
+    return figure_svg(f"{title} against {x_label}{scale}: {last}.", height, parts)
 
 
-def _svg(about: str, height: Number, parts: list[str]) -> Markup:
+def axis_below(axis: Axis, y: Number, label: str) -> str:
+    """The x axis with its ticks and label."""
+    return _x_axis(axis, y, label, _tick)
+
+
+def axis_left(axis: Axis, right: Number) -> str:
+    """The y axis with its grid."""
+    return _y_axis(axis, right)
+
+
+def floor_across(axis: Axis, value: Number, right: Number) -> str:
+    """The floor as a dashed line over the width of the figure."""
+    y = axis(value)
+    return (
+        f'<line class="floor" x1="52" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        f'<text class="tick" x="58" y="{y - 6:.1f}">floor {number(value)}</text>'
+    )
+
+
+def legend(names: Sequence[tuple[str, int]], top: Number) -> tuple[str, Number]:
+    """Names with their colours in lines below a figure, and where they end."""
+    parts, x, y = [], 14.0, float(top)
+    for name, colour in names:
+        width = 30 + 8.2 * len(name)
+        if x > 14 and x + width > WIDTH:
+            x, y = 14.0, y + 20
+        parts.append(
+            f'<circle class="dot c{colour}" cx="{x:.1f}" cy="{y - 4:.1f}" r="4.5"/>'
+            f'<text class="name c{colour}" x="{x + 10:.1f}" y="{y:.1f}">{escape(name)}</text>'
+        )
+        x += width
+    return "".join(parts), y + 10
+
+
+def figure_svg(about: str, height: Number, parts: list[str]) -> Markup:
     return Markup(
         f'<svg class="figure" role="img" viewBox="0 0 {WIDTH} {height:.0f}">'
         f"<title>{escape(about)}</title>{''.join(parts)}</svg>"

@@ -8,33 +8,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from sfumato.core.errors import RunError
+from sfumato.report.records import (
+    Comparison,
+    Failure,
+    Fronts,
+    Published,
+    Record,
+    SamplerPoint,
+)
+from sfumato.report.records import Estimate as Estimate
 
 
-class _Record(BaseModel):
-    """Keys that a report does not know are none of its business: files may grow."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class Estimate(_Record):
-    """A score with its 95 % interval; the bounds are None when none was computed."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-    n: int | None = None
-    standard_error: float | None = None
-
-    @property
-    def has_interval(self) -> bool:
-        """Whether both bounds are there and finite."""
-        return all(bound is not None and math.isfinite(bound) for bound in (self.low, self.high))
-
-
-class Metric(_Record):
+class Metric(Record):
     """A column of scores; `floor` is the same metric on real images."""
 
     key: str
@@ -43,7 +31,7 @@ class Metric(_Record):
     floor: Estimate | None = None
 
 
-class RunRecord(_Record):
+class RunRecord(Record):
     """One training run of an arm; `directory` is relative to that of the study."""
 
     seed: int = 0
@@ -57,10 +45,11 @@ class RunRecord(_Record):
     classes: dict[str, dict[str, Estimate]] = {}
     class_floors: dict[str, dict[str, Estimate]] = {}
     copies: dict[str, Any] | None = None
+    sampler_curve: list[SamplerPoint] = []
     warnings: list[str] = []
 
 
-class Arm(_Record):
+class Arm(Record):
     """What is compared: one configuration, trained once for each seed."""
 
     name: str
@@ -80,7 +69,7 @@ class Arm(_Record):
         return sum(values) / len(values) if values else None
 
 
-class Verdict(_Record):
+class Verdict(Record):
     """Whether arm `a` is better or worse than arm `b`, or neither is shown."""
 
     metric: str
@@ -93,7 +82,7 @@ class Verdict(_Record):
     text: str = ""
 
 
-class Results(_Record):
+class Results(Record):
     """Everything that a report shows, apart from pictures and training histories."""
 
     name: str
@@ -110,7 +99,27 @@ class Results(_Record):
     metrics: list[Metric] = []
     arms: list[Arm] = Field(min_length=1)
     verdicts: list[Verdict] = []
+    preset: str = ""
+    hours: float | None = None
+    shrunk: list[str] = []
+    diverged: list[Failure] = []
+    waiting: int = 0
+    fronts: Fronts | None = None
+    compared: list[Comparison] = []
+    published: Published | None = None
     commands: list[str] = []
+
+    def metric(self, key: str | None) -> Metric | None:
+        """The metric of that key, if there is one."""
+        return next((metric for metric in self.metrics if metric.key == key), None)
+
+    def arm(self, name: str | None) -> Arm | None:
+        """The arm of that name, if it has any results."""
+        return next((arm for arm in self.arms if arm.name == name), None)
+
+    def colour(self, arm: str) -> int:
+        """The place of an arm, which decides its colour."""
+        return next((k for k, found in enumerate(self.arms) if found.name == arm), 0)
 
     @property
     def class_names(self) -> list[str]:

@@ -30,8 +30,11 @@ def dry_run(study: Study) -> str:
     """
     lines = [f"{study.title or study.name}", ""]
     width = max(map(len, study.arms))
+    first: dict[str, Any] = {}
     for name, distinction in study.distinctions().items():
-        values = ", ".join(f"{key}={value}" for key, value in distinction.items())
+        new = {key: value for key, value in distinction.items() if first.get(key) != value}
+        first = first or distinction
+        values = ", ".join(f"{key}={value}" for key, value in new.items())
         lines.append(f"{name:<{width}}  {size(study.arms[name])}  {values}".rstrip())
     budget = {k: v for k, v in to_mapping(study.budget).items() if v is not None}
     (unit, amount), *_ = budget.items()

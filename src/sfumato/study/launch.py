@@ -101,13 +101,7 @@ def _open(study: Study, directory: Path) -> None:
     path = directory / "study.json"
     mapping = to_mapping(study)
     if path.exists():
-        recorded = read_json(directory, "study.json")
-        for key, (old, new) in differences(recorded, mapping).items():
-            whole_arm = key.startswith("arms.") and None in (old, new) and key.count(".") == 1
-            if whole_arm and (old is None or study.search is not None):
-                continue
-            if key.split(".")[0] in HARMLESS or key == "search.trials":
-                continue
+        for key, (old, new) in _changed(read_json(directory, "study.json"), mapping).items():
             raise RunError(
                 f"{directory} holds a study that differs in {key} ({old!r}, now {new!r}); "
                 "choose another directory with --output"
@@ -117,6 +111,25 @@ def _open(study: Study, directory: Path) -> None:
             f"{directory} already exists and holds no study; choose another with --output"
         )
     write_json(path, mapping)
+
+
+def _changed(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The keys in which two studies differ so that the runs of one are not those of the other.
+
+    Arms may be added; the trials of a search, which are arms too, come from trials.json.
+    """
+    ours, theirs = (study.pop("arms") for study in (dict(old), dict(new)))
+    found = {
+        key: values
+        for key, values in differences(old | {"arms": None}, new | {"arms": None}).items()
+        if key.split(".")[0] not in HARMLESS and key != "search.trials"
+    }
+    for name in sorted(ours):
+        if name in theirs:
+            found |= differences(ours[name], theirs[name], f"arms.{name}.")
+        elif new["search"] is None:
+            found[f"arms.{name}"] = ("there", "gone")
+    return found
 
 
 def _recorded_seconds(directory: Path) -> float:

@@ -10,10 +10,10 @@ from sfumato.core.config import differences, merge, override, parse, read_toml
 from sfumato.core.errors import ConfigError
 from sfumato.run.experiment import RECIPES, read_recipe
 from sfumato.study.study import Study
-from sfumato.study.sweep import AnySweep, Grid, OptunaSearch, RandomSweep, expanded
+from sfumato.study.sweep import OptunaSearch, SweepTable, expanded
 
 COMMON_KEYS = ("budget", "seeds", "measure", "evaluation")
-PRESET_KEYS = (*COMMON_KEYS, "common", "arms", "without", "hours", "description", "sweep")
+PRESET_KEYS = (*COMMON_KEYS, "common", "arms", "without", "hours", "title", "description", "sweep")
 
 
 def study_names() -> list[str]:
@@ -90,8 +90,7 @@ def _resolved(
     for key in (*COMMON_KEYS, "sweep"):
         if key in preset:
             mapping[key] = _replaced(key, mapping.get(key), preset[key])
-    if "description" in preset:
-        mapping["description"] = preset["description"]
+    mapping |= {key: preset[key] for key in ("title", "description") if key in preset}
     lasting = {"common": preset.get("common", {}), "arms": preset.get("arms", {})}
     if overrides:  # they are the last word, over the preset's too
         typed = override({**mapping, "common": {}, "arms": {}}, overrides)
@@ -160,7 +159,7 @@ def _swept(mapping: dict[str, Any], path: Path) -> dict[str, Any]:
     sweep = mapping.pop("sweep", None)
     if sweep is None:
         return mapping
-    found: Grid | RandomSweep | OptunaSearch = parse(AnySweep, sweep, f"{path}: sweep")  # type: ignore[arg-type]
+    found = parse(SweepTable, {"sweep": sweep}, str(path)).sweep
     factors = mapping.get("factors", [])
     mapping["factors"] = [*factors, *(key for key in found.keys if key not in factors)]
     if isinstance(found, OptunaSearch):
@@ -196,6 +195,15 @@ def _shrunk(full: Mapping[str, Any], small: Mapping[str, Any], without: list[str
 
 
 def _shown(value: Any) -> str:
+    """A value for people: as in TOML, without the outer braces of a table."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} = {_shown(part)}" for key, part in value.items())
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_shown(part) for part in value)}]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) and abs(value) >= 10_000:
+        return f"{value:,}"
     return "default" if value is None else str(value)
 
 

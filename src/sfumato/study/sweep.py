@@ -162,6 +162,13 @@ class OptunaSearch:
 AnySweep = Annotated[Grid | RandomSweep | OptunaSearch, Field(discriminator="kind")]
 
 
+@component
+class SweepTable:
+    """The table [sweep] of a study's file."""
+
+    sweep: AnySweep
+
+
 def check_space(table: str, trials: int, ranges: Space) -> None:
     """Refuse a search without trials or ranges."""
     if trials < 1 or not ranges:
