@@ -1,6 +1,7 @@
 """A study directory as the study engine writes it, with made-up numbers and real digits."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ def write_run(directory: Path, arm: str, seed: int) -> None:
             row["loss/generator"] = 1.3 - 0.5 * np.exp(-k / 60) + 0.12 * rng.normal()
         else:
             level = 0.062 if arm == "ddpm-linear" else 0.081
+            for number, (low, high) in enumerate(pairwise(("-inf", -6, -3, 0, 3, 6, "inf"))):
+                row[f"loss_by_log_snr/{low} to {high}"] = level * 2.0 ** (number - 3)
             row["loss/denoiser"] = level + np.exp(-k / 9) + 0.004 * rng.normal()
         if k % 50 == 0:
             row["frechet_distance"] = FRECHET[arm] + 60 * np.exp(-k / 70)
@@ -80,6 +83,18 @@ def results(seeds: tuple[int, ...] = (0,)) -> dict[str, Any]:
                     "frechet_distance": estimate(FRECHET[arm] + 0.4 * seed, 1.1 if gan else 0.36),
                     "label_accuracy": estimate(ACCURACY[arm] - 0.004 * seed, 0.0095),
                 },
+                "final_losses": {} if gan else {"loss/denoiser": 0.0813},
+                "sampler_curve": []
+                if gan
+                else [
+                    {
+                        "steps": k,
+                        "nfe": k,
+                        "sample_seconds": k / 6,
+                        "frechet_distance": estimate(FRECHET[arm] + 60 / k, 0.4),
+                    }
+                    for k in (5, 10, 25, 50)
+                ],
                 "warnings": ["the generator's loss rose over the last third"] if gan else [],
             }
             for seed in seeds
@@ -106,6 +121,9 @@ def results(seeds: tuple[int, ...] = (0,)) -> dict[str, Any]:
         _verdict("label_accuracy", "ddpm-linear", "dcgan", 0.072, 0.046, 0.099, "better"),
         _verdict("label_accuracy", "ddpm-cosine", "dcgan", 0.081, 0.054, 0.107, "better"),
     ]
+    nfe = [("dcgan", 1, 18.36, True), ("ddpm-linear", 10, 14.0, True),
+           ("ddpm-linear", 50, 8.127, False), ("ddpm-cosine", 50, 7.514, True)]  # fmt: skip
+    points = [{"arm": a, "cost": c, "quality": q, "on_front": f} for a, c, q, f in nfe]
     return {
         "name": "demo",
         "title": "Diffusion and a GAN on handwritten digits",
@@ -137,6 +155,26 @@ def results(seeds: tuple[int, ...] = (0,)) -> dict[str, Any]:
         ],
         "arms": arms,
         "verdicts": verdicts,
+        "preset": "cpu",
+        "hours": 1.5,
+        "shrunk": ["model.network.channels: 128 -> 32", "seeds: [0, 1, 2] -> [0, 1]"],
+        "diverged": [{"arm": "ddpm-linear", "seed": 7, "reason": "training diverged again"}],
+        "waiting": 1,
+        "fronts": {"metric": "frechet_distance", "nfe": points, "sample_seconds": points},
+        "compared": [
+            {"a": "ddpm-linear", "b": "dcgan", "seed": 0, "pixels": estimate(0.93, 0.02, 256),
+             "features": estimate(0.81, 0.03, 256), "picture": "compared.png"}
+        ],
+        "published": {
+            "source": "a comparison of the literature",
+            "claims": ["The cosine schedule is better in the end."],
+            "figures": [
+                {"what": "real images", "value": 3.5, "metric": "frechet_distance"},
+                {"what": "DCGAN", "value": 22.5, "arm": "dcgan", "metric": "frechet_distance"},
+                {"what": "loss", "value": 0.04, "arm": "ddpm-cosine", "metric": "loss/denoiser"},
+                {"what": "another network", "value": 9.5},
+            ],
+        },
         "commands": ["pip install sfumato", "sfumato study demo --output studies/demo"],
     }  # fmt: skip
 
@@ -161,5 +199,9 @@ def write_study(directory: Path, seeds: tuple[int, ...] = (0,)) -> dict[str, Any
         for seed in seeds:
             write_run(directory / f"runs/{arm}/seed-{seed}", arm, seed)
     image_grid(digits(0.0, 7), columns=8, scale=4, padding=3).save(directory / "real.png")
+    image_grid(digits(0.3, 8)[:64], columns=8).save(directory / "compared.png")
+    for arm in ARMS:
+        walks = image_grid(digits(0.2, 9)[:16], columns=8)
+        walks.save(directory / f"runs/{arm}/seed-{seeds[0]}" / "walks.png")
     (directory / "results.json").write_text(json.dumps(content))
     return content

@@ -14,7 +14,7 @@ from sfumato.core.errors import RunError
 from sfumato.report import write_report
 from sfumato.report.console import print_table, to_text
 from sfumato.report.numbers import duration, number, short_count
-from sfumato.report.results import Results
+from sfumato.report.records import Results
 from sfumato.report.summary import best_arm, summarize
 from sfumato.report.tables import to_csv
 

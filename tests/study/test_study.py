@@ -8,11 +8,15 @@ import pytest
 
 from sfumato.cli import main
 from sfumato.core.errors import ConfigError, RunError
+from sfumato.run.experiment import load_experiment
+from sfumato.study.dry_run import dry_run
 from sfumato.study.launch import run_study
-from sfumato.study.read import load_study, study_names
+from sfumato.study.read import _read, load_study, study_names, study_path
 
 TINY = """
 factors = ["model"]
+measure = {{ by_class = true, likelihood_images = 2, sampler_steps = [1, 2, 90], walks = 1 }}
+compare = [["ddpm", "dcgan"]]
 budget = {{ images = 64 }}
 seeds = {seeds}
 
@@ -25,6 +29,7 @@ evaluation = {{ num_images = 60 }}
 recipe = "digits-ddpm"
 model.network = {{ channels = 8, blocks = 1, attention = [] }}
 model.sampler = {{ kind = "ddim", steps = 2 }}
+model.schedule.num_steps = 50
 
 [arms.dcgan]
 recipe = "digits-dcgan"
@@ -86,9 +91,36 @@ def test_a_study_that_is_none_is_refused(text: str, message: str, tmp_path: Path
         load_study(str(path), [])
 
 
-@pytest.mark.parametrize("name", study_names())
-def test_the_studies_of_the_package_are_fair(name: str) -> None:
-    assert len(load_study(name, []).arms) > 1
+PRESETS = [(name, preset) for name in study_names() for preset in ("", "cpu")
+           if not preset or "presets" in _read(study_path(name))]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "preset"), PRESETS)
+def test_the_studies_of_the_package(name: str, preset: str) -> None:
+    """They are fair, every network can be built, and a preset says what it shrank."""
+    study = load_study(name, [], preset)
+    assert len(study.arms) > 1
+    text = dry_run(study)
+    assert "parameters unknown" not in text
+    assert f"runs     {len(study.tasks)}" in text
+    if preset:
+        assert len(study.seeds) >= 2
+        assert study.hours is not None
+        assert f"at most {study.hours:g} hours" in text
+        assert study.budget.images is not None
+        assert any(line.startswith("budget: ") for line in study.shrunk)
+        assert all(f"preset cpu: {line}" in text for line in study.shrunk)
+
+
+def test_the_studies_of_the_field_are_there() -> None:
+    fields = {
+        "cats", "cats-frogs", "timesteps", "schedules", "schedules-mnist", "schedules-cars",
+        "mnist-conditional", "cifar100", "bedrooms", "landscapes", "parameterizations",
+    }  # fmt: skip
+    assert fields <= set(study_names())
+    for name in fields:
+        assert "cpu" in _read(study_path(name))["presets"]
+        assert load_study(name, []).published is not None
 
 
 def test_a_study_from_end_to_end(
@@ -117,6 +149,25 @@ def test_a_study_from_end_to_end(
     )
     assert {(v["a"], v["b"]) for v in results["verdicts"]} == {("ddpm", "dcgan")}
     assert results["protocol"]["num_images"] == 60
+    ddpm, dcgan = results["arms"]
+    assert [point["nfe"] for point in ddpm["runs"][0]["sampler_curve"]] == [1, 2]
+    assert any("90 sampling steps" in text for text in ddpm["runs"][0]["warnings"])
+    assert not dcgan["runs"][0]["sampler_curve"]
+    assert ddpm["runs"][0]["scores"]["bits_per_dim"]["n"] == 2
+    assert "bits_per_dim" not in dcgan["runs"][0]["scores"]
+    keys = {metric["key"] for metric in results["metrics"]}
+    assert "bits_per_dim" in keys
+    assert {(found["a"], found["b"], found["seed"]) for found in results["compared"]} == {
+        ("ddpm", "dcgan", 0), ("ddpm", "dcgan", 1)
+    }  # fmt: skip
+    assert all(found["pixels"]["value"] > 0.5 for found in results["compared"])
+    nfe = results["fronts"]["nfe"]
+    assert {point["arm"] for point in nfe} == {"ddpm", "dcgan"}
+    assert sum(point["cost"] == 2 for point in nfe) == 2  # as evaluated, and on the curve
+    assert results["commands"][1] == f"sfumato study {path}"
+    config = output / "runs/ddpm/seed-0/config.json"
+    assert f"sfumato train {config.relative_to(output)}" in results["commands"][3]
+    assert load_experiment(str(config), []).training.budget_images == 64
 
     page = (output / "report.html").read_text()
     assert not re.search(r'(src|href)="https?:', page)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sfumato.report.numbers import MISSING
-from sfumato.report.results import Results, load
+from sfumato.report.records import Results
+from sfumato.report.results import load
 from sfumato.report.rows import arm_rows, columns, floor_cells
 from sfumato.report.summary import summarize
 

@@ -9,7 +9,8 @@ from markupsafe import Markup
 
 from sfumato.report.axes import Number
 from sfumato.report.figures import NUM_COLOURS, Curve, curve_figure
-from sfumato.report.results import Estimate, Results, read_history
+from sfumato.report.records import Estimate, Results
+from sfumato.report.results import read_history
 
 MAX_POINTS = 80
 LEVELS = "loss_by_log_snr/"

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from sfumato.report.axes import Axis, Number, limits, push_apart
 from sfumato.report.numbers import number, spread
-from sfumato.report.results import Estimate, Metric, Results
+from sfumato.report.records import Estimate, Metric, Results
 
 TEMPLATES = Path(__file__).parent / "templates"
 WIDTH = 460

@@ -17,8 +17,7 @@ from sfumato.report.figures import (
     legend,
 )
 from sfumato.report.numbers import duration, join, number
-from sfumato.report.records import FrontPoint
-from sfumato.report.results import Metric, Results
+from sfumato.report.records import FrontPoint, Metric, Results
 
 COSTS = {
     "train_seconds": ("seconds of training", "training"),
@@ -40,6 +39,20 @@ def front_figures(results: Results) -> list[Figure]:
         if len({point.cost for point in points}) > 1:
             figures.append((f"front-{key}", _figure(results, metric, points, label, short)))
     return figures
+
+
+def front_lines(results: Results) -> list[str]:
+    """The fronts in words."""
+    found = results.fronts
+    metric = results.metric(found.metric) if found else None
+    if found is None or metric is None:
+        return []
+    lines = []
+    for key, (label, short) in COSTS.items():
+        points = [p for p in getattr(found, key) if math.isfinite(p.quality) and p.cost > 0]
+        if len({point.cost for point in points}) > 1:
+            lines.append(f"{metric.label} against {label}: {front_text(points, short)}")
+    return lines
 
 
 def front_text(points: Sequence[FrontPoint], short: str) -> str:

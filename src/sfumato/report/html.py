@@ -10,6 +10,7 @@ from sfumato.report.figures import TEMPLATES, standalone
 from sfumato.report.markdown import to_markdown
 from sfumato.report.numbers import duration
 from sfumato.report.results import load
+from sfumato.report.sections import COMPARED, SHRUNK
 from sfumato.report.tables import to_csv
 from sfumato.report.view import View, build
 
@@ -56,4 +57,6 @@ def to_html(view: View) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["duration"] = duration
-    return environment.get_template("report.html").render(view=view, results=view.results)
+    return environment.get_template("report.html").render(
+        view=view, results=view.results, shrunk_note=SHRUNK, compared_note=COMPARED
+    )

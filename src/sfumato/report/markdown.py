@@ -4,14 +4,19 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from sfumato.report.rows import Cell, Row
-from sfumato.report.view import Sample, View
+from sfumato.report.sections import COMPARED, SHRUNK, Sample
+from sfumato.report.view import Development, View
 
 
 def to_markdown(view: View) -> str:
     """The page as GitHub-flavoured Markdown."""
     blocks = [f"# {_plain(view.title)}", _plain(view.results.description), _plain(view.summary)]
+    blocks.append(_plain(view.status))
     blocks.append(_table(["Arm", *view.columns], [*_rows(view.rows), *_floor(view)]))
     blocks += [_image(f"Scores ({name})", f"figures/{name}.svg") for name, _ in view.score_figures]
+    if view.diverged:
+        blocks += ["**Diverged**", _list(view.diverged)]
+    blocks += _published(view)
     for metric, verdicts in view.verdicts:
         lines = [f"- {_plain(v.text or f'{v.a} against {v.b}: {v.verdict}')}" for v in verdicts]
         blocks += [f"**{_plain(metric.label)}**", "\n".join(lines)]
@@ -20,6 +25,11 @@ def to_markdown(view: View) -> str:
         blocks += ["## Every run", _table(["Run", *columns], _rows(view.run_rows))]
     if view.samples:
         blocks += ["## Samples", "All arms start from the same noise.", _gallery(view.samples)]
+    if view.compared:
+        blocks += ["## Image by image", COMPARED, _list(view.compared)]
+        blocks.append(_gallery(view.compared_samples))
+    if view.walks:
+        blocks += ["## Interpolations", _gallery(view.walks)]
     if view.copies:
         lines = [
             f"- {_plain(name)}: {_plain(line)}" for name, found in view.copies for line in found
@@ -29,7 +39,7 @@ def to_markdown(view: View) -> str:
     for name, rows in view.classes:
         cells = [[_plain(cell) for cell in row] for row in rows[1:]]
         blocks += [f"### Every class: {_plain(name)}", _table(rows[0], cells)]
-    films = [film for film in view.films if film.film and film.film.path]
+    films = [film for film in view.films if film.film.path]
     if films:
         blocks += ["## Samples during training", _gallery(films)]
     for heading, groups in (
@@ -39,12 +49,26 @@ def to_markdown(view: View) -> str:
         for index, (title, figures) in enumerate(groups):
             images = [_image(f"{title} ({name})", f"figures/{name}.svg") for name, _ in figures]
             blocks += [heading if index == 0 else "", f"### {_plain(title)}", "\n".join(images)]
+    if view.level_figures:
+        images = [_image("Loss by noise level", f"figures/{n}.svg") for n, _ in view.level_figures]
+        blocks += ["## Loss by noise level", *images]
+    if view.front_figures:
+        pairs = zip(view.front_figures, view.fronts, strict=True)
+        images = [_image(line, f"figures/{name}.svg") for (name, _), line in pairs]
+        blocks += ["## What quality costs", _list(view.fronts), "\n".join(images)]
+    if view.sampler_figures:
+        images = [_image("Fréchet distance against NFE", f"figures/{name}.svg")
+                  for name, _ in view.sampler_figures]  # fmt: skip
+        blocks += ["## Number of sampling steps", *images]
     if view.warnings:
         blocks += ["## Warnings", "\n".join(f"- {_plain(text)}" for text in view.warnings)]
     if view.differences:
         rows = [[f"`{key}`", *map(_plain, values)] for key, values in view.differences]
         names = [arm.name for arm in view.results.arms]
         blocks += ["## What differs", _table(["Setting", *names], rows)]
+    if view.results.shrunk:
+        blocks += [f"## What the preset {_plain(view.results.preset)} changed"]
+        blocks.append(_list(view.results.shrunk))
     for heading, values in (
         ("## Protocol", view.protocol),
         ("## Data", view.data),
@@ -58,6 +82,26 @@ def to_markdown(view: View) -> str:
     terms = "\n".join(f"- **{term}**: {meaning}" for term, meaning in view.terms)
     blocks += ["## Terms", terms]
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _published(view: View) -> list[str]:
+    """Claims and figures of the literature beside ours."""
+    published = view.results.published
+    if published is None:
+        return []
+    blocks = ["## Published", f"Source: {_plain(published.source)}."]
+    if view.results.shrunk:
+        blocks.append(SHRUNK)
+    if published.claims:
+        blocks.append(_list(published.claims))
+    if view.published:
+        heading, *rows = view.published
+        blocks.append(_table(heading, [[_plain(cell) for cell in row] for row in rows]))
+    return blocks
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {_plain(line)}" for line in lines)
 
 
 def _rows(rows: Sequence[Row]) -> list[list[str]]:
@@ -81,11 +125,10 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _gallery(samples: Sequence[Sample]) -> str:
+def _gallery(samples: Sequence[Sample | Development]) -> str:
     pictures = []
     for sample in samples:
-        source = sample.picture or sample.film
-        assert source is not None
+        source = sample.film if isinstance(sample, Development) else sample.picture
         pictures.append(_image(sample.alt, PurePosixPath(source.path).as_posix()))
     return _table([sample.name for sample in samples], [pictures])
 

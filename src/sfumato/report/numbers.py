@@ -3,7 +3,7 @@
 import math
 
 from sfumato.report.axes import Number
-from sfumato.report.results import Arm, Estimate, Metric
+from sfumato.report.records import Arm, Estimate, Metric
 
 MISSING = "–"
 

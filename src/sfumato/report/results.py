@@ -3,128 +3,14 @@ required: everything else may be missing.
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from sfumato.core.errors import RunError
-from sfumato.report.records import (
-    Comparison,
-    Failure,
-    Fronts,
-    Published,
-    Record,
-    SamplerPoint,
-)
-from sfumato.report.records import Estimate as Estimate
-
-
-class Metric(Record):
-    """A column of scores; `floor` is the same metric on real images."""
-
-    key: str
-    label: str
-    better: Literal["lower", "higher"]
-    floor: Estimate | None = None
-
-
-class RunRecord(Record):
-    """One training run of an arm; `directory` is relative to that of the study."""
-
-    seed: int = 0
-    directory: str
-    images_seen: int | None = None
-    train_seconds: float | None = None
-    sample_seconds: float | None = None
-    images_per_second: float | None = None
-    training_parameters: int | None = None
-    scores: dict[str, Estimate | None] = {}
-    classes: dict[str, dict[str, Estimate]] = {}
-    class_floors: dict[str, dict[str, Estimate]] = {}
-    copies: dict[str, Any] | None = None
-    sampler_curve: list[SamplerPoint] = []
-    warnings: list[str] = []
-
-
-class Arm(Record):
-    """What is compared: one configuration, trained once for each seed."""
-
-    name: str
-    parameters: int | None = None
-    nfe: int | None = None
-    config: dict[str, Any] = {}
-    runs: list[RunRecord] = []
-
-    def values(self, metric: str) -> list[float]:
-        """The finite scores of the runs that have one."""
-        scores = [run.scores.get(metric) for run in self.runs]
-        return [score.value for score in scores if score and math.isfinite(score.value)]
-
-    def mean(self, metric: str) -> float | None:
-        """The mean score over the training seeds."""
-        values = self.values(metric)
-        return sum(values) / len(values) if values else None
-
-
-class Verdict(Record):
-    """Whether arm `a` is better or worse than arm `b`, or neither is shown."""
-
-    metric: str
-    a: str
-    b: str
-    difference: float | None = None
-    low: float | None = None
-    high: float | None = None
-    verdict: Literal["better", "worse", "not shown"]
-    text: str = ""
-
-
-class Results(Record):
-    """Everything that a report shows, apart from pictures and training histories."""
-
-    name: str
-    title: str = ""
-    description: str = ""
-    created: str = ""
-    seconds: float | None = None
-    machine: dict[str, Any] = {}
-    data: dict[str, Any] = {}
-    budget: dict[str, Any] = {}
-    factors: list[str] = []
-    seeds: list[int] = []
-    protocol: dict[str, Any] = {}
-    metrics: list[Metric] = []
-    arms: list[Arm] = Field(min_length=1)
-    verdicts: list[Verdict] = []
-    preset: str = ""
-    hours: float | None = None
-    shrunk: list[str] = []
-    diverged: list[Failure] = []
-    waiting: int = 0
-    fronts: Fronts | None = None
-    compared: list[Comparison] = []
-    published: Published | None = None
-    commands: list[str] = []
-
-    def metric(self, key: str | None) -> Metric | None:
-        """The metric of that key, if there is one."""
-        return next((metric for metric in self.metrics if metric.key == key), None)
-
-    def arm(self, name: str | None) -> Arm | None:
-        """The arm of that name, if it has any results."""
-        return next((arm for arm in self.arms if arm.name == name), None)
-
-    def colour(self, arm: str) -> int:
-        """The place of an arm, which decides its colour."""
-        return next((k for k, found in enumerate(self.arms) if found.name == arm), 0)
-
-    @property
-    def class_names(self) -> list[str]:
-        """The classes of the data, empty when it has none."""
-        return [str(name) for name in self.data.get("class_names") or []]
+from sfumato.report.records import Results
 
 
 def load(directory: Path) -> Results:

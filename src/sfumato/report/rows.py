@@ -15,7 +15,7 @@ from sfumato.report.numbers import (
     short_count,
     spread,
 )
-from sfumato.report.results import Arm, Metric, Results, RunRecord
+from sfumato.report.records import Arm, Metric, Results, RunRecord
 from sfumato.report.summary import best_arm
 
 

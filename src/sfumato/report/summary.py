@@ -1,7 +1,7 @@
 """The result in plain words, saying no more than the verdicts do."""
 
 from sfumato.report.numbers import count, duration, interval, join, number, ratio_to_floor
-from sfumato.report.results import Metric, Results
+from sfumato.report.records import Metric, Results
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 

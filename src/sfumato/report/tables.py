@@ -3,7 +3,7 @@
 import csv
 import io
 
-from sfumato.report.results import Results
+from sfumato.report.records import Results
 
 
 def to_csv(results: Results) -> str:

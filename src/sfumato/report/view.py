@@ -4,26 +4,37 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sfumato.report.curves import Figure, Group, histories, loss_figures, quality_figures
+from sfumato.report import sections
+from sfumato.report.curves import (
+    Figure,
+    Group,
+    histories,
+    level_figures,
+    loss_figures,
+    quality_figures,
+    sampler_figures,
+)
 from sfumato.report.evaluation import class_rows, copies_lines
 from sfumato.report.figures import NUM_COLOURS, score_figure
+from sfumato.report.fronts import front_figures, front_lines
 from sfumato.report.numbers import MISSING
 from sfumato.report.pictures import Film, Picture, read_film, read_picture
-from sfumato.report.results import Arm, Metric, Results, Verdict, flatten
+from sfumato.report.records import Arm, Metric, Results, Verdict
+from sfumato.report.results import flatten
 from sfumato.report.rows import Cell, Row, arm_rows, columns, floor_cells, run_rows
+from sfumato.report.sections import Sample
 from sfumato.report.summary import summarize
 
 
 @dataclass(frozen=True)
-class Sample:
-    """A picture or an animation of one run, or of real images (colour None)."""
+class Development:
+    """An animation of one run."""
 
     name: str
-    colour: int | None
+    colour: int
     caption: str
     alt: str
-    picture: Picture | None = None
-    film: Film | None = None
+    film: Film
 
 
 @dataclass(frozen=True)
@@ -45,9 +56,19 @@ class View:
     copies: list[tuple[str, list[str]]]
     copy_samples: list[Sample]
     classes: list[tuple[str, list[list[str]]]]
-    films: list[Sample]
+    films: list[Development]
     loss_figures: list[Group]
+    level_figures: list[Figure]
     quality_figures: list[Group]
+    sampler_figures: list[Figure]
+    front_figures: list[Figure]
+    fronts: list[str]
+    published: list[list[str]]
+    compared: list[str]
+    compared_samples: list[Sample]
+    walks: list[Sample]
+    status: str
+    diverged: list[str]
     warnings: list[str]
     differences: list[tuple[str, list[str]]]
     protocol: dict[str, str]
@@ -58,7 +79,12 @@ class View:
     def figures(self) -> list[Figure]:
         """All figures of the page."""
         groups = [*self.quality_figures, *self.loss_figures]
-        return [*self.score_figures, *(figure for _, figures in groups for figure in figures)]
+        single = [*self.score_figures, *self.front_figures, *self.sampler_figures]
+        return [
+            *single,
+            *(figure for _, figures in groups for figure in figures),
+            *self.level_figures,
+        ]
 
 
 def build(results: Results, directory: Path) -> View:
@@ -85,7 +111,17 @@ def build(results: Results, directory: Path) -> View:
         classes=_classes(results),
         films=_films(results, directory),
         loss_figures=loss_figures(logs),
+        level_figures=level_figures(logs),
         quality_figures=quality_figures(results, logs),
+        sampler_figures=sampler_figures(results),
+        front_figures=front_figures(results),
+        fronts=front_lines(results),
+        published=sections.published_rows(results),
+        compared=sections.compared_lines(results),
+        compared_samples=sections.compared_samples(results, directory),
+        walks=sections.walk_samples(results, directory),
+        status=sections.status(results),
+        diverged=[f"{f.arm}, seed {f.seed}: {f.reason}" for f in results.diverged],
         warnings=_warnings(results),
         differences=_differences(results.arms),
         protocol=flatten(results.protocol),
@@ -132,14 +168,14 @@ def _last_sample(directory: Path, run: str) -> Picture | None:
     return read_picture(directory, files[-1].relative_to(directory).as_posix()) if files else None
 
 
-def _films(results: Results, directory: Path) -> list[Sample]:
+def _films(results: Results, directory: Path) -> list[Development]:
     films = []
     for index, arm in enumerate(results.arms):
         film = read_film(directory, arm.runs[0].directory) if arm.runs else None
         if film is not None:
             last = f"{film.images[0]:,} to {film.images[-1]:,} images" if film.images else ""
             alt = f"How the samples of {arm.name} develop during training, at fixed noise."
-            films.append(Sample(arm.name, index % NUM_COLOURS, last, alt, film=film))
+            films.append(Development(arm.name, index % NUM_COLOURS, last, alt, film))
     return films
 
 

@@ -144,8 +144,9 @@ class Doctor:
             self.winning_since = position.step
         elif position.step - self.winning_since >= WON_STEPS:
             self.warn(
-                f"discriminator wins: accuracy {accuracy:.2f} for {position.step - self.winning_since:,} steps, at "
-                f"{position.images:,} images: the generator learns nothing more from it; try "
+                f"discriminator wins: accuracy {accuracy:.2f} for "
+                f"{position.step - self.winning_since:,} steps, at {position.images:,} images: the "
+                "generator learns nothing more from it; try "
                 "augment = { kind = 'ada' }, a stronger r1, label smoothing, input_noise, or a "
                 "smaller discriminator",
             )

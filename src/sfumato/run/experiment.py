@@ -1,6 +1,7 @@
 """An experiment: data, model, training and evaluation, as one config."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -138,7 +139,16 @@ class Experiment:
 def recipe_names() -> list[str]:
     """The names of the experiments that come with the package."""
     names = (path.stem for path in RECIPES.glob("*.toml"))
-    return sorted(name for name in names if "arms" not in read_toml(RECIPES / f"{name}.toml"))
+    return sorted(name for name in names if not is_study(read_toml(RECIPES / f"{name}.toml")))
+
+
+def is_study(mapping: Mapping[str, Any]) -> bool:
+    """Whether the mapping of a TOML file is a study: it has arms, or changes one that has."""
+    base = mapping.get("base")
+    if "arms" in mapping or base is None:
+        return "arms" in mapping
+    path = RECIPES / f"{base}.toml"
+    return path.exists() and is_study(read_toml(path))
 
 
 def read_recipe(name_or_path: str) -> dict[str, Any]:

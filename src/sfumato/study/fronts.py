@@ -1,12 +1,12 @@
 """Pareto fronts: the best quality that each amount of time or of network evaluations buys."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sfumato.run.evaluate import METRICS
+from sfumato.study.history import read_rows
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,8 @@ def _alike(curves: Sequence[Sequence[Mapping[str, Any]]], key: str) -> list[list
 
 def _on_the_way(arm: str, run_dirs: Sequence[Path], metric: str) -> list[Point]:
     """Quality measured during training, where all seeds have it."""
-    curves = []
-    for run_dir in run_dirs:
-        lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines]
-        curves.append([row for row in rows if metric in row and "seconds" in row])
+    logs = [read_rows(run_dir) for run_dir in run_dirs]
+    curves = [[row for row in rows if metric in row and "seconds" in row] for rows in logs]
     return [
         _mean(arm, [row["seconds"] for row in rows], [row[metric] for row in rows])
         for rows in _alike(curves, "images")

@@ -8,7 +8,7 @@ from typing import Any
 
 from sfumato.core.config import differences, merge, override, parse, read_toml
 from sfumato.core.errors import ConfigError
-from sfumato.run.experiment import RECIPES, read_recipe
+from sfumato.run.experiment import RECIPES, is_study, read_recipe
 from sfumato.study.study import Study
 from sfumato.study.sweep import OptunaSearch, SweepTable, expanded
 
@@ -18,7 +18,7 @@ PRESET_KEYS = (*COMMON_KEYS, "common", "arms", "without", "hours", "title", "des
 
 def study_names() -> list[str]:
     """The names of the studies that come with the package."""
-    return sorted(p.stem for p in RECIPES.glob("*.toml") if "arms" in read_toml(p))
+    return sorted(p.stem for p in RECIPES.glob("*.toml") if is_study(read_toml(p)))
 
 
 def study_path(name_or_path: str) -> Path:
@@ -47,7 +47,8 @@ def study_path(name_or_path: str) -> Path:
 def load_study(name_or_path: str, overrides: list[str], preset: str = "") -> Study:
     """A study by name or path, with a preset and overrides applied.
 
-    In the file, `[arms.NAME]` has a `recipe` and the keys it changes; `[common]` holds changes for
+    A file may begin with `base = "other"`, the study whose keys it then changes.
+    In it, `[arms.NAME]` has a `recipe` and the keys it changes; `[common]` holds changes for
     all arms, `[evaluation]` the protocol of all; `[presets.NAME]` holds changes to the study.
 
     Args:
@@ -59,7 +60,7 @@ def load_study(name_or_path: str, overrides: list[str], preset: str = "") -> Stu
         ConfigError: an unknown key, or arms that differ outside the factors.
     """
     path = study_path(name_or_path)
-    source = read_toml(path)
+    source = _read(path)
     presets = source.pop("presets", {})
     if preset and preset not in presets:
         there = ", ".join(presets) if presets else "none"
@@ -80,6 +81,16 @@ def load_study(name_or_path: str, overrides: list[str], preset: str = "") -> Stu
         }
     mapping["command"] = _command(name_or_path, preset, overrides)
     return parse(Study, mapping, str(path))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The mapping of a study's file, laid over that of its base."""
+    mapping = read_toml(path)
+    base = mapping.pop("base", None)
+    if base is None:
+        return mapping
+    mapping.setdefault("name", path.stem)
+    return merge(_read(study_path(_near(base, path))), mapping)
 
 
 def _resolved(

@@ -20,6 +20,7 @@ from sfumato.study import statistics
 from sfumato.study.compare import compare_runs
 from sfumato.study.evaluators import Evaluators
 from sfumato.study.fronts import fronts
+from sfumato.study.history import final_losses
 from sfumato.study.measure import COMPARED, MEASURED
 from sfumato.study.study import Study
 from sfumato.study.task import FAILED, run_dir_of
@@ -140,6 +141,7 @@ def _arm(study: Study, directory: Path, name: str, evaluators: Evaluators) -> di
                 **_scores(study, evaluation, measured, name, evaluators),
                 **{key: evaluation[key] for key in EVALUATED if key in evaluation},
                 "likelihood": measured.get("likelihood"),
+                "final_losses": final_losses(run_dir),
                 "sampler_curve": measured.get("sampler_curve", []),
                 "warnings": [warning for some in warnings for warning in some],
             }

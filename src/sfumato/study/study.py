@@ -1,7 +1,6 @@
 """A study: arms that may differ in named factors only, one budget, several training seeds."""
 
 from dataclasses import replace
-from itertools import combinations
 from typing import Any
 
 from sfumato.core.config import component, differences, to_mapping
@@ -195,20 +194,26 @@ class Study:
         return replace(experiment, name=arm, training=training)
 
     def distinctions(self) -> dict[str, dict[str, Any]]:
-        """For every arm the values, by dotted key, in which the arms differ among themselves."""
-        plain = {name: to_mapping(arm) for name, arm in self.arms.items()}
-        keys: dict[str, None] = {}
-        for a, b in combinations(plain.values(), 2):
-            keys |= dict.fromkeys(k for k in differences(a, b) if k not in IDENTITY)
-        return {name: _values(mapping, keys) for name, mapping in plain.items()}
+        """For every arm its values of the keys, dotted, in which arms that have them differ."""
+        flat = {name: _leaves(to_mapping(arm)) for name, arm in self.arms.items()}
+        every = {key: None for leaves in flat.values() for key in leaves if key not in IDENTITY}
+        differing = [
+            key
+            for key in every
+            if len({repr(leaves[key]) for leaves in flat.values() if key in leaves}) > 1
+        ]
+        return {
+            name: {k: leaves[k] for k in differing if leaves.get(k) is not None}
+            for name, leaves in flat.items()
+        }
 
 
-def _values(mapping: dict[str, Any], keys: dict[str, None]) -> dict[str, Any]:
-    found = {}
-    for key in keys:
-        value: Any = mapping
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        if value is not None:
-            found[key] = value
+def _leaves(mapping: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, dict):
+            found |= _leaves(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
     return found

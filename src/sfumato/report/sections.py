@@ -1,0 +1,108 @@
+"""The parts of a report that only studies have: what is published, what was shrunk, comparisons."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sfumato.report.figures import NUM_COLOURS
+from sfumato.report.numbers import MISSING, interval, number, spread
+from sfumato.report.pictures import Picture, read_picture
+from sfumato.report.records import Arm, Comparison, Results
+
+COMPARED = (
+    "Samples of two arms from the same noise: their mean squared distance, over that of samples "
+    "from different noise. 0 means the same images; 1 means that nothing is left of them."
+)
+SHRUNK = (
+    "The published figures belong to models of full size and to their own protocol: beside those "
+    "of this preset they show what was claimed, and are no measure of it."
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture of one run, of two, or of real images (colour None)."""
+
+    name: str
+    colour: int | None
+    caption: str
+    alt: str
+    picture: Picture
+
+
+def published_rows(results: Results) -> list[list[str]]:
+    """A heading, and a line for each published figure: it, ours, our interval, our floor."""
+    published = results.published
+    if published is None or not published.figures:
+        return []
+    rows = [["", "published", "arm", "here", "range", "floor here"]]
+    for figure in published.figures:
+        row = [figure.what, number(figure.value), figure.arm or MISSING]
+        arm, metric = results.arm(figure.arm), results.metric(figure.metric)
+        if arm is not None and figure.metric and figure.metric.startswith("loss/"):
+            rows.append([*row, *_losses(arm, figure.metric), MISSING])
+        elif figure.arm is None and metric is not None and metric.floor is not None:
+            floor = metric.floor
+            rows.append([*row[:2], "real images", number(floor.value), interval(floor), MISSING])
+        elif arm is not None and metric is not None:
+            floor_here = number(metric.floor.value if metric.floor else None)
+            ours = [number(arm.mean(metric.key)), spread(arm, metric.key)]
+            rows.append([*row, *ours, floor_here])
+        else:
+            rows.append([*row, MISSING, "", MISSING])
+    return rows
+
+
+def _losses(arm: Arm, key: str) -> list[str]:
+    """The mean training loss at the end, over the seeds, and its range."""
+    values = [run.final_losses[key] for run in arm.runs if key in run.final_losses]
+    if not values:
+        return [MISSING, ""]
+    reach = f"{len(values)} seeds: {number(min(values))} to {number(max(values))}"
+    return [number(sum(values) / len(values)), reach if len(values) > 1 else ""]
+
+
+def compared_lines(results: Results) -> list[str]:
+    """Each pair of arms in words."""
+    return [_compared(found, len(results.seeds) > 1) for found in results.compared]
+
+
+def _compared(found: Comparison, several: bool) -> str:
+    seed = f" (training seed {found.seed})" if several else ""
+    by = "; ".join(
+        f"by {name} {number(estimate.value)} [{interval(estimate)}]"
+        for name, estimate in (("pixels", found.pixels), ("features", found.features))
+    )
+    return f"{found.a} against {found.b}{seed}: {by}"
+
+
+def compared_samples(results: Results, directory: Path) -> list[Sample]:
+    """The pictures of pairs of arms, rows of one and the other in turn."""
+    samples = []
+    for found in results.compared:
+        picture = read_picture(directory, found.picture)
+        if picture is not None:
+            alt = f"Rows in turn: samples of {found.a}, and those of {found.b} from the same noise."
+            caption = f"rows in turn, training seed {found.seed}"
+            samples.append(Sample(f"{found.a} / {found.b}", None, caption, alt, picture))
+    return samples
+
+
+def walk_samples(results: Results, directory: Path) -> list[Sample]:
+    """Interpolations, a picture an arm."""
+    samples = []
+    for index, arm in enumerate(results.arms):
+        picture = (
+            read_picture(directory, f"{arm.runs[0].directory}/walks.png") if arm.runs else None
+        )
+        if picture is not None:
+            alt = f"Interpolations of {arm.name}: in each row, from one sample to another."
+            samples.append(Sample(arm.name, index % NUM_COLOURS, "", alt, picture))
+    return samples
+
+
+def status(results: Results) -> str:
+    """What is still to be done, in words; empty when all is."""
+    if not results.waiting:
+        return ""
+    runs = "run is" if results.waiting == 1 else "runs are"
+    return f"{results.waiting} {runs} still to be done: what stands here is provisional."
