@@ -18,6 +18,9 @@ from PIL import Image
 from report.fixture import ACCURACY, ARMS, FLOOR, FRECHET, write_run, write_study
 from sfumato.core.errors import RunError
 from sfumato.report import write_report
+from sfumato.report.curves import level_figures
+from sfumato.report.results import load
+from sfumato.report.sections import published_rows
 
 VOID = {"meta", "link", "img", "input", "br", "hr"}
 
@@ -107,15 +110,40 @@ def test_floor_line_stands_at_the_floor(study: Path) -> None:
 def test_sections_come_in_order(page: Page) -> None:
     ids = [e["id"] for _, e in page.elements if _ == "section"]
     assert ids == [
-        "result", "scores", "verdicts", "samples", "development", "curves", "warnings",
-        "differences", "protocol", "data", "machine", "reproduce",
+        "result", "scores", "published", "verdicts", "samples", "compared", "walks", "development",
+        "curves", "fronts", "warnings", "differences", "shrunk", "protocol", "data", "machine",
+        "reproduce",
     ]  # fmt: skip
     links = {e["href"] for e in page.all("a")}
     assert links <= {f"#{name}" for name in ids}
     for words in ("sfumato study demo --output studies/demo", "classifier, 64 dimensions",
                   "Example CPU @ 2.60 GHz", "the generator's loss rose", "linear_beta",
-                  "ddpm-linear is shown to be better than dcgan"):  # fmt: skip
+                  "ddpm-linear is shown to be better than dcgan",
+                  "1 run is still to be done", "Diverged: ddpm-linear, seed 7",
+                  "model.network.channels: 128 -> 32", "at most 1.5 hours",
+                  "by pixels 0.930 [0.891 to 0.969]; by features 0.810",
+                  "dcgan 18.4 at NFE 1, ddpm-linear 14.0 at NFE 10 and ddpm-cosine 7.51 at NFE 50",
+                  ):  # fmt: skip
         assert words in page.text
+
+
+def test_published_figures_stand_beside_ours(study: Path) -> None:
+    """The floor for real images, the mean score of an arm, its last training loss; or nothing."""
+    rows = published_rows(load(study))[1:]
+    assert [row[0] for row in rows] == ["real images", "DCGAN", "loss", "another network"]
+    assert [row[1] for row in rows] == ["3.50", "22.5", "0.040", "9.50"]
+    assert [row[3] for row in rows] == ["4.41", "18.4", "0.081", "–"]
+    assert [row[5] for row in rows] == ["–", "4.41", "–", "–"]
+
+
+def test_the_loss_by_noise_level_stands_in_the_middle_of_its_bin(study: Path) -> None:
+    levels = {"-inf to -6": 1.0, "-6 to -3": 2.0, "3 to inf": 4.0}
+    row = {f"loss_by_log_snr/{name}": value for name, value in levels.items()}
+    ((name, svg),) = level_figures([("ddpm", 0, [row])])
+    assert name == "loss-by-noise-level"
+    (points,) = re.findall(r'<polyline class="line c0" points="([^"]+)"', svg)
+    x = [float(point.split(",")[0]) for point in points.split()]
+    assert (x[1] - x[0]) / (x[2] - x[0]) == pytest.approx((-4.5 + 7.5) / (4.5 + 7.5), abs=0.01)
 
 
 def test_page_asks_the_network_for_nothing(study: Path, page: Page) -> None:
@@ -129,15 +157,15 @@ def test_page_asks_the_network_for_nothing(study: Path, page: Page) -> None:
 
 def test_every_picture_has_a_text_and_real_content(page: Page) -> None:
     images = page.all("img")
-    assert len(images) == 3 + 1 + 3  # grids, real images, animations
+    assert len(images) == 3 + 1 + 3 + 1 + 3  # grids, real, animations, a comparison, walks
     assert all(len(image["alt"]) > 15 for image in images)
     for image in images:
         content = base64.b64decode(image["src"].partition("base64,")[2])
         with Image.open(io.BytesIO(content)) as picture:
             assert picture.size == (int(image["width"]), int(image["height"]))
     assert all(svg.get("role") == "img" for svg in page.all("svg"))
-    assert len(page.all("svg")) == 2 + 2 + 6
-    assert len(page.all("title")) == 1 + 10 + 6  # the page, every figure, every dot
+    assert len(page.all("svg")) == 2 + 2 + 6 + 1 + 2 + 1  # ... noise levels, fronts, NFE
+    assert len(page.all("title")) == 1 + 14 + 6 + 8  # the page, every figure, every dot, fronts
 
 
 def test_headings_labels_and_ids(page: Page) -> None:
@@ -150,7 +178,7 @@ def test_headings_labels_and_ids(page: Page) -> None:
     assert {label["for"] for label in page.all("label")} <= set(ids)
     assert page.all("html") == [{"lang": "en"}]
     assert all(th.get("scope") in ("col", "row") for th in page.all("th"))
-    assert page.text.count("Small print") == len(page.all("caption")) - 1
+    assert page.text.count("Small print") == len(page.all("caption")) - 2
 
 
 def test_film_holds_all_frames_in_order(study: Path, page: Page) -> None:
@@ -183,7 +211,7 @@ def test_several_seeds(tmp_path: Path) -> None:
     assert "3 seeds: 8.13 to 8.93" in text
     assert "8.53" in text  # the mean of the three
     assert "ddpm-linear, seed 2" in text
-    assert len([i for i in page.all("img") if "data-frames" not in i]) == 3 * 3 + 1
+    assert len([i for i in page.all("img") if "data-frames" not in i]) == 3 * 3 + 1 + 1 + 3
 
 
 def test_missing_pieces_are_left_out(tmp_path: Path) -> None:

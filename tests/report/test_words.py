@@ -104,7 +104,7 @@ def test_markdown_links_to_files_that_exist(tmp_path: Path) -> None:
     write_report(tmp_path)
     text = (tmp_path / "report.md").read_text()
     links = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
-    assert len(links) == 2 + 4 + 3 + 2 + 6  # scores, grids, animations, quality, losses
+    assert len(links) == 2 + 4 + 3 + 2 + 6 + 8  # scores, grids, films, quality, losses, new
     assert all((tmp_path / link).is_file() for link in links)
     assert "| ddpm-cosine | 7.51 (6.81 to 8.22 · 1.7 × floor · floor + 3.11) |" in text
     assert "| *Floor (real images)* | 4.41 (3.99 to 4.82) |" in text

@@ -7,6 +7,7 @@ by heart gives them fewer bits than others of the same kind.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ from sfumato.diffusion.model import DiffusionModel
 from sfumato.diffusion.samplers.ancestral import AncestralSampler
 from sfumato.diffusion.schedule import NoiseSchedule
 from sfumato.metrics.estimate import Estimate, with_standard_error
+from sfumato.metrics.jackknife import LeftOut
+from sfumato.run.checkpoint import read_tensors, write_tensors
 from sfumato.run.sample import LoadedRun
 
 CONTINUOUS_STEPS = 1000
@@ -92,11 +95,13 @@ class Likelihood:
             without the last where the ODE has no start.
         ode_nfe: evaluations of the denoiser that the ODE solver took, mean over the batches.
         ode_noise_level: sigma / alpha at which the ODE starts.
+        bound: of each image.
     """
 
     terms: dict[str, Estimate]
     ode_nfe: float | None
     ode_noise_level: float | None
+    bound: Float[Tensor, " N"]
 
 
 def likelihood(
@@ -134,7 +139,12 @@ def likelihood(
             nfe.append(ode.nfe)
             levels.append(ode.noise_level)
     terms = {key: _mean(torch.cat(parts)) for key, parts in found.items() if parts}
-    return Likelihood(terms, float(np.mean(nfe)) if nfe else None, levels[0] if levels else None)
+    return Likelihood(
+        terms,
+        float(np.mean(nfe)) if nfe else None,
+        levels[0] if levels else None,
+        torch.cat(found["bound"]).double().cpu(),
+    )
 
 
 def bound_times(schedule: NoiseSchedule, steps: int | None) -> TimeGrid:
@@ -159,7 +169,7 @@ def _mean(bits: Float[Tensor, " N"]) -> Estimate:
 def nll(loaded: LoadedRun, splits: Splits, config: LikelihoodConfig) -> dict[str, Any]:
     """Bits per dimension of training and held-out images, side by side, and their gap.
 
-    Writes nll.json into the run directory.
+    Writes nll.json into the run directory, and nll.safetensors with the bound of every image.
 
     Args:
         loaded: a run of a diffusion model; conditional models are given the classes.
@@ -204,8 +214,21 @@ def nll(loaded: LoadedRun, splits: Splits, config: LikelihoodConfig) -> dict[str
         "ode_noise_level": sides["held_out"].ode_noise_level,
         "seed": config.seed,
     }
+    bounds = {f"{key}.bound": side.bound for key, side in sides.items()}
+    write_tensors(loaded.directory / "nll.safetensors", bounds)
     write_json(loaded.directory / "nll.json", result)
     return result
+
+
+def held_out_bits(run_dir: Path) -> Estimate:
+    """The bound of held-out images that `nll` wrote, ready to be compared image by image.
+
+    Raises:
+        RunError: it is not there.
+    """
+    bits = read_tensors(run_dir / "nll.safetensors")["held_out.bound"]
+    without = (bits.sum() - bits) / (len(bits) - 1)
+    return replace(_mean(bits), left_out=LeftOut(without))
 
 
 def _difference(a: Estimate, b: Estimate) -> Estimate:

@@ -14,6 +14,7 @@ from sfumato.data.dataset import Dataset, Splits
 from sfumato.metrics.estimate import Estimate
 from sfumato.run.directory import environment, read_json
 from sfumato.run.draws import load_scores
+from sfumato.run.nll import held_out_bits
 from sfumato.run.protocol import Metric
 from sfumato.run.score import metric_columns, preview_rows, protocol, save_grid
 from sfumato.study import statistics
@@ -164,7 +165,8 @@ def _scores(
         scores = {}
     if study.measure.by_class:
         scores = scores | {
-            _class_key(name): found["frechet_distance"]
+            # A class is held against the same images whatever else its arm was trained on.
+            _class_key(name): found["frechet_distance"] | {"protocol": None}
             for name, found in classes.items()
             if "frechet_distance" in found
         }
@@ -184,18 +186,22 @@ def _verdicts(
     """A verdict for every pair of arms and metric, corrected for the number of comparisons."""
     scores: dict[str, dict[str, list[Estimate]]] = {}
     for arm in arms:
-        kept = [load_scores(directory / run["directory"]) for run in arm["runs"]]
+        draws = [_with_draws(run, directory / run["directory"]) for run in arm["runs"]]
         scores[arm["name"]] = {
-            column["key"]: [
-                # With what each image does to it, where that is known.
-                draws.get(column["key"], Estimate.from_mapping(run["scores"][column["key"]]))
-                for run, draws in zip(arm["runs"], kept, strict=True)
-                if column["key"] in run["scores"]
-            ]
+            column["key"]: [found[column["key"]] for found in draws if column["key"] in found]
             for column in columns
         }
     found = statistics.verdicts(scores, {column["key"]: column["better"] for column in columns})
     return [verdict.to_mapping() for verdict in found]
+
+
+def _with_draws(run: dict[str, Any], run_dir: Path) -> dict[str, Estimate]:
+    """The scores of a run, with what each image does to them where that was kept."""
+    found = {key: Estimate.from_mapping(score) for key, score in run["scores"].items()}
+    kept = load_scores(run_dir)
+    if BITS.key in found:
+        kept[BITS.key] = held_out_bits(run_dir)
+    return found | {key: score for key, score in kept.items() if key in found}
 
 
 def _compared(study: Study, directory: Path) -> list[dict[str, Any]]:
