@@ -332,7 +332,7 @@ def test_too_small_a_disk_is_noticed_before_the_work(
     folder = many(tmp_path / "many", 10)
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("sfumato.data.cache.shutil.disk_usage", lambda _: usage)
-    with pytest.raises(DataError, match=r"needs 0\.0 GB, but only 0\.0 GB are free"):
+    with pytest.raises(DataError, match=r"needs 0\.00768 MB, but only 0\.001 MB are free"):
         packed(folder, resolution=16, channels=3)
 
 

@@ -23,6 +23,7 @@ from sfumato.run.checkpoint import (
     read_tensors,
     save_checkpoint,
     tidy,
+    write_tensors,
 )
 from sfumato.run.position import SavedState, read_state
 from sfumato.run.train import build_model, train
@@ -42,6 +43,12 @@ def vouched(path: Path) -> None:
     record = json.loads(path.with_suffix(".json").read_text())
     record["sha256"] = room._sha256(path)
     path.with_suffix(".json").write_text(json.dumps(record))
+
+
+def test_others_may_read_weights_as_any_file(tmp_path: Path) -> None:
+    (tmp_path / "any").touch()
+    write_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(3)})
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "any").stat().st_mode
 
 
 def test_the_best_is_spared_and_the_rest_of_the_old_deleted(tmp_path: Path) -> None:

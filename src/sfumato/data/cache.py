@@ -46,9 +46,13 @@ def require_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DataError(
-            f"{folder} needs {needed / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free; make "
+            f"{folder} needs {_size(needed)}, but only {_size(free)} are free; make "
             "room or set SFUMATO_CACHE to another folder"
         )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
 
 
 def content_digest(files: Sequence[Path], root: Path) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from sfumato.core.config import to_mapping
 from sfumato.core.errors import RunError
+from sfumato.run.directory import run_id
 from sfumato.run.experiment import Experiment
 
 PLACES = ("images", "step")
@@ -34,7 +35,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """Sends the rows to Weights & Biases; the run's id is its directory's name."""
+    """Sends the rows to Weights & Biases; the run's id is that of its directory."""
 
     def __init__(self, run_dir: Path, experiment: Experiment) -> None:
         """Begin or continue the run.
@@ -53,7 +54,7 @@ class WeightsAndBiases:
             project="sfumato",
             name=experiment.name,
             dir=str(run_dir),
-            id=run_dir.resolve().name,
+            id=run_id(run_dir),
             resume="allow",
             config=to_mapping(experiment),
         )

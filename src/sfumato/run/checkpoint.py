@@ -137,7 +137,10 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """
     separate = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
     with _explained(path), atomic_path(path) as temporary:
+        temporary.touch()
+        permissions = temporary.stat().st_mode  # the user's; safetensors lets nobody else read
         save_file(separate, temporary)
+        temporary.chmod(permissions)
 
 
 @contextmanager

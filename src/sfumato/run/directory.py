@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import subprocess
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -199,8 +200,9 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, machine and commit."""
+    """A name that no other run has; versions, machine and commit."""
     return {
+        "id": uuid.uuid4().hex[:12],
         "sfumato": version("sfumato"),
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -212,6 +214,12 @@ def environment() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "commit": _commit(),
     }
+
+
+def run_id(directory: Path) -> str:
+    """A name that no other run has, wherever it lies."""
+    name = directory.resolve().name
+    return "-".join([name, str(read_json(directory, "environment.json").get("id", ""))]).strip("-")
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
