@@ -26,6 +26,9 @@ SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 """Of the file; the publisher put its beginning into the name."""
 TIMEOUT_SECONDS = 10
 SIZE = (299, 299)
+AT_ONCE = 8
+"""Images that go through the network together on a CPU: so few that what lies between two layers
+stays in its cache, which is a quarter faster than fifty."""
 
 
 @component
@@ -50,13 +53,19 @@ class InceptionFeatures:
         path = self.weights or standard_weights(cache)
         tensors, is_standard = read_weights(path)
         body, head = inception(tensors)
-        body.to(default_device())
+        device = default_device()
+        body.to(device)
         resize = tensorflow_resize if self.resize == "tensorflow" else clean_resize
 
-        def compute(images: UInt8Images) -> Float[Tensor, "B 2048"]:
-            pixels = resize(as_rgb(images.to(default_device())), SIZE)
+        def some(images: UInt8Images) -> Float[Tensor, "B 2048"]:
+            pixels = resize(as_rgb(images.to(device)), SIZE)
             features: Tensor = body(((pixels - 128) / 128).to(memory_format=torch.channels_last))
             return features
+
+        def compute(images: UInt8Images) -> Float[Tensor, "B 2048"]:
+            if device.type != "cpu":
+                return some(images)
+            return torch.cat([some(part) for part in torch.split(images, AT_ONCE)])
 
         name = "inception" if is_standard else f"inception with weights {path.name}"
         return FeatureNetwork(name, tensors_digest(tensors), 2048, self.resize, compute, head)

@@ -5,6 +5,8 @@ from typing import Any
 
 from sfumato.report.numbers import MISSING, number
 
+CLASS_HEADINGS = {"frechet_infinity": "N → ∞"}
+
 
 def score_table(labels: Mapping[str, str], evaluation: Mapping[str, Any]) -> str:
     """A line for each metric: score, interval, floor, score / floor and excess.
@@ -38,12 +40,17 @@ def class_table(evaluation: Mapping[str, Any]) -> str:
 
 
 def class_rows(evaluation: Mapping[str, Any]) -> list[list[str]]:
-    """A heading, and a line for each class: its distance, its own floor, its label accuracy."""
-    rows = [["class", "N", "Fréchet distance", "floor", "× floor", "label accuracy"]]
-    for name, scores in evaluation["classes"].items():
+    """A heading, and a line for each class: its distance beside its own floor, then every other
+    metric that was asked for, the floor of the class in brackets.
+    """
+    classes = evaluation["classes"]
+    keys = dict.fromkeys(key for scores in classes.values() for key in scores)
+    others = [key for key in keys if key != "frechet_distance"]
+    headings = [CLASS_HEADINGS.get(key, key.replace("_", " ")) for key in others]
+    rows = [["class", "N", "Fréchet distance", "floor", "× floor", *headings]]
+    for name, scores in classes.items():
         floors = evaluation["class_floors"].get(name, {})
-        distance, accuracy = scores.get("frechet_distance"), scores.get("label_accuracy")
-        floor = floors.get("frechet_distance")
+        distance, floor = scores.get("frechet_distance"), floors.get("frechet_distance")
         ratio = distance["value"] / floor["value"] if distance and floor else None
         rows.append(
             [
@@ -52,10 +59,17 @@ def class_rows(evaluation: Mapping[str, Any]) -> list[list[str]]:
                 number(distance and distance["value"]),
                 number(floor and floor["value"]),
                 MISSING if ratio is None else f"{ratio:.2f}",
-                number(accuracy and accuracy["value"]),
+                *(_beside(scores.get(key), floors.get(key)) for key in others),
             ]
         )
     return rows
+
+
+def _beside(score: Mapping[str, Any] | None, floor: Mapping[str, Any] | None) -> str:
+    """A value with its floor in brackets."""
+    if score is None:
+        return MISSING
+    return number(score["value"]) + (f" ({number(floor['value'])})" if floor else "")
 
 
 def copies_text(copies: Mapping[str, Any]) -> str:
