@@ -2,13 +2,13 @@
 
     python benchmarks/damage.py cifar10_train.npz --classes cat
 
-Half of the images are the reference; the other half is scored as it is (the floor) and damaged in
-each of these ways. With several classes, the second half of them is left out as well.
+Half of the images (of both splits) are the reference; the other half is scored as it is (the
+floor) and damaged in each of these ways. With several classes, the second half of them is left
+out as well.
 """
 
 import argparse
 import io
-import json
 
 import numpy as np
 import torch
@@ -23,8 +23,8 @@ from sfumato.metrics.pretrained import EfficientNetFeatures
 from sfumato.report.evaluation import aligned, floor_table
 from sfumato.report.numbers import number
 from sfumato.run.floor_curve import floor_curve
-from sfumato.run.imageset import image_set, shuffled
-from sfumato.run.observe import Observer
+from sfumato.run.imageset import shuffled
+from sfumato.run.observe import Observed, Observer
 from sfumato.run.protocol import EvaluationConfig
 from sfumato.run.scores import Reference, scores_of
 
@@ -37,35 +37,42 @@ def main() -> None:
     parser.add_argument("source", help="as data.source, of colour images")
     parser.add_argument("--classes", nargs="*", default=[], help="keep these only")
     parser.add_argument("--images", type=int, help="at most so many in all")
+    parser.add_argument("--limit", type=int, help="load at most so many training images")
+    parser.add_argument("--missing-only", action="store_true", help="no JPEG, no noise")
     parser.add_argument("--floor-curve", action="store_true")
     options = parser.parse_args()
-    config = DataConfig(source=options.source, classes=tuple(options.classes))
-    (data,) = image_set(options.source, [f"data.classes={json.dumps(options.classes)}"]).parts
-    order = shuffled(len(data), 0)[: options.images]
-    ours, theirs = np.array_split(order, 2)
+    config = DataConfig(source=options.source, classes=tuple(options.classes), limit=options.limit)
+    splits = load(config)
+    parts = [(part, np.arange(len(part))) for part in (splits.train, splits.held_out)]
     network = EfficientNetFeatures().build(make_folder(cache_folder() / "weights"))
     observer = Observer(network, None, cache_folder(), 100)
-    reference = Reference.of(observer.parts([(data, np.sort(theirs))]).features)
-    images = data.take(np.sort(ours))
-    sets = {
-        "real (the floor)": images,
-        "JPEG, quality 75": torch.stack([jpeg(image, 75) for image in images]),
-        "noise, standard deviation 8": noisy(images, 8.0),
-    }
-    if data.num_classes > 1:
-        assert data.labels is not None
-        kept = torch.from_numpy(data.labels[np.sort(ours)] < data.num_classes // 2)
-        again = torch.nonzero(kept).flatten()
-        sets["half of the classes missing"] = images[again[torch.arange(len(images)) % len(again)]]
+    real = observer.parts(parts)  # cached, and the floor curve's too
+    order = shuffled(len(real.features), 0)[: options.images]
+    ours, theirs = np.array_split(order, 2)
+    reference = Reference.of(real.features[theirs])
+    sets = {"real (the floor)": Observed(real.features[ours], None)}
+    if not options.missing_only:
+        images = torch.cat([part.take(rows) for part, rows in parts])[ours]
+        damaged = {
+            "JPEG, quality 75": torch.stack([jpeg(image, 75) for image in images]),
+            "noise, standard deviation 8": noisy(images, 8.0),
+        }
+        sets |= {name: observer.tensor(some) for name, some in damaged.items()}
+    if splits.train.num_classes > 1:
+        labels = torch.cat([torch.from_numpy(part.labels) for part, _ in parts])[ours]
+        kept = torch.nonzero(labels < splits.train.num_classes // 2).flatten()
+        again = kept[torch.arange(len(ours)) % len(kept)]
+        sets["half of the classes missing"] = Observed(real.features[ours][again], None)
     rows = [["", *(metric.replace("_", " ") for metric in METRICS)]]
-    for name, some in sets.items():
-        scores = scores_of(METRICS, observer.tensor(some), reference, network, None)
+    for name, seen in sets.items():
+        scores = scores_of(METRICS, seen, reference, network, None)
         rows.append([name, *(cell(scores[metric]) for metric in METRICS)])
-    print(f"{data.name} {' '.join(options.classes)}: {len(ours)} against {len(theirs)} images\n")
+    name = f"{splits.train.name} {' '.join(options.classes)}"
+    print(f"{name}: {len(ours)} against {len(theirs)} images\n")
     print(aligned(rows))
     if options.floor_curve:
         evaluation = EvaluationConfig(features=EfficientNetFeatures())
-        print("\n" + floor_table(floor_curve(load(config), evaluation).to_mapping()))
+        print("\n" + floor_table(floor_curve(splits, evaluation).to_mapping()))
 
 
 def cell(estimate: Estimate) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -101,9 +102,34 @@ def test_frechet_distance_equals_pytorch_fids(
     assert distance == pytest.approx(expected, rel=1e-3)
 
 
-def test_tensorflow_resize_equals_torch_fidelitys() -> None:
+@pytest.mark.slow  # its square root of a matrix of 2048 x 2048
+def test_clean_resizing_through_clean_fid_itself(inception_weights: Path, tmp_path: Path) -> None:
+    """Folders of PNG files, read, resized and compared by clean-fid, around the same network."""
+    library = pytest.importorskip("cleanfid.fid")
+    network, _ = inception.inception(torch.load(inception_weights, weights_only=True))
+
+    a, b = pictures(8, 40, 1), pictures(8, 40, 2)
+    for name, images in (("a", a), ("b", b)):
+        (tmp_path / name).mkdir()
+        for k, image in enumerate(images):
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / name / f"{k}.png")
+    expected = library.compute_fid(
+        str(tmp_path / "a"),
+        str(tmp_path / "b"),
+        num_workers=0,
+        device=torch.device("cpu"),
+        custom_feat_extractor=network,
+        verbose=False,
+    )
+    ours = InceptionFeatures(weights=inception_weights, resize="clean").build(Path())
+    distance = frechet_distance(ours(a), FrechetReference.of(ours(b)))
+    assert distance == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("size", [33, 400])
+def test_tensorflow_resize_equals_torch_fidelitys(size: int) -> None:
     library = pytest.importorskip("torch_fidelity.interpolate_compat_tensorflow")
-    x = pictures(2, 33).float()
+    x = pictures(2, size).float()
     theirs = library.interpolate_bilinear_2d_like_tensorflow1x(
         x, size=(299, 299), align_corners=False
     )
@@ -167,6 +193,24 @@ def test_a_timm_model_with_weights_from_a_file(tmp_path: Path) -> None:
     torch.save({"stem.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(MetricError, match="another model"):
         TimmFeatures(model="test_efficientnet", weights=tmp_path / "other.pth").build(tmp_path)
+
+
+def test_dinov2_sees_224_pixels(tmp_path: Path) -> None:
+    """A small one with random weights: the class token, positions resampled from 518 pixels."""
+    timm = pytest.importorskip("timm")
+    name = "vit_small_patch14_dinov2.lvd142m"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs = timm.create_model(name, pretrained=False, num_classes=0).eval()
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    theirs.set_input_size((224, 224))  # resamples the positions
+    ours = TimmFeatures(model=name, weights=tmp_path / "w.pth").build(tmp_path)
+    assert (ours.dim, ours.resize) == (384, "clean, 224 x 224")
+    images = pictures(2, 224)
+    mean, std = (torch.tensor(theirs.pretrained_cfg[k]).reshape(3, 1, 1) for k in ("mean", "std"))
+    with torch.inference_mode():
+        expected = theirs((images / 255 - mean) / std)
+    assert torch.allclose(ours(images), expected, atol=1e-3)
 
 
 def test_weights_that_cannot_be_used_are_refused(tmp_path: Path) -> None:

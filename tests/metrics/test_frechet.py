@@ -51,6 +51,25 @@ def test_agrees_with_the_square_root_of_a_matrix(n: int, m: int) -> None:
     assert distance == pytest.approx(with_sqrtm(a, b), rel=1e-6)
 
 
+@pytest.mark.parametrize("n", [60, 200])
+def test_agrees_with_torch_fidelity_clean_fid_and_pytorch_fid(n: int) -> None:
+    """The distance of the same features, above and below their number of 100."""
+    torch_fidelity = pytest.importorskip("torch_fidelity.metric_fid")
+    clean_fid = pytest.importorskip("cleanfid.fid")
+    pytorch_fid = pytest.importorskip("pytorch_fid.fid_score")
+    a, b = cloud(n, 100, seed=1), cloud(n + 20, 100, seed=2)
+    moments = [(x.mean(0).numpy(), np.cov(x.numpy(), rowvar=False)) for x in (a, b)]
+    (mean_a, cov_a), (mean_b, cov_b) = moments
+    first, second = ({"mu": mean, "sigma": cov} for mean, cov in moments)
+    expected = [
+        torch_fidelity.fid_statistics_to_metric(first, second, False)["frechet_inception_distance"],
+        clean_fid.frechet_distance(mean_a, cov_a, mean_b, cov_b),
+        pytorch_fid.calculate_frechet_distance(mean_a, cov_a, mean_b, cov_b),
+    ]
+    distance = frechet_distance(a, FrechetReference.of(b))
+    assert expected == pytest.approx([distance] * 3, rel=1e-3)
+
+
 def test_below_the_dimension_it_is_the_nuclear_norm_of_centred_features() -> None:
     a, b = cloud(9, 30, seed=1), cloud(14, 30, seed=2)
     y_a, y_b = a - a.mean(0), b - b.mean(0)

@@ -37,6 +37,13 @@ def test_agrees_with_torch_fidelity() -> None:
     assert kernel_estimate(x, y).value == pytest.approx(expected, rel=1e-6)
 
 
+def test_agrees_with_clean_fid() -> None:
+    clean_fid = pytest.importorskip("cleanfid.fid")
+    x, y = draw(80, 16, 4).double(), draw(80, 16, 5, shift=0.3).double()
+    theirs = clean_fid.kernel_distance(x.numpy(), y.numpy(), num_subsets=1)
+    assert kernel_estimate(x, y).value == pytest.approx(theirs, rel=1e-6)
+
+
 @pytest.mark.parametrize("shift", [0.0, 0.3])
 def test_the_interval_covers_and_the_value_is_unbiased(shift: float) -> None:
     """150 repeats leave 1.8 % of the coverage; the mean is that of a reference known exactly."""

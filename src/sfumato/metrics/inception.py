@@ -59,7 +59,7 @@ class InceptionFeatures:
 
         def some(images: UInt8Images) -> Float[Tensor, "B 2048"]:
             pixels = resize(as_rgb(images.to(device)), SIZE)
-            features: Tensor = body(((pixels - 128) / 128).to(memory_format=torch.channels_last))
+            features: Tensor = body(pixels.to(memory_format=torch.channels_last))
             return features
 
         def compute(images: UInt8Images) -> Float[Tensor, "B 2048"]:
@@ -72,10 +72,11 @@ class InceptionFeatures:
 
 
 def inception(tensors: dict[str, Tensor]) -> tuple[nn.Module, Float[Tensor, "1008 2048"]]:
-    """The network up to its pooled features, and the weights of its last layer, without bias.
+    """The network from pixels in 0..255 to pooled features, and the weights of its last layer.
 
-    Batch normalization is folded into the convolutions and the memory layout is channels-last:
-    the same features to rounding, in half the time.
+    Batch normalization is folded into the convolutions, the scaling of the pixels into the first
+    one (which has no padding), and the memory layout is channels-last: the same features to
+    rounding, in half the time.
 
     Raises:
         MetricError: torch-fidelity is missing, or the tensors are of another network.
@@ -107,6 +108,11 @@ def inception(tensors: dict[str, Tensor]) -> tuple[nn.Module, Float[Tensor, "100
         if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             module.conv = fuse_conv_bn_eval(convolution, norm)
             module.bn = nn.Identity()
+    first = body[0].get_submodule("conv")  # (x - 128) / 128 comes before it
+    assert isinstance(first, nn.Conv2d)
+    assert first.bias is not None
+    first.bias -= first.weight.sum((1, 2, 3))
+    first.weight /= 128
     return body.to(memory_format=torch.channels_last), head
 
 

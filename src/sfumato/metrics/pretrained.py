@@ -1,12 +1,13 @@
 """Feature networks trained on other images: EfficientNet-lite0, DINOv2 and the rest of timm."""
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfumato.core.config import component
 from sfumato.core.device import default_device
@@ -15,6 +16,8 @@ from sfumato.metrics.estimate import MetricError
 from sfumato.metrics.features import FeatureNetwork, weight_digest
 from sfumato.metrics.inception import read_weights
 from sfumato.metrics.resize import as_rgb, clean_resize
+
+DINOV2_SIZE = 224
 
 
 @component
@@ -60,11 +63,14 @@ class TimmFeatures:
         model: its name in timm; the default is the DINOv2 that Stein et al. 2023 (Exposing flaws
             of generative model evaluation metrics) recommend.
         weights: a file with the model's state dict; None: timm downloads them.
+        size: pixels a side that images are resized to (transformers only); None: those that the
+            model was trained with, but 224 for DINOv2 as in Stein et al., not its 518.
     """
 
     kind: Literal["timm"] = "timm"
     model: str = "vit_large_patch14_dinov2.lvd142m"
     weights: Path | None = None
+    size: int | None = None
 
     def build(self, cache: Path) -> FeatureNetwork:
         """The network with its weights.
@@ -78,9 +84,15 @@ class TimmFeatures:
             raise MetricError(
                 "the features 'timm' need the package timm; run: pip install 'sfumato[timm]'"
             ) from None
+        side = self.size or (DINOV2_SIZE if "dinov2" in self.model else None)
+        chosen = {} if side is None else {"img_size": side}
         try:
             network = timm.create_model(
-                self.model, pretrained=self.weights is None, num_classes=0, cache_dir=cache
+                self.model,
+                pretrained=self.weights is None,
+                num_classes=0,
+                cache_dir=cache,
+                **chosen,
             )
         except Exception as error:  # the hub's failures are of many kinds
             raise MetricError(
@@ -88,7 +100,7 @@ class TimmFeatures:
                 "name with timm.list_models, or name a file in evaluation.features.weights"
             ) from None
         if self.weights is not None:
-            tensors = read_weights(self.weights)[0]
+            tensors = _fitted(read_weights(self.weights)[0], network)
             missing, _ = network.load_state_dict(tensors, strict=False)  # the head is not used
             if missing:
                 raise MetricError(
@@ -97,7 +109,7 @@ class TimmFeatures:
                 )
         network.to(default_device()).eval().requires_grad_(False)
         settings = timm.data.resolve_model_data_config(network)
-        size = tuple(settings["input_size"][1:])
+        size = tuple(settings["input_size"][1:]) if side is None else (side, side)
         mean, std = (
             torch.tensor(settings[key], device=default_device()).reshape(3, 1, 1) * 255
             for key in ("mean", "std")
@@ -109,4 +121,12 @@ class TimmFeatures:
             return features
 
         digest = weight_digest(network)
-        return FeatureNetwork(self.model, digest, network.num_features, "clean", compute)
+        resize = f"clean, {size[0]} x {size[1]}"
+        return FeatureNetwork(self.model, digest, network.num_features, resize, compute)
+
+
+def _fitted(tensors: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Tensors as timm itself would load them: position embeddings resampled to another size."""
+    module = importlib.import_module(type(network).__module__)
+    fit: Callable[..., dict[str, Tensor]] | None = getattr(module, "checkpoint_filter_fn", None)
+    return tensors if fit is None else fit(tensors, network)
