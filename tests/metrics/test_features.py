@@ -89,12 +89,15 @@ def test_inception_equals_torch_fidelitys(inception_weights: Path) -> None:
 def test_frechet_distance_equals_pytorch_fids(
     inception_weights: Path, pytorch_fid: torch.nn.Module
 ) -> None:
-    """The same images through both programs: within 1e-3 where both resize alike (299 pixels)."""
+    """The same images through both programs, at the 299 pixels at which neither resizes.
+
+    Pytorch-fid scales a pixel to 2 x / 255 - 1, the original network (and we) to (x - 128) / 128.
+    """
     fid_score = pytest.importorskip("pytorch_fid.fid_score")
     a, b = pictures(8, 299, 1), pictures(8, 299, 2)
     ours = InceptionFeatures(weights=inception_weights).build(Path())
     with torch.inference_mode():
-        theirs = [pytorch_fid(x.float() / 255)[0].flatten(1).double().numpy() for x in (a, b)]
+        theirs = [pytorch_fid(x.float() / 256)[0].flatten(1).double().numpy() for x in (a, b)]
     assert np.allclose(ours(a).numpy(), theirs[0], rtol=1e-4, atol=1e-4 * theirs[0].std())
     moments = [(x.mean(0), np.cov(x, rowvar=False)) for x in theirs]
     expected = fid_score.calculate_frechet_distance(*moments[0], *moments[1])

@@ -83,8 +83,7 @@ class Jackknife:
         self._mean = moments.mean
         self._difference = moments.mean - reference.mean
         if self.n > reference.factor.shape[1]:
-            inner = reference.factor.T @ moments.covariance @ reference.factor
-            values, vectors = torch.linalg.eigh(inner)
+            values, vectors = torch.linalg.eigh(reference.inner(moments.covariance))
             self._projection, self._whitened = reference.factor @ vectors, None
         else:
             projected = (fake.double() - moments.mean) @ reference.factor
