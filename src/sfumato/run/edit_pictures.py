@@ -104,7 +104,7 @@ def write_strip(frames: Sequence[Snapshot], path: Path) -> dict[str, Any]:
     for k in range(len(frames[0].x_t)):
         states = [shown_state(frame.x_t[k : k + 1]) for frame in frames]
         rows.append(("$x_t$", states, titles if k == 0 else None))
-        rows.append(("$x_0$", [frame.x_0[k : k + 1] for frame in frames], None))
+        rows.append((r"$\hat x_0$", [frame.x_0[k : k + 1] for frame in frames], None))
     draw_table(rows, path)
     return {"times": [frame.t for frame in frames]}
 

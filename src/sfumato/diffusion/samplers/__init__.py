@@ -4,8 +4,8 @@ Along the probability flow, with rho = sigma / alpha and lambda = -log rho,
 
     d(x / alpha) = eps d rho        or, the same,        d(x / sigma) = x_0 d(e^lambda),
 
-where x_0 and eps are the denoiser's. A step from t to s holds one of them fixed over the step, which
-gives DDIM either way, or guesses how it will change:
+where x_0 and eps are the denoiser's. A step from t to s holds one of them fixed over the step,
+which gives DDIM either way, or guesses how it will change:
 
     ancestral       DDPM and DDIM: first order, some or all of the noise drawn afresh
     heun            asks again at the end of the step (EDM)
