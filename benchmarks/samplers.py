@@ -78,7 +78,7 @@ SAMPLERS: dict[str, Make] = {
     ),
     "unipc-2": lambda nfe, grid: UniPCSampler(steps=nfe, grid=grid),
     "unipc-3": lambda nfe, grid: UniPCSampler(steps=nfe, order=3, grid=grid),
-    "deis t": lambda nfe, grid: DEISSampler(steps=nfe, grid=grid),
+    "deis t": lambda nfe, grid: DEISSampler(steps=nfe, basis="t", grid=grid),
     "deis rho": lambda nfe, grid: DEISSampler(steps=nfe, basis="rho", grid=grid),
     "deis log rho": lambda nfe, grid: DEISSampler(steps=nfe, basis="log_rho", grid=grid),
     "ipndm-2": lambda nfe, grid: IPNDMSampler(steps=nfe, order=2, grid=grid),

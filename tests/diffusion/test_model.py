@@ -11,7 +11,7 @@ from sfumato.core.images import Batch
 from sfumato.core.model import GenerativeModel
 from sfumato.core.noise import Noise, TrainingNoise
 from sfumato.diffusion.guidance import Guided
-from sfumato.diffusion.model import DiffusionConfig, DiffusionModel, NoisyLosses, by_noise_level
+from sfumato.diffusion.model import DiffusionConfig, DiffusionModel
 from sfumato.networks.unet import UNetConfig
 
 NETWORK = {"kind": "unet", "channels": 8, "multipliers": [1], "blocks": 1, "attention": []}
@@ -121,10 +121,3 @@ def test_label_dropout_gives_the_null_class_its_share() -> None:
 def test_impossible_settings_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build(**settings)  # type: ignore[arg-type]
-
-
-def test_losses_by_noise_level_are_means_over_bins_of_log_snr() -> None:
-    error = torch.tensor([1.0, 3.0, 10.0, 7.0])
-    log_snr = torch.tensor([-3.0, -2.5, 4.0, -math.inf], dtype=torch.float64)
-    rows = by_noise_level(NoisyLosses(error, error, log_snr), width=2.0)
-    assert rows == [(-20.0, -18.0, 7.0, 1), (-4.0, -2.0, 2.0, 2), (4.0, 6.0, 10.0, 1)]

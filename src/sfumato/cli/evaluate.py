@@ -52,6 +52,12 @@ def add_parser(subparsers: Subparsers) -> None:
         help="of the ODE solver (default: 1e-4)",
     )
     parser.add_argument(
+        "--nll-trace",
+        choices=["hutchinson", "exact"],
+        default="hutchinson",
+        help="of the ODE's Jacobian: estimated, or one backward pass a pixel (default: hutchinson)",
+    )
+    parser.add_argument(
         "--features",
         metavar="NAME",
         help="inception (FID), efficientnet-lite0, classifier, dinov2, or any model of timm",
@@ -98,7 +104,11 @@ def score_a_run(options: argparse.Namespace) -> None:
         from sfumato.run.nll import LikelihoodConfig, nll, nll_table
         from sfumato.run.score import load_with_data
 
-        config = LikelihoodConfig(num_images=options.nll_images, tolerance=options.nll_tolerance)
+        config = LikelihoodConfig(
+            num_images=options.nll_images,
+            tolerance=options.nll_tolerance,
+            trace=options.nll_trace,
+        )
         result["nll"] = nll(*load_with_data(options.run_dir, options.overrides), config)
         if not options.json:
             print(nll_table(result["nll"]))

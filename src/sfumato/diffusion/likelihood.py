@@ -24,6 +24,7 @@ from sfumato.diffusion.broadcast import TimeGrid, Times
 from sfumato.diffusion.denoiser import Denoised, Denoiser
 from sfumato.diffusion.schedule import NoiseSchedule
 
+Trace = Literal["hutchinson", "exact"]
 CONTINUOUS_T_MIN = 1e-5
 """Where the ODE starts on a continuous schedule (Song et al. 2021, appendix C)."""
 BITS_OF_SCALE = math.log2(127.5)
@@ -101,7 +102,7 @@ def ode_likelihood(
     x: Images,
     labels: Labels | None,
     noise: RandomStream,
-    trace: Literal["hutchinson", "exact"] = "hutchinson",
+    trace: Trace = "hutchinson",
     probes: int = 1,
     tolerance: float = 1e-5,
 ) -> ODELikelihood:

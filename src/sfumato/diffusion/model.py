@@ -62,39 +62,12 @@ class NoisyLosses(NamedTuple):
     """The loss of each image, and at which noise level it was incurred.
 
     `loss` is what is minimized: `error` times the weight that importance sampling of the times
-    calls for. `by_noise_level` shows *where* a model is bad.
+    calls for. The trainer logs the errors by log-SNR, which shows *where* a model is bad.
     """
 
     loss: Float[Tensor, " B"]
     error: Float[Tensor, " B"]
     log_snr: Times
-
-
-class LevelLoss(NamedTuple):
-    """The mean loss of the images in a range of noise levels."""
-
-    log_snr_from: float
-    log_snr_to: float
-    mean: float
-    images: int
-
-
-def by_noise_level(losses: NoisyLosses, width: float = 2.0) -> list[LevelLoss]:
-    """Where a model is bad: its losses in bins of log-SNR, from noise to data.
-
-    Args:
-        losses: of one batch, or of several concatenated.
-        width: of a bin; bins without images are left out. Pure noise and clean data fall in the
-            outermost bins, +-20.
-    """
-    bins = (losses.log_snr.clamp(-20, 20) / width).floor().long()
-    error = losses.error.detach().double().cpu()
-    return [
-        LevelLoss(
-            k * width, (k + 1) * width, error[bins == k].mean().item(), int((bins == k).sum())
-        )
-        for k in sorted(set(bins.tolist()))
-    ]
 
 
 class DiffusionModel(nn.Module):

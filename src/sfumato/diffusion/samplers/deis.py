@@ -28,7 +28,8 @@ Levels = Float64[Tensor, "..."]
 class DEISSampler(Sampler):
     """x_s / alpha_s - x_t / alpha_t is the integral of eps over rho = sigma / alpha.
 
-    eps is the polynomial through its last values, in t (tAB), rho (rhoAB) or log rho.
+    eps is the polynomial through its last values, in t (tAB), rho (rhoAB) or log rho, which suits
+    steps of equal log-SNR: there a polynomial in t can fail badly.
 
     Source: Zhang & Chen 2023, eqs. 14 and 15 and section 3.
     NFE: `steps`. Order: `order`. The step to clean data is of order 1.
@@ -37,7 +38,7 @@ class DEISSampler(Sampler):
     kind: Literal["deis"] = "deis"
     steps: int = 20
     order: Literal[1, 2, 3, 4] = 3
-    basis: Basis = "t"
+    basis: Basis = "log_rho"
     lower_order_final: bool = True
     grid: AnyGrid = LogSnrGrid()
     clip: AnyClip = NoClip()

@@ -11,7 +11,7 @@ from sfumato.core.noise import RandomStream
 from sfumato.diffusion.broadcast import TimeGrid, Times
 from sfumato.diffusion.clip import AnyClip, NoClip
 from sfumato.diffusion.denoiser import Denoised, Denoiser
-from sfumato.diffusion.grid import AnyGrid, LogSnrGrid
+from sfumato.diffusion.grid import AnyGrid, KarrasGrid
 from sfumato.diffusion.parameterization import Parameterization
 from sfumato.diffusion.samplers.sampler import Sampler, check_steps
 from sfumato.diffusion.schedule import NoiseSchedule
@@ -36,7 +36,7 @@ class IPNDMSampler(Sampler):
     kind: Literal["ipndm"] = "ipndm"
     steps: int = 20
     order: Literal[1, 2, 3, 4] = 4
-    grid: AnyGrid = LogSnrGrid()
+    grid: AnyGrid = KarrasGrid()
     clip: AnyClip = NoClip()
 
     def __post_init__(self) -> None:
@@ -74,7 +74,7 @@ class PNDMSampler(Sampler):
     visits_other_times: ClassVar[bool] = True
     kind: Literal["pndm"] = "pndm"
     steps: int = 20
-    grid: AnyGrid = LogSnrGrid()
+    grid: AnyGrid = KarrasGrid()
     clip: AnyClip = NoClip()
 
     def __post_init__(self) -> None:
