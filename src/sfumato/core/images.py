@@ -22,12 +22,14 @@ class Batch:
     """Images in [-1, 1] and, for a labelled data set, their classes (int64).
 
     Args:
+        augment_labels: how each image was changed, for a network that is told.
         images_seen: in training before this batch: what changes in the course of a run depends on.
     """
 
     images: Images
     labels: Labels | None = None
     images_seen: int = 0
+    augment_labels: Float[Tensor, "B A"] | None = None
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -35,7 +37,8 @@ class Batch:
     def part(self, which: slice) -> "Batch":
         """The images at positions `which`, with their labels."""
         labels = None if self.labels is None else self.labels[which]
-        return Batch(self.images[which], labels, self.images_seen)
+        augment_labels = None if self.augment_labels is None else self.augment_labels[which]
+        return Batch(self.images[which], labels, self.images_seen, augment_labels)
 
 
 def from_uint8(images: UInt8Images) -> Images:

@@ -32,7 +32,7 @@ class Denoiser(nn.Module):
 
     Args:
         network: forward(x, noise_label, labels) with as many channels out as in, or twice as many
-            when the variance is learned.
+            when the variance is learned; augment_labels follow where it is told of them.
         schedule: the marginals of x_t.
         parameterization: what the network predicts.
         learned_variance: the second half of the channels is the variance, as 2 v - 1.
@@ -73,10 +73,21 @@ class Denoiser(nn.Module):
         eps = per_image(on_x_t, x_t) * x_t + per_image(on_output, x_t) * F
         return Denoised(x_0, eps, fraction)
 
-    def network_output(self, x_t: Images, c: Coefficients, labels: Labels | None) -> Output:
-        """The network's prediction F, and the variance fraction if it is learned."""
+    def network_output(
+        self,
+        x_t: Images,
+        c: Coefficients,
+        labels: Labels | None,
+        augment_labels: Float[Tensor, "B A"] | None = None,
+    ) -> Output:
+        """The network's prediction F, and the variance fraction if it is learned.
+
+        Args:
+            augment_labels: how images in training were changed, for a network that is told.
+        """
         noise_label = c.c_noise.to(x_t).expand(len(x_t))
-        output = self.network(per_image(c.c_in, x_t) * x_t, noise_label, labels)
+        told = () if augment_labels is None else (augment_labels,)
+        output = self.network(per_image(c.c_in, x_t) * x_t, noise_label, labels, *told)
         if not self.learned_variance:
             return Output(output, None)
         prediction, variance = output.chunk(2, dim=1)

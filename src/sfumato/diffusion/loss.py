@@ -62,7 +62,7 @@ class SimpleLoss(Loss):
         x_0, eps = batch.images, noise.normal_like(batch.images)
         c = denoiser.parameterization.coefficients(denoiser.schedule, t)
         x_t = per_image(c.alpha, x_0) * x_0 + per_image(c.sigma, x_0) * eps
-        output = denoiser.network_output(x_t, c, batch.labels)
+        output = denoiser.network_output(x_t, c, batch.labels, batch.augment_labels)
         return self.error(output, c, x_0, eps)
 
     def error(self, output: Output, c: Coefficients, x_0: Images, eps: Images) -> PerImage:
@@ -109,7 +109,7 @@ class VariationalLoss(Loss):
         x_0, eps = batch.images, noise.normal_like(batch.images)
         c = denoiser.parameterization.coefficients(denoiser.schedule, t)
         x_t = per_image(c.alpha, x_0) * x_0 + per_image(c.sigma, x_0) * eps
-        output = denoiser.network_output(x_t, c, batch.labels)
+        output = denoiser.network_output(x_t, c, batch.labels, batch.augment_labels)
         return self.error(denoiser, output, c, x_t, x_0, t)
 
     def error(
@@ -163,7 +163,7 @@ class HybridLoss(Loss):
         x_0, eps = batch.images, noise.normal_like(batch.images)
         c = denoiser.parameterization.coefficients(denoiser.schedule, t)
         x_t = per_image(c.alpha, x_0) * x_0 + per_image(c.sigma, x_0) * eps
-        output = denoiser.network_output(x_t, c, batch.labels)
+        output = denoiser.network_output(x_t, c, batch.labels, batch.augment_labels)
         simple = SimpleLoss(distance=self.distance, weighting=self.weighting)
         detached = Output(output.prediction.detach(), output.variance_fraction)
         bound = VariationalLoss().error(denoiser, detached, c, x_t, x_0, t)

@@ -1,12 +1,14 @@
 """The diffusion model: the five concepts put together, trained and sampled like any other model."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sfumato.augment.labelled import NUM_LABELS, LabelledAugmentation
 from sfumato.core.config import component
 from sfumato.core.images import Batch, Images, Labels, Shape
 from sfumato.core.model import OnStep, Phase
@@ -22,12 +24,16 @@ from sfumato.diffusion.samplers.samplers import AnySampler
 from sfumato.diffusion.schedules import Schedule
 from sfumato.diffusion.time_sampling import AnyTimeSampling, UniformTimes
 from sfumato.networks.constraints import constraint
-from sfumato.networks.networks import Network
+from sfumato.networks.layers import TimeEmbedding
+from sfumato.networks.networks import TAKES_AUGMENT_LABELS, Network
 
 
 @component
 class DiffusionConfig:
-    """A diffusion model: DDPM unless said otherwise."""
+    """A diffusion model: DDPM unless said otherwise.
+
+    With `augment` it trains on changed images and tells the network how they were changed.
+    """
 
     kind: Literal["diffusion"] = "diffusion"
     network: Network
@@ -39,6 +45,7 @@ class DiffusionConfig:
     label_dropout: float = 0.1
     sampler: AnySampler = AutoSampler()
     guidance: ClassifierFreeGuidance = ClassifierFreeGuidance()
+    augment: LabelledAugmentation | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_dropout < 1:
@@ -47,6 +54,11 @@ class DiffusionConfig:
             raise ValueError(
                 f"guidance scale {self.guidance.scale} needs a network that also knows the "
                 "unlabelled case; set label_dropout > 0 (0.1 is usual) or guidance.scale = 1"
+            )
+        if self.augment is not None and not isinstance(self.network, TAKES_AUGMENT_LABELS):
+            raise ValueError(
+                f"augment tells the network how images were changed, and network kind "
+                f"{self.network.kind!r} cannot be told; use unet or ddpmpp, or leave augment out"
             )
         self.parameterization.check(self.schedule)
         self.loss.check(self.schedule, self.learned_variance)
@@ -79,8 +91,13 @@ class DiffusionModel(nn.Module):
         self.image_shape = image_shape
         self.num_classes = num_classes
         channels = image_shape[0] * (2 if config.learned_variance else 1)
+        network = config.network.build(image_shape, num_classes, channels)
+        if config.augment is not None:
+            embed_time = network.embed_time
+            assert isinstance(embed_time, TimeEmbedding)
+            embed_time.take_augment_labels(NUM_LABELS)
         self.denoiser = Denoiser(
-            config.network.build(image_shape, num_classes, channels),
+            network,
             config.schedule,
             config.parameterization,
             config.learned_variance,
@@ -120,8 +137,12 @@ class DiffusionModel(nn.Module):
     def noisy_losses(self, batch: Batch, noise: RandomStream) -> NoisyLosses:
         """The training loss of each image with the log-SNR at which it was incurred."""
         t, weight = self.time_sampler(noise)
+        images, augment_labels = batch.images, None
+        if self.training and self.config.augment is not None:
+            images, augment_labels = self.config.augment(images, noise)
         labels = self._drop_labels(batch.labels, noise)
-        error = self.config.loss(self.denoiser, Batch(batch.images, labels), t, noise)
+        changed = replace(batch, images=images, labels=labels, augment_labels=augment_labels)
+        error = self.config.loss(self.denoiser, changed, t, noise)
         if self.training:
             self.time_sampler.observe(t, error)
         return NoisyLosses(error * weight.to(error), error, self.config.schedule.log_snr(t))

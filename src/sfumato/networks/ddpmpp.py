@@ -143,11 +143,12 @@ class DDPMPP(nn.Module):
         x: Float[Tensor, "B C H W"],
         noise_label: Float[Tensor, " B"],
         labels: Int64[Tensor, " B"] | None = None,
+        augment_labels: Float[Tensor, "B A"] | None = None,
     ) -> Float[Tensor, "B D H W"]:
         added: Tensor | float = 0.0
         if self.embed_class is not None:
             added = self.embed_class(labels, len(x))
-        embedding = F.silu(self.embed_time(noise_label, added))
+        embedding = F.silu(self.embed_time(noise_label, added, augment_labels))
         h = self.stem(x)
         skips: list[Tensor] = [h]
         for stage in self.down:

@@ -97,12 +97,28 @@ class TimeEmbedding(nn.Module):
         self.features = SinusoidalEmbedding(features)
         self.linear_1 = nn.Linear(features, dim)
         self.linear_2 = nn.Linear(dim, dim)
+        self.embed_augment: nn.Linear | None = None
+
+    def take_augment_labels(self, count: int) -> None:
+        """Learn to take so many numbers that say how an image was changed.
+
+        A linear map without bias: all 0 adds nothing. It begins with zeros.
+        Source: Karras et al. 2022 (EDM), appendix F.2.
+        """
+        self.embed_augment = nn.Linear(count, self.linear_1.in_features, bias=False)
+        nn.init.zeros_(self.embed_augment.weight)
 
     def forward(
-        self, noise_label: Float[Tensor, " B"], added: Float[Tensor, "B F"] | float = 0.0
+        self,
+        noise_label: Float[Tensor, " B"],
+        added: Float[Tensor, "B F"] | float = 0.0,
+        augment_labels: Float[Tensor, "B A"] | None = None,
     ) -> Float[Tensor, "B E"]:
         """The embedding of the noise level, with `added` to its sinusoidal features."""
         with torch.autocast(noise_label.device.type, enabled=False):
+            if augment_labels is not None:
+                assert self.embed_augment is not None, "call take_augment_labels first"
+                added = added + self.embed_augment(augment_labels)
             hidden = F.silu(self.linear_1(self.features(noise_label) + added))
             return self.linear_2(hidden)  # type: ignore[no-any-return]
 

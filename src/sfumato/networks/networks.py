@@ -12,6 +12,9 @@ from sfumato.networks.edm2 import EDM2Config
 from sfumato.networks.minimal_unet import MinimalUNetConfig
 from sfumato.networks.unet import UNetConfig
 
+TAKES_AUGMENT_LABELS = (UNetConfig, DDPMPPConfig)
+"""Their networks can be told how an image was changed, by `embed_time.take_augment_labels`."""
+
 Network = Annotated[
     UNetConfig
     | DDPMPPConfig

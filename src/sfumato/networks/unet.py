@@ -196,8 +196,9 @@ class UNet(nn.Module):
         x: Float[Tensor, "B C H W"],
         noise_label: Float[Tensor, " B"],
         labels: Int64[Tensor, " B"] | None = None,
+        augment_labels: Float[Tensor, "B A"] | None = None,
     ) -> Float[Tensor, "B D H W"]:
-        embedding = self.embed_time(noise_label)
+        embedding = self.embed_time(noise_label, augment_labels=augment_labels)
         class_vector = None
         if self.embed_class is not None:
             class_vector = self.embed_class(labels, len(x))

@@ -143,10 +143,10 @@ class Doctor:
         elif self.winning_since is None:
             self.winning_since = position.step
         elif position.step - self.winning_since >= WON_STEPS:
+            steps = position.step - self.winning_since
             self.warn(
-                f"discriminator wins: accuracy {accuracy:.2f} for "
-                f"{position.step - self.winning_since:,} steps, at {position.images:,} images: the "
-                "generator learns nothing more from it; try "
+                f"discriminator wins: accuracy {accuracy:.2f} for {steps:,} steps, at "
+                f"{position.images:,} images: the generator learns nothing more from it; try "
                 "augment = { kind = 'ada' }, a stronger r1, label smoothing, input_noise, or a "
                 "smaller discriminator",
             )
