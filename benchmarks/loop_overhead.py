@@ -20,10 +20,11 @@ import torch
 
 from sfumato.data.catalogue import load
 from sfumato.run import directory as run_directory
+from sfumato.run.build import build_model
 from sfumato.run.experiment import Experiment, load_experiment
 from sfumato.run.position import SavedState
 from sfumato.run.session import Session
-from sfumato.run.train import build_model, with_decay_fixed
+from sfumato.run.train import with_decay_fixed
 from sfumato.run.trainer import Trainer
 
 STEPS = 5

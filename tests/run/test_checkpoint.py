@@ -15,6 +15,7 @@ from run.experiments import DIFFUSION, experiment
 from run.processes import finished, silent, train_on_a_full_disk
 from sfumato.core.errors import RunError
 from sfumato.run import checkpoint as room
+from sfumato.run.build import build_model
 from sfumato.run.checkpoint import (
     Checkpoint,
     list_checkpoints,
@@ -26,7 +27,7 @@ from sfumato.run.checkpoint import (
     write_tensors,
 )
 from sfumato.run.position import SavedState, read_state
-from sfumato.run.train import build_model, train
+from sfumato.run.train import train
 from sfumato.run.trainer import Trainer
 from sfumato.run.trainer_state import restore_tensors, trainer_tensors
 

@@ -3,6 +3,7 @@
 config.json        the resolved experiment
 data.json          what the data were: shape, classes, digest, counts
 environment.json   versions, machine, commit
+performance.json   the performance plan in force, and the plans it was chosen from
 metrics.jsonl      one row of numbers every `training.log_images`
 samples/           pictures at fixed noise, named by images seen; training.webp animates them
 checkpoints/       full state, to resume from
@@ -49,6 +50,15 @@ HARMLESS = (
     "training.wandb",
 )
 """Keys that may change when a run is resumed: they do not alter the steps still to come."""
+
+SETTLED = {
+    "decay_images": None,
+    "precision": "auto",
+    "layout": "auto",
+    "kernels": "auto",
+    "compile": "auto",
+}
+"""Keys of `training` that a run settles at its start, and the value that leaves them open."""
 
 LOCK = "lock"
 FOLDERS = ("checkpoints", "samples", "snapshots")
@@ -140,8 +150,9 @@ def check_same_experiment(directory: Path, experiment: Experiment, force: bool) 
     """
     recorded = to_mapping(read_experiment(directory))
     given = to_mapping(experiment)
-    if given["training"]["decay_images"] is None:
-        given["training"]["decay_images"] = recorded["training"]["decay_images"]
+    for key, unsettled in SETTLED.items():
+        if given["training"][key] == unsettled:
+            given["training"][key] = recorded["training"][key]
     changed = {
         key: values
         for key, values in differences(recorded, given).items()

@@ -12,8 +12,9 @@ from sfumato.core import distributed
 from sfumato.core.config import to_mapping
 from sfumato.core.device import default_device
 from sfumato.data.catalogue import load
+from sfumato.run.build import build_model
 from sfumato.run.experiment import Experiment
-from sfumato.run.train import build_model, with_decay_fixed
+from sfumato.run.train import with_decay_fixed
 from sfumato.run.trainer import Trainer
 
 WARM_UP = 2

@@ -17,9 +17,9 @@ from sfumato.diffusion import edit
 from sfumato.diffusion.clip import ClipToRange, clipped
 from sfumato.diffusion.edit import NoiseEstimate, Snapshot
 from sfumato.diffusion.model import DiffusionModel
+from sfumato.run.build import build_model
 from sfumato.run.latent import diffusion_of, flow_grid
 from sfumato.run.sample import LoadedRun
-from sfumato.run.train import build_model
 
 Mask = Float[Tensor, "1 1 H W"]
 """1 where a pixel is known, 0 where it is to be found."""

@@ -40,7 +40,12 @@ class TrainingConfig:
             which is recorded, so that extending the budget does not stretch the decay.
         clip_gradient: largest norm of the gradient of a module; None: no clipping.
         averages: weight averages kept during training; the first is the one sampled with.
+        performance: "auto" chooses by timing what is "auto" in the next four, at the start of a
+            run; "reference" is float32, contiguous and eager, whatever they say.
         precision: of the forward and backward pass; weights stay float32. float16 scales the loss.
+        layout: of images and weights in memory.
+        kernels: own compiled kernels on a CPU; need a C++ compiler.
+        compile: networks through torch.compile.
         recompute_activations: keep less for the backward pass and compute it again: less memory,
             more time, the same results.
         shard: spread a diffusion model over the processes (FSDP2); nothing happens with one.
@@ -68,7 +73,11 @@ class TrainingConfig:
     decay_images: int | None = None
     clip_gradient: float | None = None
     averages: tuple[AverageProfile, ...] = (ExponentialAverage(),)
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    performance: Literal["auto", "reference"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    layout: Literal["auto", "contiguous", "channels_last"] = "auto"
+    kernels: Literal["auto"] | bool = "auto"
+    compile: Literal["auto"] | bool = "auto"
     recompute_activations: bool = False
     shard: bool = False
     log_images: int = 5_000

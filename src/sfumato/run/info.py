@@ -12,15 +12,15 @@ from torch.utils.flop_counter import (
     sdpa_flop_count,
 )
 
-from sfumato.core.device import autocast
 from sfumato.core.images import Batch
 from sfumato.core.model import GenerativeModel, Phase
 from sfumato.core.noise import TrainingNoise
 from sfumato.data.catalogue import load
+from sfumato.run.build import build_model
 from sfumato.run.experiment import Experiment, TrainingConfig
 from sfumato.run.live_memory import LiveMemory
+from sfumato.run.performance import computing, plan_of
 from sfumato.run.recompute import recompute_activations
-from sfumato.run.train import build_model
 
 SIZES = (2, 4)
 """Batches on which memory is counted; a line through both says what another batch needs."""
@@ -84,7 +84,7 @@ class Description:
 def describe(experiment: Experiment, depth: int) -> Description:
     """What the modules of an experiment are, do and need, down to `depth` levels.
 
-    Found by training steps on tiny batches, in the recipe's precision.
+    Found by training steps on tiny batches, in the recipe's precision (float32 if that is auto).
     """
     config = experiment.training
     model = build_model(experiment, load(experiment.data).train)
@@ -147,7 +147,7 @@ def _losses(model: GenerativeModel, phase: Phase, config: TrainingConfig, size: 
         phase.module.requires_grad_(True)
     labels = torch.zeros(size, dtype=torch.int64) if model.num_classes else None
     batch = Batch(torch.zeros(size, *model.image_shape), labels)
-    with autocast(torch.device("cpu"), config.precision):
+    with computing(torch.device("cpu"), plan_of(config)):
         return phase.loss(batch, TrainingNoise("info", global_batch=size)).float()
 
 

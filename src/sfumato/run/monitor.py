@@ -28,6 +28,7 @@ from sfumato.run.boards import Board, open_boards
 from sfumato.run.ema import weights_in_use
 from sfumato.run.experiment import Experiment
 from sfumato.run.metrics_log import MetricsLog
+from sfumato.run.performance import computing
 from sfumato.run.position import Position, SavedState
 from sfumato.run.trainer import Trainer
 
@@ -162,7 +163,11 @@ class Monitor:
         assert isinstance(model, GenerativeModel)
         was_training = model.training
         model.eval()
-        with torch.no_grad(), weights_in_use(self.trainer.averages):
+        with (
+            torch.no_grad(),
+            weights_in_use(self.trainer.averages),
+            computing(self.trainer.device, self.trainer.plan),
+        ):
             yield model
         model.train(was_training)
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sfumato.core.config import override, parse, to_mapping
-from sfumato.core.device import autocast, default_device
+from sfumato.core.device import default_device
 from sfumato.core.errors import RunError
 from sfumato.core.images import Labels, UInt8Images, to_uint8
 from sfumato.core.model import GenerativeModel, OnStep
@@ -17,6 +17,14 @@ from sfumato.core.noise import Noise
 from sfumato.run.checkpoint import load_into, read_tensors
 from sfumato.run.directory import read_experiment, read_json
 from sfumato.run.experiment import Experiment
+from sfumato.run.performance import (
+    apply_plan,
+    available,
+    computing,
+    plan_in_force,
+    plan_of,
+    with_plan,
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,9 @@ class LoadedRun:
 
 def load_run(run_dir: Path, overrides: list[str] | None = None) -> LoadedRun:
     """The model of a finished run, with the weights it samples with, on the default device.
+
+    It computes by the performance plan of the run, as far as that can be had here; the experiment
+    that is returned says which plan that is.
 
     Args:
         run_dir: a run directory.
@@ -54,6 +65,9 @@ def load_run(run_dir: Path, overrides: list[str] | None = None) -> LoadedRun:
     model = experiment.model.build(tuple(data["image_shape"]), num_classes)
     load_into(model, read_tensors(weights), str(weights))
     model.to(default_device()).eval().requires_grad_(False)
+    plan = available(plan_of(experiment.training))
+    apply_plan(model, plan)
+    experiment = with_plan(experiment, plan)
     return LoadedRun(run_dir, experiment, model, data)
 
 
@@ -62,19 +76,18 @@ def sample_batches(
     labels: Labels | None,
     seeds: range,
     batch_size: int = 256,
-    precision: str = "float32",
     on_step: OnStep | None = None,
 ) -> Iterator[UInt8Images]:
     """Generate one image (uint8, on the CPU) for each seed, in batches.
 
-    Image i depends on seeds[i] and labels[i] alone.
+    Image i depends on seeds[i] and labels[i] alone. Computes by the plan that the model is under.
     """
     assert isinstance(model, GenerativeModel)
-    device = next(model.parameters()).device
+    device, plan = next(model.parameters()).device, plan_in_force(model)
     for start in range(0, len(seeds), batch_size):
         some = seeds[start : start + batch_size]
         chosen = None if labels is None else labels[start : start + batch_size]
-        with torch.inference_mode(), autocast(device, precision):
+        with torch.inference_mode(), computing(device, plan):
             images = model.sample(chosen, Noise(some), on_step)
         yield to_uint8(images).cpu()
 
@@ -84,13 +97,12 @@ def sample_images(
     labels: Labels | None,
     seeds: range,
     batch_size: int = 256,
-    precision: str = "float32",
     tell: Callable[[int], None] | None = None,
 ) -> UInt8Images:
     """All images of `sample_batches`; `tell` hears the number done after each batch."""
     parts: list[UInt8Images] = []
     done = 0
-    for images in sample_batches(model, labels, seeds, batch_size, precision):
+    for images in sample_batches(model, labels, seeds, batch_size):
         parts.append(images)
         done += len(images)
         if tell is not None:

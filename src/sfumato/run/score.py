@@ -21,8 +21,11 @@ from sfumato.run.copies import save_pairs
 from sfumato.run.draws import save_draws
 from sfumato.run.evaluate import METRICS, Evaluator
 from sfumato.run.experiment import Experiment
+from sfumato.run.performance import plan_of
 from sfumato.run.sample import LoadedRun, load_run, sample_images
 
+FREE = ("evaluation.", "model.sampler", "model.guidance", "training.performance")
+"""Keys that may change when a run is scored."""
 COLUMNS = 8
 ROWS = 10
 
@@ -49,10 +52,11 @@ def load_with_data(run_dir: Path, overrides: list[str]) -> tuple[LoadedRun, Spli
     loaded = load_run(run_dir, overrides)
     recorded = to_mapping(load_run(run_dir).experiment) if overrides else {}
     for key in differences(recorded, to_mapping(loaded.experiment)) if overrides else {}:
-        if not key.startswith(("evaluation.", "model.sampler", "model.guidance")):
+        if not key.startswith(FREE):
             raise RunError(
                 f"override of {key}: it was settled when {run_dir} was trained; "
-                "evaluation.*, model.sampler.* and model.guidance.* may change"
+                "evaluation.*, model.sampler.*, model.guidance.* and training.performance may "
+                "change"
             )
     splits = load(loaded.experiment.data)
     if loaded.data["digest"] != splits.train.digest:
@@ -117,7 +121,7 @@ def protocol(evaluator: Evaluator, experiment: Experiment) -> dict[str, str | in
     return {
         **evaluator.protocol,
         "weights": f"{averages[0].kind} moving average" if averages else "as trained",
-        "sampling_precision": "float32",
+        "performance": str(plan_of(experiment.training)),
         "sampling_seeds": f"0 to {evaluator.num_images - 1}",
     }
 

@@ -6,20 +6,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from sfumato.core import distributed
 from sfumato.core.config import to_mapping
 from sfumato.core.device import default_device
 from sfumato.core.errors import RunError
 from sfumato.core.files import write_json
 from sfumato.core.model import GenerativeModel
-from sfumato.core.noise import derive_seed
 from sfumato.data.catalogue import load
-from sfumato.data.dataset import Dataset
 from sfumato.run import directory as run_directory
+from sfumato.run.build import build_model
 from sfumato.run.experiment import Experiment
+from sfumato.run.performance import KEYS, with_plan
+from sfumato.run.plan_search import choose_plan
 from sfumato.run.session import Session
 from sfumato.run.trainer import Trainer
 
@@ -32,20 +30,18 @@ class Run:
     summary: dict[str, Any]
 
 
-def build_model(experiment: Experiment, dataset: Dataset) -> nn.Module:
-    """The untrained model for a data set; its initialization depends on `training.seed` alone."""
-    num_classes = dataset.num_classes if experiment.conditional else 0
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(experiment.training.seed, "initialization"))
-        return experiment.model.build(dataset.image_shape, num_classes)
+def _as_begun(experiment: Experiment, run_dir: Path) -> Experiment:
+    """The experiment with what the run settled at its start, where it leaves that open.
 
-
-def _with_recorded_decay(experiment: Experiment, run_dir: Path) -> Experiment:
-    """The experiment with the length of the decay that the run began with, unless it gives one."""
-    if experiment.training.decay_images is not None:
-        return experiment
-    recorded = run_directory.read_experiment(run_dir).training.decay_images
-    return replace(experiment, training=replace(experiment.training, decay_images=recorded))
+    That is the length of the decay and the performance plan.
+    """
+    given, recorded = experiment.training, run_directory.read_experiment(run_dir).training
+    settled: dict[str, Any] = {
+        key: getattr(recorded, key) for key in KEYS if getattr(given, key) == "auto"
+    }
+    if given.decay_images is None:
+        settled["decay_images"] = recorded.decay_images
+    return replace(experiment, training=replace(given, **settled))
 
 
 def with_decay_fixed(experiment: Experiment) -> Experiment:
@@ -88,9 +84,13 @@ def train(
     experiment, resuming = distributed.on_main(
         lambda: _resolved(experiment, run_dir, resume, force)
     )
-    splits = load(experiment.data)
+    splits, device = load(experiment.data), default_device()
+    choice = choose_plan(experiment, splits.train, device)
+    experiment = with_plan(experiment, choice.plan)
+    if distributed.is_main():
+        tell(f"performance: {choice}")
     model = build_model(experiment, splits.train)
-    trainer = Trainer(experiment.training, model, default_device(), experiment.data.augment)
+    trainer = Trainer(experiment.training, model, device, experiment.data.augment)
 
     def open_directory() -> None:
         stack.enter_context(run_directory.locked(run_dir))
@@ -99,6 +99,8 @@ def train(
         run_directory.check_same_data(run_dir, splits.train, force)
         run_directory.clean(run_dir)
         write_json(run_dir / "config.json", to_mapping(experiment))
+        if not (run_dir / "performance.json").exists():
+            write_json(run_dir / "performance.json", choice.to_mapping())
         write_json(run_dir / "data.json", run_directory.describe(splits.train))
 
     with contextlib.ExitStack() as stack:
@@ -123,7 +125,7 @@ def _resolved(
                 f"{run_dir} is not a run directory: it has no config.json; check the path"
             )
         run_directory.check_same_experiment(run_dir, experiment, force)
-        return with_decay_fixed(_with_recorded_decay(experiment, run_dir)), True
+        return with_decay_fixed(_as_begun(experiment, run_dir)), True
     run_directory.check_new(run_dir)
     return with_decay_fixed(experiment), False
 

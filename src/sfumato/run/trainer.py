@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from sfumato.augment.geometric import Augmentation
 from sfumato.core import distributed
-from sfumato.core.device import autocast
 from sfumato.core.errors import ConfigError
 from sfumato.core.images import Batch, Labels, UInt8Images, from_uint8
 from sfumato.core.model import GenerativeModel, Observed, Phase
@@ -22,6 +21,7 @@ from sfumato.core.noise import TrainingNoise, derive_seed
 from sfumato.run.ema import AveragedWeights
 from sfumato.run.experiment import TrainingConfig
 from sfumato.run.losses import LossMeans
+from sfumato.run.performance import apply_plan, compiled_forwards, computing, in_place_of, plan_of
 from sfumato.run.position import Position
 from sfumato.run.recompute import recompute_activations
 from sfumato.run.shard import is_sharded, shard
@@ -52,7 +52,9 @@ class Trainer:
                 f"training.batch_size {config.batch_size} cannot be shared equally by "
                 f"{distributed.world_size()} processes; make it a multiple"
             )
+        self.plan = plan_of(config)
         self.model.to(self.device).train()
+        apply_plan(self.model, self.plan)
         if config.recompute_activations:
             recompute_activations(self.model)
         if config.shard:
@@ -67,7 +69,10 @@ class Trainer:
                 )
         # Finding the parameters in a module takes time that every step would pay.
         self._parameters = {module: list(module.parameters()) for module in self.optimizers}
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
+        self._compiled = compiled_forwards(self.phases) if self.plan.compile else {}
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=self.plan.precision == "float16"
+        )
         sampled = self.model.sampled_module
         self.averages = [AveragedWeights(sampled, profile) for profile in config.averages]
         self.means = LossMeans(self.device)
@@ -116,7 +121,8 @@ class Trainer:
         optimizer, config = self.optimizers[phase.module], self.config
         optimizer.zero_grad(set_to_none=True)
         for part, noise in self._micro_batches(batch, phase.name):
-            with autocast(self.device, config.precision):
+            forwards = {} if phase.double_backward else self._compiled
+            with computing(self.device, self.plan), in_place_of(forwards):
                 losses = self._losses(phase, part, noise)
             mean = losses.float().sum() / config.batch_size * (phase.every if phase.lazy else 1)
             if self.sharded:  # its gradients are averaged over the processes, not summed

@@ -104,5 +104,12 @@ def _optimizer_state(
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in saved.items():
         number, _, key = name.partition("/")
-        state.setdefault(int(number), {})[key] = spread_like(tensor, numbers[number])
+        state.setdefault(int(number), {})[key] = _laid_out_like(tensor, numbers[number])
     return state
+
+
+def _laid_out_like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """In the parameter's memory format, since fused optimizers go through all in one order."""
+    if tensor.shape != parameter.shape or hasattr(parameter, "full_tensor"):
+        return spread_like(tensor, parameter)
+    return torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)

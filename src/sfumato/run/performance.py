@@ -1,0 +1,133 @@
+"""The performance plan: how the numbers of a run are computed, apart from what they mean.
+
+Precision, memory layout, own kernels, compilation. `run/plan_search.py` chooses one by timing; from
+then on it stands in the config of the run, so that a resumed run keeps it, a study can compare it,
+and samples are drawn with it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from sfumato.core.config import component
+from sfumato.core.device import autocast
+from sfumato.core.model import Phase
+from sfumato.data.cache import cache_folder
+from sfumato.networks.fast import use_kernels
+from sfumato.networks.norm_kernel import NoCompiler, norm_kernel
+from sfumato.run.experiment import Experiment, TrainingConfig
+
+KEYS = ("precision", "layout", "kernels", "compile")
+
+
+@component
+class Plan:
+    """How to compute. As it stands it is the reference, which every other plan is checked against.
+
+    Args:
+        precision: of convolutions and matrix products; weights stay float32. float16 scales the
+            loss.
+        layout: of images and weights in memory.
+        kernels: own compiled kernels for normalization, and direct attention, on a CPU.
+        compile: networks through torch.compile; phases that differentiate a gradient stay eager.
+    """
+
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    layout: Literal["contiguous", "channels_last"] = "contiguous"
+    kernels: bool = False
+    compile: bool = False
+
+    def __str__(self) -> str:
+        """For people: `bfloat16, channels last, kernels`."""
+        words = [self.precision, self.layout.replace("_", " ")]
+        words += ["kernels"] * self.kernels + ["compiled"] * self.compile
+        return ", ".join(words)
+
+
+REFERENCE = Plan()
+
+
+def fixed_plan(config: TrainingConfig) -> Plan | None:
+    """The plan that a config names in full; None where something is left to be chosen."""
+    if config.performance == "reference":
+        return REFERENCE
+    if any(getattr(config, key) == "auto" for key in KEYS):
+        return None
+    return plan_of(config)
+
+
+def plan_of(config: TrainingConfig) -> Plan:
+    """The plan of a config; what is not chosen yet is that of the reference."""
+    if config.performance == "reference":
+        return REFERENCE
+    given = {key: value for key in KEYS if (value := getattr(config, key)) != "auto"}
+    return replace(REFERENCE, **given)
+
+
+def with_plan(experiment: Experiment, plan: Plan) -> Experiment:
+    """The experiment with every part of its plan fixed."""
+    keys = {key: getattr(plan, key) for key in KEYS}
+    return replace(experiment, training=replace(experiment.training, **keys))
+
+
+def available(plan: Plan) -> Plan:
+    """The plan as far as it can be had on this machine: without a compiler there are no kernels."""
+    if not plan.kernels:
+        return plan
+    try:
+        norm_kernel(cache_folder() / "kernels")
+    except NoCompiler:
+        return replace(plan, kernels=False)
+    return plan
+
+
+def apply_plan(model: nn.Module, plan: Plan) -> None:
+    """Put a model's weights and layers under a plan; precision comes with `computing`.
+
+    Raises:
+        NoCompiler: the plan has kernels, and they cannot be built.
+    """
+    is_channels_last = plan.layout == "channels_last"
+    layout = torch.channels_last if is_channels_last else torch.contiguous_format
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=layout)
+    model.performance_plan = plan  # type: ignore[assignment]
+    use_kernels(model, norm_kernel(cache_folder() / "kernels") if plan.kernels else None)
+    if torch.cuda.is_available():
+        torch.backends.cuda.matmul.allow_tf32 = plan != REFERENCE
+        torch.backends.cudnn.allow_tf32 = plan != REFERENCE
+
+
+def plan_in_force(model: nn.Module) -> Plan:
+    """The plan that a model was put under."""
+    return getattr(model, "performance_plan", REFERENCE)
+
+
+def computing(device: torch.device, plan: Plan) -> AbstractContextManager[object]:
+    """The context in which forward passes have the precision of a plan."""
+    return autocast(device, plan.precision)
+
+
+def compiled_forwards(phases: Sequence[Phase]) -> dict[nn.Module, Callable[..., Any]]:
+    """The networks that the phases train, with their forward through torch.compile."""
+    modules = {phase.module for phase in phases}
+    networks = {getattr(module, "network", module) for module in modules}  # a denoiser has one
+    return {network: torch.compile(network.forward, dynamic=False) for network in networks}
+
+
+@contextmanager
+def in_place_of(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Inside the context the modules compute by these functions."""
+    for module, forward in forwards.items():
+        module.forward = forward
+    try:
+        yield
+    finally:
+        for module in forwards:
+            del module.forward  # the method of its class shows again
