@@ -21,6 +21,11 @@ DIFFUSION: dict[str, Any] = {
         "sampler": {"kind": "ddim", "steps": 3},
     },
     "training": {
+        # The reference plan: choosing one by timing would take longer than these runs.
+        "precision": "float32",
+        "layout": "contiguous",
+        "kernels": False,
+        "compile": False,
         "batch_size": 16,
         "budget_images": 128,
         "log_images": 32,

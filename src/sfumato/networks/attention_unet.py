@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from sfumato.core.config import component
 from sfumato.core.images import Shape
+from sfumato.networks.fast import Attention, GroupNorm
 from sfumato.networks.layers import ClassEmbedding, SinusoidalEmbedding
 from sfumato.networks.shapes import check_halvings
 
@@ -138,12 +139,12 @@ class DoubleConvolution(nn.Module):
         inner = inner or out_channels
         self.residual = residual
         self.conv_1 = nn.Conv2d(channels, inner, 3, padding=1, bias=False)
-        self.norm_1 = nn.GroupNorm(1, inner)
+        self.norm_1 = GroupNorm(1, inner)
         self.conv_2 = nn.Conv2d(inner, out_channels, 3, padding=1, bias=False)
-        self.norm_2 = nn.GroupNorm(1, out_channels)
+        self.norm_2 = GroupNorm(1, out_channels)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
-        h: Tensor = self.norm_2(self.conv_2(F.gelu(self.norm_1(self.conv_1(x)))))
+        h: Tensor = self.norm_2(self.conv_2(self.norm_1(self.conv_1(x), activation="gelu")))
         return F.gelu(x + h) if self.residual else h
 
 
@@ -193,6 +194,7 @@ class AttentionBlock(nn.Module):
         self.heads = heads
         self.norm_1 = nn.LayerNorm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)
+        self.attend = Attention()
         self.out = nn.Linear(channels, channels)
         self.norm_2 = nn.LayerNorm(channels)
         self.linear_1 = nn.Linear(channels, channels)
@@ -208,7 +210,7 @@ class AttentionBlock(nn.Module):
         qkv: Tensor = self.qkv(self.norm_1(tokens))
         qkv = qkv.view(batch, height * width, 3, self.heads, channels // self.heads)
         q, k, v = qkv.transpose(1, 3).unbind(2)
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        attended = self.attend(q, k, v).transpose(1, 2).flatten(2)
         tokens = tokens + self.out(attended)
         tokens = tokens + self.linear_2(F.gelu(self.linear_1(self.norm_2(tokens))))
         return tokens.transpose(1, 2).reshape(batch, channels, height, width)

@@ -8,10 +8,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfumato.networks.fast import Attention, GroupNorm
+
 Resample = Literal["down", "up"]
 
 
-def group_norm(channels: int, groups: int = 32) -> nn.GroupNorm:
+def group_norm(channels: int, groups: int = 32) -> GroupNorm:
     """GroupNorm with `groups` groups, as published, or fewer: a group has at least 4 channels.
 
     A group of one channel would remove whatever is added to the channel as a whole, and that is
@@ -19,20 +21,18 @@ def group_norm(channels: int, groups: int = 32) -> nn.GroupNorm:
     """
     if channels % groups or channels < 4 * groups:
         groups = math.gcd(groups, max(1, channels // 4), channels)
-    return nn.GroupNorm(groups, channels, eps=1e-6)
+    return GroupNorm(groups, channels, eps=1e-6)
 
 
 def norm_silu(
-    norm: nn.GroupNorm,
+    norm: GroupNorm,
     x: Float[Tensor, "B C H W"],
     scale: Float[Tensor, "B C 1 1"] | None = None,
     shift: Float[Tensor, "B C 1 1"] | None = None,
 ) -> Float[Tensor, "B C H W"]:
     """SiLU of the normalized x, or of (1 + scale) norm(x) + shift."""
-    h: Tensor = norm(x)
-    if scale is not None and shift is not None:
-        h = torch.addcmul(shift, h, 1 + scale)
-    return F.silu(h)
+    modulation = [None if m is None else m.flatten(1) for m in (scale, shift)]
+    return norm(x, *modulation, activation="silu")  # type: ignore[no-any-return]
 
 
 class ZeroConv2d(nn.Conv2d):
@@ -204,6 +204,7 @@ class SelfAttention(nn.Module):
         self.skip_scale = skip_scale
         self.norm = group_norm(channels, groups)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.attend = Attention()
         self.out = ZeroConv2d(channels, channels, 1)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
@@ -212,7 +213,7 @@ class SelfAttention(nn.Module):
         qkv: Tensor = self.qkv(self.norm(x)).flatten(2)
         qkv = qkv.view(batch, 3, self.heads, channels // self.heads, height * width)
         q, k, v = qkv.transpose(-1, -2).unbind(1)
-        h: Tensor = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).flatten(1, 2)
+        h: Tensor = self.attend(q, k, v).transpose(-1, -2).flatten(1, 2)
         h = self.out(h.view(batch, channels, height, width)) + x
         return h if self.skip_scale == 1 else h * self.skip_scale
 

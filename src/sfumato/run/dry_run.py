@@ -14,6 +14,8 @@ from sfumato.core.device import default_device
 from sfumato.data.catalogue import load
 from sfumato.run.build import build_model
 from sfumato.run.experiment import Experiment
+from sfumato.run.performance import with_plan
+from sfumato.run.plan_search import choose_plan
 from sfumato.run.train import with_decay_fixed
 from sfumato.run.trainer import Trainer
 
@@ -25,10 +27,11 @@ def dry_run(experiment: Experiment) -> str:
     """The resolved config, the parameter count, and estimates of time and memory, as text."""
     experiment = with_decay_fixed(experiment)
     splits = load(experiment.data)
+    choice = choose_plan(experiment, splits.train, default_device())
+    experiment = with_plan(experiment, choice.plan)
     config = experiment.training
-    trainer = Trainer(
-        config, build_model(experiment, splits.train), default_device(), experiment.data.augment
-    )
+    model = build_model(experiment, splits.train)
+    trainer = Trainer(config, model, default_device(), experiment.data.augment)
     share = distributed.local_slice(config.batch_size)
     batches = splits.train.batches(config.batch_size, config.seed, which=share)
     times = []
@@ -47,6 +50,7 @@ def dry_run(experiment: Experiment) -> str:
         f"parameters  {sum(p.numel() for p in trainer.model.parameters()):,}",
         f"time        {_duration(steps * seconds)} for {steps:,} steps of {config.batch_size} "
         f"images ({config.batch_size / seconds:,.0f} img/s, from {TIMED} timed steps)",
+        f"plan        {choice}",
         f"memory      {_peak_memory(trainer.device) / 2**30:.1f} GiB at the peak of a step",
     ]
     return "\n".join(lines)

@@ -41,7 +41,7 @@ HOPELESS = 1.5
 """A candidate whose first step takes so many times the best so far is not timed further."""
 WORTHWHILE = 0.97
 """A candidate must take less than this share of the time of the best before it."""
-LONG_RUN = 1200.0
+LONG_RUN = 1800.0
 """Seconds from which compiling networks is considered: it costs one or two minutes."""
 
 

@@ -87,7 +87,7 @@ def train(
     splits, device = load(experiment.data), default_device()
     choice = choose_plan(experiment, splits.train, device)
     experiment = with_plan(experiment, choice.plan)
-    if distributed.is_main():
+    if choice.candidates and distributed.is_main():
         tell(f"performance: {choice}")
     model = build_model(experiment, splits.train)
     trainer = Trainer(experiment.training, model, device, experiment.data.augment)

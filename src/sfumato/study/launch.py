@@ -11,6 +11,7 @@ from sfumato.core.files import write_json
 from sfumato.run.directory import locked, read_json
 from sfumato.study.evaluators import Evaluators
 from sfumato.study.launchers import InProcess, Launcher
+from sfumato.study.plan import with_common_plan
 from sfumato.study.results import study_results
 from sfumato.study.search import Search
 from sfumato.study.study import Study
@@ -40,6 +41,7 @@ def run_study(
         Interrupted: stopped; the same command goes on.
     """
     with locked(directory):
+        study = with_common_plan(study, directory, tell)
         recorder = _Recorder(directory, tell)
         _open(study, directory)
         if study.search is None:

@@ -1,0 +1,245 @@
+"""The performance plan: chosen, checked, remembered, kept, and equal to the reference."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+
+from networks.tiny import TINY, moved
+from run.experiments import DIFFUSION, GAN, experiment
+from run.processes import silent
+from run.test_train import tensors
+from sfumato.core.config import to_mapping
+from sfumato.core.errors import RunError
+from sfumato.data.catalogue import load
+from sfumato.networks.norm_kernel import find_compiler
+from sfumato.run import plan_search
+from sfumato.run.build import build_model
+from sfumato.run.directory import read_experiment, read_json
+from sfumato.run.performance import (
+    KEYS,
+    REFERENCE,
+    Plan,
+    apply_plan,
+    computing,
+    plan_in_force,
+    with_plan,
+)
+from sfumato.run.plan_search import TOLERANCE, Choice, Search, choose_plan
+from sfumato.run.sample import load_run, sample_images
+from sfumato.run.train import train
+from sfumato.run.trainer import Trainer
+
+CPU = torch.device("cpu")
+FAST = Plan(precision="bfloat16", layout="channels_last", kernels=find_compiler() is not None)
+OPEN = dict.fromkeys(KEYS, "auto")
+LONG = {**OPEN, "budget_images": None, "budget_steps": 1000}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A cache of its own: nothing is remembered from elsewhere."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("SFUMATO_CACHE", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
+
+
+def fixed(plan: Plan, base: dict[str, Any] = DIFFUSION, **training: Any) -> Any:
+    return with_plan(experiment(base, performance="auto", **training), plan)
+
+
+@pytest.mark.parametrize("base", [DIFFUSION, GAN], ids=["diffusion", "gan"])
+def test_the_choice_is_the_quickest_that_agrees_with_the_reference(base: dict[str, Any]) -> None:
+    config = experiment(base, **LONG)
+    choice = Search(config, load(config.data).train, CPU).run()
+    own = choice.seconds(choice.plan)
+    assert own is not None
+    assert choice.candidates[0].plan == REFERENCE
+    assert choice.candidates[0].error == 0
+    assert len({c.plan.precision for c in choice.candidates}) == 2
+    for candidate in choice.candidates:
+        if not candidate.note:
+            assert candidate.error is not None
+            assert candidate.error <= TOLERANCE[candidate.plan.precision]
+            assert candidate.seconds is not None
+            assert own <= candidate.seconds / plan_search.WORTHWHILE
+        if candidate.plan.precision == "bfloat16":
+            assert candidate.error != 0  # it did compute something else
+
+
+def test_a_candidate_whose_gradient_is_off_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_search, "TOLERANCE", {"float32": 1e-3, "bfloat16": 1e-6})
+    config = experiment(DIFFUSION, **LONG | {"layout": "contiguous", "kernels": False})
+    choice = Search(config, load(config.data).train, CPU).run()
+    assert choice.plan == REFERENCE
+    (refused,) = [c for c in choice.candidates if c.plan.precision == "bfloat16"]
+    assert refused.note == "error above the tolerance"
+    assert choice.seconds(refused.plan) is None
+
+
+def test_what_the_config_fixes_is_not_chosen() -> None:
+    config = experiment(DIFFUSION, **LONG | {"precision": "bfloat16", "layout": "channels_last"})
+    choice = Search(config, load(config.data).train, CPU).run()
+    assert (choice.plan.precision, choice.plan.layout) == ("bfloat16", "channels_last")
+    given = choose_plan(fixed(FAST, **LONG), load(config.data).train, CPU)
+    assert (given.plan, given.source) == (FAST, "given")
+
+
+def test_a_choice_is_remembered_for_this_network_and_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = experiment(DIFFUSION, **LONG)
+    data = load(config.data).train
+    first = choose_plan(config, data, CPU)
+    assert first.source == "timed"
+
+    def refuse(*arguments: Any) -> None:
+        raise AssertionError("timed again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Search, "run", refuse)
+        again = choose_plan(config, data, CPU)
+        assert (again.plan, again.source) == (first.plan, "remembered")
+        with pytest.raises(AssertionError, match="timed again"):
+            choose_plan(experiment(DIFFUSION, batch_size=32, **LONG), data, CPU)
+        # A run of hours would have tried to compile, which this choice has not.
+        with pytest.raises(AssertionError, match="timed again"):
+            choose_plan(experiment(DIFFUSION, **OPEN, budget_images=10**10), data, CPU)
+
+
+def test_short_runs_and_reference_runs_time_nothing() -> None:
+    data = load(experiment(DIFFUSION).data).train
+    short = choose_plan(experiment(DIFFUSION, **OPEN), data, CPU)
+    assert (short.plan, short.source) == (REFERENCE, "only 8 steps")
+    reference = choose_plan(experiment(DIFFUSION, **LONG | {"performance": "reference"}), data, CPU)
+    assert (reference.plan, reference.source) == (REFERENCE, "given")
+    # "reference" switches everything off, whatever else a recipe says.
+    off = fixed(FAST, performance="reference")
+    assert Trainer(off.training, build_model(off, data), CPU).plan == REFERENCE
+
+
+def test_the_plan_is_in_the_run_directory_and_a_resumed_run_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = tmp_path / "run"
+    chosen = Plan(precision="bfloat16")
+    monkeypatch.setattr(
+        "sfumato.run.train.choose_plan", lambda *_: Choice(plan=chosen, source="timed")
+    )
+    train(experiment(DIFFUSION, **OPEN, budget_images=64), run_dir, tell=silent)
+    monkeypatch.undo()
+    assert read_json(run_dir, "performance.json")["plan"] == to_mapping(chosen)
+    assert read_json(run_dir, "performance.json")["source"] == "timed"
+    with pytest.raises(RunError, match=r"training\.precision \('bfloat16' -> 'float32'\)"):
+        train(experiment(DIFFUSION), run_dir, resume=True, tell=silent)
+    longer = experiment(DIFFUSION, **OPEN, budget_images=96)
+    train(longer, run_dir, resume=True, tell=silent)
+    assert read_experiment(run_dir).training.precision == "bfloat16"
+    assert read_json(run_dir, "performance.json")["source"] == "timed"
+    assert plan_in_force(load_run(run_dir).model) == chosen
+    assert plan_in_force(load_run(run_dir, ["training.performance=reference"]).model) == REFERENCE
+
+
+def test_under_a_fast_plan_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
+    tmp_path: Path,
+) -> None:
+    """Optimizer state and averages come back in the memory layout of the weights."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(fixed(FAST, sample_images=0), whole, tell=silent)
+    some = {"sample_images": 0, "budget_images": 64, "decay_images": 128}
+    train(fixed(FAST, **some), parts, tell=silent)
+    rest = fixed(FAST, **some | {"budget_images": 128})
+    train(rest, parts, resume=True, tell=silent)
+    expected, found = tensors(whole), tensors(parts)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_samples_under_a_fast_plan_are_those_of_the_reference_to_rounding(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    train(fixed(FAST, batch_size=64, budget_images=1280, sample_images=0), run_dir, tell=silent)
+    fast = load_run(run_dir)
+    assert plan_in_force(fast.model) == FAST
+    reference = load_run(run_dir, ["training.performance=reference"])
+    labels = torch.arange(20) % 10
+    images = [sample_images(run.model, labels, range(20)).double() for run in (fast, reference)]
+    error = (images[0] - images[1]).square().mean().sqrt()
+    assert 0 < error < 4  # of 255 levels
+
+
+def test_weights_and_averages_are_in_the_layout_of_the_plan() -> None:
+    config = fixed(FAST)
+    trainer = Trainer(config.training, build_model(config, load(config.data).train), CPU)
+    wide = [p for p in trainer.model.parameters() if p.ndim == 4 and min(p.shape) > 1]
+    assert wide
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in wide)
+    kept = [t for t in trainer.averages[0].tensors.values() if t.ndim == 4 and min(t.shape) > 1]
+    assert all(t.is_contiguous(memory_format=torch.channels_last) for t in kept)
+    apply_plan(trainer.model, REFERENCE)
+    assert all(p.is_contiguous() for p in trainer.model.parameters())
+
+
+def test_performance_json_says_what_the_choice_was_made_from() -> None:
+    config = experiment(DIFFUSION, **LONG)
+    found = choose_plan(config, load(config.data).train, CPU).to_mapping()
+    assert json.loads(json.dumps(found)) == found
+    assert found["candidates"][0]["seconds"] > 0
+    assert found["tolerance"] == TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_compiler() is None, reason="there is no C++ compiler")
+def test_a_compiled_run_trains_as_an_eager_one() -> None:
+    config = fixed(Plan(compile=True))
+    data = load(config.data).train
+    losses = []
+    for plan in (REFERENCE, Plan(compile=True)):
+        trainer = Trainer(with_plan(config, plan).training, build_model(config, data), CPU)
+        batches = data.batches(16, 0)
+        for _ in range(3):
+            trainer.step(trainer.prepare(*next(batches)))
+        losses.append(trainer.means.means()["loss/denoiser"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_compiler() is None, reason="there is no C++ compiler")
+def test_phases_that_differentiate_a_gradient_stay_eager() -> None:
+    """torch.compile refuses them: a compiled discriminator would fail in the penalty."""
+    base = {**GAN, "model": {**GAN["model"], "regularizers": [{"kind": "r1", "every": 2}]}}
+    config = fixed(Plan(compile=True), base)
+    data = load(config.data).train
+    trainer = Trainer(config.training, build_model(config, data), CPU)
+    batches = data.batches(16, 0)
+    for _ in range(2):
+        trainer.step(trainer.prepare(*next(batches)))
+    assert trainer.means.means()["loss/r1"] > 0
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", TINY)
+def test_every_network_computes_the_same_under_fast_plans(
+    name: str, precision: Literal["float32", "bfloat16"]
+) -> None:
+    """Output and gradient, within the tolerance that a plan is chosen by."""
+    torch.manual_seed(0)
+    network = moved(TINY[name].build((3, 16, 24), 3))
+    x, target = torch.randn(2, 4, 3, 16, 24)
+    noise_label, labels = torch.tensor([1.0, 10.0, 100.0, 999.0]), torch.arange(4)
+
+    def computed(plan: Plan) -> list[torch.Tensor]:
+        apply_plan(network, plan)
+        network.zero_grad()
+        with computing(CPU, plan):
+            output = network(x, noise_label, labels)
+        (output.float() - target).square().mean().backward()
+        gradient = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+        return [output.detach().float(), gradient]
+
+    reference = computed(REFERENCE)
+    for layout in ("contiguous", "channels_last"):
+        plan = Plan(precision=precision, layout=layout, kernels=FAST.kernels)
+        for found, expected in zip(computed(plan), reference, strict=True):
+            assert (found - expected).norm() < TOLERANCE[precision] * expected.norm()
+    assert torch.equal(computed(REFERENCE)[0], reference[0])  # and back
