@@ -48,7 +48,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def fixed(plan: Plan, base: dict[str, Any] = DIFFUSION, **training: Any) -> Any:
-    return with_plan(experiment(base, performance="auto", **training), plan)
+    return with_plan(experiment(base, **{"performance": "auto"} | training), plan)
 
 
 @pytest.mark.parametrize("base", [DIFFUSION, GAN], ids=["diffusion", "gan"])
