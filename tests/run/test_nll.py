@@ -53,6 +53,16 @@ def test_likelihood_of_the_ideal_denoiser_is_exact(schedule: NoiseSchedule) -> N
     assert found.terms["ode"].standard_error == pytest.approx(spread, rel=0.25)
 
 
+def test_the_trace_can_be_exact() -> None:
+    """Pixels are independent here, so that the estimate with random signs is exact, too."""
+    denoiser = IdealDenoiser(DATA, ContinuousCosineSchedule(), VParameterization())
+    estimated, exact = (
+        likelihood(denoiser, batches(quantized(4), 4), LikelihoodConfig(steps=2, trace=trace))
+        for trace in ("hutchinson", "exact")
+    )
+    assert exact.terms["ode"].value == pytest.approx(estimated.terms["ode"].value, abs=1e-6)
+
+
 def test_zero_terminal_snr_has_a_bound_but_no_ode_likelihood() -> None:
     schedule = ZeroTerminalSnrSchedule(base=CosineSchedule(num_steps=50))
     denoiser = IdealDenoiser(DATA, schedule, VParameterization())
