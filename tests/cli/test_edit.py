@@ -67,6 +67,16 @@ def test_interpolation_writes_an_animation_there_and_back(
     assert path.exists()
 
 
+def test_a_grid_between_four_noises(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "grid.png"
+    arguments = ["edit", "interpolate", str(run_dir), "--points", "3", "--corners"]
+    run_json([*arguments, "-o", str(path)], capsys)
+    with Image.open(path) as picture:
+        assert 0.6 < picture.height / picture.width < 1.1
+
+
 def test_likelihoods_are_printed_and_kept(
     run_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -83,6 +93,9 @@ def test_likelihoods_are_printed_and_kept(
         (["reconstruct", "--steps", "5000"], "at most 50 steps"),
         (["strip", "-n", "0"], "--number must be at least 1, got 0"),
         (["interpolate", "--points", "1"], "at least 2 points, got 1"),
+        (["interpolate", "--space", "w"], "w is StyleGAN2's"),
+        (["truncation"], "w is StyleGAN2's"),
+        (["interpolate", "--corners", "--between", "images"], "are about noises"),
         (["noise", "model.label_dropout=0.5"], "it was settled when"),
     ],
 )

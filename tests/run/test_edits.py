@@ -15,7 +15,7 @@ from sfumato.core.noise import Noise
 from sfumato.data.catalogue import load
 from sfumato.diffusion.model import DiffusionModel
 from sfumato.metrics.features import FeatureNetwork
-from sfumato.run import edits, latent
+from sfumato.run import edits, latent, walks
 from sfumato.run.sample import LoadedRun, load_run
 from sfumato.run.train import train
 
@@ -62,17 +62,17 @@ def test_the_ends_of_a_walk_are_the_samples_of_its_seeds(
 
 
 def test_a_gan_walks_between_latent_vectors(gan: LoadedRun) -> None:
-    walks = latent.walks_between_noises(gan, 2, 6, "spherical", seed=10)
-    for k, walk in enumerate(walks):
+    found = latent.walks_between_noises(gan, 2, 6, "spherical", seed=10)
+    for k, walk in enumerate(found):
         first, last = 10 + 2 * k, 11 + 2 * k
         torch.testing.assert_close(walk[:1], sample(gan.model, first, k), rtol=0, atol=1e-5)
         torch.testing.assert_close(walk[-1:], sample(gan.model, last, k), rtol=0, atol=1e-5)
 
 
 def test_interpolated_noise_keeps_its_variance() -> None:
-    draws = latent.InterpolatedNoise((0, 1), 9, "spherical").normal(1, 100, 100)
+    draws = walks.BlendedNoise((0, 1), 9, "spherical").normal(1, 100, 100)
     torch.testing.assert_close(draws.flatten(1).std(1), torch.ones(9), rtol=0.03, atol=0)
-    linear = latent.InterpolatedNoise((0, 1), 9, "linear").normal(1, 100, 100)
+    linear = walks.BlendedNoise((0, 1), 9, "linear").normal(1, 100, 100)
     assert linear[4].std().item() == pytest.approx(0.5**0.5, rel=0.03)
 
 

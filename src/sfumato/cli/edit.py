@@ -47,10 +47,17 @@ def add_parser(subparsers: Subparsers) -> None:
         "interpolate",
         "walk between noises, or between held-out images through their noises",
         "sfumato edit interpolate runs/digits-dcgan --points 12\n"
-        "sfumato edit interpolate runs/digits-ddpm --between images --images 3,17 --smoothness",
+        "sfumato edit interpolate runs/digits-ddpm --between images --images 3,17 --smoothness\n"
+        "sfumato edit interpolate runs/landscapes-stylegan2-ada --space w --path linear --corners",
     )
     between.add_argument("--between", choices=["noises", "images"], default="noises")
     between.add_argument("--path", choices=["spherical", "linear"], default="spherical")
+    between.add_argument(
+        "--space", choices=["z", "w"], default="z", help="w is StyleGAN2's (default: z)"
+    )
+    between.add_argument(
+        "--corners", action="store_true", help="a grid between four noises instead of walks"
+    )
     between.add_argument("--points", type=int, default=8, help="with both ends (default: 8)")
     between.add_argument("-n", "--number", type=int, default=4, help="walks (default: 4)")
     between.add_argument("--seed", type=int, default=0, help="of the first noise (default: 0)")
@@ -67,6 +74,23 @@ def add_parser(subparsers: Subparsers) -> None:
         help="measure steps in the feature space of the evaluation protocol",
     )
     between.set_defaults(run=run_interpolate)
+
+    truncation = _add(
+        verbs,
+        "truncation",
+        "samples of a StyleGAN2 ever nearer to its mean w",
+        "sfumato edit truncation runs/landscapes-stylegan2-ada --shares 0,0.5,0.7,1 -n 8",
+    )
+    truncation.add_argument(
+        "--shares",
+        type=number_list,
+        default=[0.0, 0.25, 0.5, 0.7, 0.85, 1.0],
+        metavar="PSI,PSI,...",
+        help="of the distance to the mean w (default: 0,0.25,0.5,0.7,0.85,1)",
+    )
+    truncation.add_argument("-n", "--number", type=int, default=8, help="images (default: 8)")
+    truncation.add_argument("--seed", type=int, default=0, help="of the first image (default: 0)")
+    truncation.set_defaults(run=run_truncation)
 
     inpaint = _add(
         verbs,
@@ -215,14 +239,26 @@ def run_reconstruct(options: argparse.Namespace) -> None:
 
 def run_interpolate(options: argparse.Namespace) -> None:
     """Walk between noises or images."""
+    from sfumato.core.errors import RunError
     from sfumato.run.edit_pictures import write_interpolation
     from sfumato.run.evaluate import Evaluator
-    from sfumato.run.latent import smoothness_of, walks_between_images, walks_between_noises
+    from sfumato.run.latent import (
+        grid_between_noises,
+        smoothness_of,
+        walks_between_images,
+        walks_between_noises,
+    )
 
+    if options.between == "images" and (options.corners or options.space == "w"):
+        raise RunError("--corners and --space w are about noises; leave --between images out")
     loaded, splits, path = _load(options)
-    if options.between == "noises":
+    if options.corners:
+        walks = grid_between_noises(
+            loaded, options.points, options.path, options.seed, options.space
+        )
+    elif options.between == "noises":
         walks = walks_between_noises(
-            loaded, options.number, options.points, options.path, options.seed
+            loaded, options.number, options.points, options.path, options.seed, options.space
         )
     else:
         walks = walks_between_images(
@@ -240,6 +276,20 @@ def run_interpolate(options: argparse.Namespace) -> None:
         features = f"{network.name} {network.digest[:16]}"
         smooth = [smoothness_of(walk, network) for walk in walks]
     _print(options, path, write_interpolation(walks, smooth, path, features))
+
+
+def run_truncation(options: argparse.Namespace) -> None:
+    """Samples at several truncations."""
+    from sfumato.core.model import GenerativeModel
+    from sfumato.run.edit_pictures import write_truncation
+    from sfumato.run.walks import truncation_sweep
+
+    loaded, _, path = _load(options)
+    assert isinstance(loaded.model, GenerativeModel)
+    seeds = range(options.seed, options.seed + options.number)
+    label = 0 if loaded.model.num_classes else None
+    found = truncation_sweep(loaded.model, seeds, options.shares, label)
+    _print(options, path, write_truncation(options.shares, found, path))
 
 
 def run_inpaint(options: argparse.Namespace) -> None:

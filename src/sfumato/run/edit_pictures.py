@@ -68,6 +68,22 @@ def write_interpolation(
     return facts
 
 
+def write_truncation(
+    shares: Sequence[float], found: Sequence[Images], path: Path
+) -> dict[str, Any]:
+    """A row for each share; returns how varied the images of each are.
+
+    The spread is the standard deviation over images, averaged over pixels, in units of [-1, 1].
+    """
+    rows: list[TableRow] = [
+        (f"psi {share:g}", columns(images), None)
+        for share, images in zip(shares, found, strict=True)
+    ]
+    draw_table(rows, path)
+    spread = [float(images.std(0, correction=0).mean()) for images in found]
+    return {"truncation": list(shares), "spread": spread}
+
+
 def write_inpainting(
     batch: Batch, known: Mask, found: Sequence[Images], path: Path
 ) -> dict[str, Any]:

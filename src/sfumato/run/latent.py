@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from sfumato.core.errors import RunError
 from sfumato.core.images import Batch, Images, from_uint8, to_uint8
 from sfumato.core.model import GenerativeModel
-from sfumato.core.noise import Draw, Noise, RandomStream
+from sfumato.core.noise import Noise
 from sfumato.data.dataset import Dataset
 from sfumato.diffusion import edit
 from sfumato.diffusion.broadcast import TimeGrid
@@ -22,8 +21,7 @@ from sfumato.diffusion.model import DiffusionModel
 from sfumato.diffusion.schedule import NoiseSchedule
 from sfumato.metrics.features import FeatureNetwork
 from sfumato.run.sample import LoadedRun
-
-InterpolationPath = Literal["linear", "spherical"]
+from sfumato.run.walks import InterpolationPath, Space, interpolate_noises
 
 
 def diffusion_of(loaded: LoadedRun, task: str) -> DiffusionModel:
@@ -107,52 +105,6 @@ def reconstruct(model: DiffusionModel, batch: Batch, steps: int) -> Reconstructi
     return Reconstruction(batch.images, noise, again, error, noise.flatten(1).std(1))
 
 
-class InterpolatedNoise(RandomStream):
-    """The streams of `num` images on a path from the stream of one seed to that of another.
-
-    Every normal draw is interpolated, so that the ends are the very samples of the two seeds, with
-    stochastic samplers too. Anything else that is drawn is that of the first seed.
-    """
-
-    def __init__(self, seeds: tuple[int, int], num: int, path: InterpolationPath) -> None:
-        self._ends = Noise([seeds[0]]), Noise([seeds[1]])
-        self._num = num
-        self._path: InterpolationPath = path
-
-    def __len__(self) -> int:
-        return self._num
-
-    def normal(self, *shape: int) -> Float[Tensor, "B ..."]:
-        """Draws interpolated between those of the two seeds."""
-        a, b = (end.normal(*shape)[0] for end in self._ends)
-        return edit.interpolate(a, b, self._num, self._path)
-
-    def _draw(self, draw: Draw, shape: tuple[int, ...]) -> Tensor:
-        return self._ends[0]._draw(draw, shape).expand(self._num, *[-1] * len(shape))
-
-
-def interpolate_noises(
-    model: GenerativeModel,
-    seeds: tuple[int, int],
-    num: int,
-    path: InterpolationPath = "spherical",
-    label: int | None = None,
-) -> Images:
-    """Samples on the path between the noises of two seeds; the ends are those seeds' samples.
-
-    Args:
-        model: any; of a GAN the latent vector is interpolated.
-        seeds: of the two ends.
-        num: images, both ends included.
-        path: spherical keeps the norm that noise has.
-        label: the class of all; None for an unconditional model.
-    Raises:
-        ConfigError: fewer than 2 images.
-    """
-    labels = None if label is None else torch.full((num,), label)
-    return model.sample(labels, InterpolatedNoise(seeds, num, path))
-
-
 def interpolate_images(
     model: DiffusionModel,
     pair: Batch,
@@ -193,12 +145,18 @@ def smoothness_of(images: Images, features: FeatureNetwork) -> Smoothness:
 
 
 def walks_between_noises(
-    loaded: LoadedRun, number: int, points: int, path: InterpolationPath, seed: int = 0
+    loaded: LoadedRun,
+    number: int,
+    points: int,
+    path: InterpolationPath,
+    seed: int = 0,
+    space: Space = "z",
 ) -> list[Images]:
     """`number` walks between the noises of consecutive seeds, one class each where there are any.
 
     Raises:
         ConfigError: fewer than 2 points.
+        RunError: w of a model that has none.
     """
     model = loaded.model
     assert isinstance(model, GenerativeModel)
@@ -210,9 +168,35 @@ def walks_between_noises(
             points,
             path,
             k % classes if classes else None,
+            space,
         )
         for k in range(number)
     ]
+
+
+def grid_between_noises(
+    loaded: LoadedRun,
+    points: int,
+    path: InterpolationPath,
+    seed: int = 0,
+    space: Space = "z",
+    label: int | None = None,
+) -> list[Images]:
+    """The rows of a grid between the noises of four consecutive seeds, at its corners.
+
+    Args:
+        label: the class of all; None: the first, where there are any.
+    Raises:
+        ConfigError: fewer than 2 points.
+        RunError: w of a model that has none.
+    """
+    model = loaded.model
+    assert isinstance(model, GenerativeModel)
+    if label is None and model.num_classes:
+        label = 0
+    corners = range(seed, seed + 4)
+    images = interpolate_noises(model, corners, points, path, label, space)
+    return list(torch.split(images, points))
 
 
 def walks_between_images(
