@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from sfumato.core.config import component
 from sfumato.core.images import Shape
-from sfumato.networks.layers import Resample, resampled
+from sfumato.networks.layers import Resample, full_precision, resampled
 from sfumato.networks.magnitude import (
     MPClassEmbedding,
     MPFourier,
@@ -144,7 +144,7 @@ class EDM2UNet(nn.Module):
         noise_label: Float[Tensor, " B"],
         labels: Int64[Tensor, " B"] | None = None,
     ) -> Float[Tensor, "B D H W"]:
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             embedding = self.embed_time(self.fourier(noise_label * self.label_scale))
             if self.embed_class is not None:
                 embedding = mp_sum(embedding, self.embed_class(labels, len(x)), CLASS)

@@ -1,6 +1,7 @@
 """Building blocks shared by the networks."""
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -86,6 +87,11 @@ class SinusoidalEmbedding(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
+def full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """A context in which autocast leaves computations on the device of x alone."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+
+
 class TimeEmbedding(nn.Module):
     """Sinusoidal features of the noise level through two linear layers (Ho et al. 2020, app. B).
 
@@ -115,7 +121,7 @@ class TimeEmbedding(nn.Module):
         augment_labels: Float[Tensor, "B A"] | None = None,
     ) -> Float[Tensor, "B E"]:
         """The embedding of the noise level, with `added` to its sinusoidal features."""
-        with torch.autocast(noise_label.device.type, enabled=False):
+        with full_precision(noise_label):
             if augment_labels is not None:
                 assert self.embed_augment is not None, "call take_augment_labels first"
                 added = added + self.embed_augment(augment_labels)

@@ -125,7 +125,7 @@ def _count_operations(
         if isinstance(output, Tensor):
             outputs[module] = output.detach()
 
-    with _flop_counter() as counter:
+    with flop_counter() as counter:
         for phase in model.phases():
             before = counter.get_total_flops()
             hooks = [m.register_forward_pre_hook(begin) for m in model.modules()]
@@ -211,7 +211,7 @@ def _row(name: str, module: nn.Module, output: Tensor | None, flops: dict[nn.Mod
     )
 
 
-def _flop_counter() -> FlopCounterMode:
+def flop_counter() -> FlopCounterMode:
     """torch's counter, which does not know the CPU's attention kernel by itself."""
     aten = torch.ops.aten
     attention: dict[Any, Callable[..., int]] = {
