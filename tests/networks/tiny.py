@@ -32,6 +32,7 @@ TINY: dict[str, Any] = {
         blocks=1,
         attention=(),
         patch=2,
+        resampling="residual",
         class_maps=("down", "middle", "up"),
     ),
     "ddpmpp": DDPMPPConfig(channels=16, multipliers=(1, 2, 2), blocks=1, attention=(), dropout=0.0),

@@ -1,6 +1,7 @@
 """Several processes give what one gives; one of them writes; all stop together."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from networks.tiny import TINY
 from run.experiments import DIFFUSION, GAN, experiment
 from run.processes import in_group, silent, train_and_stop_one, train_in
-from sfumato.core.config import merge
+from sfumato.core.config import merge, to_mapping
 from sfumato.run.experiment import Experiment
 from sfumato.run.metrics_log import read_metrics
 from sfumato.run.train import train
@@ -72,6 +74,24 @@ def test_a_run_of_one_process_resumes_sharded(single: Path, tmp_path: Path) -> N
     sharded = config(shard=True, decay_images=128, recompute_activations=True)
     assert in_group(2, train_in, sharded, tmp_path / "run", True) == [0, 0]
     check_equal(tmp_path / "run", single)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in TINY if name != "ddpmpp"])
+def test_every_network_trains_sharded_as_in_one_process(name: str, tmp_path: Path) -> None:
+    """Weights that are confined to a set are put back into it while they are spread.
+
+    Like the U-Net, of whose parts it is made, goes DDPM++.
+    """
+    network = {"model": {"network": to_mapping(TINY[name])}}
+    options = {"budget_images": 48, "optimizer": {"kind": "sgd"}, "sample_images": 0}
+    plain = experiment({**PLAIN, **merge(PLAIN, network)}, **options)
+    train(plain, tmp_path / "one", tell=silent)
+    sharded = replace(plain, training=replace(plain.training, shard=True))
+    assert in_group(2, train_in, sharded, tmp_path / "two") == [0, 0]
+    one, two = (load_file(tmp_path / run / "final.safetensors") for run in ("one", "two"))
+    for key in one:
+        torch.testing.assert_close(two[key], one[key], atol=2e-5, rtol=1e-3, msg=key)
 
 
 def test_a_stop_of_one_process_stops_all_at_the_same_step(single: Path, tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from run.experiments import DIFFUSION, GAN, experiment
 from sfumato.core.config import merge
-from sfumato.run.info import Description, describe
+from sfumato.networks.dit import DiTConfig
+from sfumato.run.info import Description, describe, flop_counter
 from sfumato.run.live_memory import LiveMemory
 
 
@@ -49,6 +50,16 @@ def test_attention_is_counted() -> None:
     (block,) = (row for row in found.rows if row.module == "denoiser.network.blocks.0")
     linear = 2 * N * (3 * C * C + C * C + 8 * C * C) + 2 * 6 * C * C
     assert block.flops == linear + 4 * N * N * C
+
+
+def test_the_operations_of_dit_as_published() -> None:
+    """Peebles & Xie 2023, table 1: S/2 has 6.06 G multiply-adds on 4x32x32 latents."""
+    with torch.device("meta"):
+        network = DiTConfig().build((4, 32, 32), 1000, 8)
+        inputs = torch.randn(1, 4, 32, 32), torch.rand(1), torch.zeros(1, dtype=torch.int64)
+        with flop_counter() as counter:
+            network(*inputs)
+    assert counter.get_total_flops() / 2e9 == pytest.approx(6.06, abs=0.01)
 
 
 def test_the_dtype_is_that_of_the_precision() -> None:

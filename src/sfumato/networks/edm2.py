@@ -136,7 +136,7 @@ class EDM2UNet(nn.Module):
                     DecoderBlock(width, width, embedding, config.dropout, 0, resample="up")
                 )
         self.head = MPLayer(width, out_channels, 3)
-        self.head_gain = nn.Parameter(torch.zeros(()))
+        self.head_gain = nn.Parameter(torch.zeros(1))
 
     def forward(
         self,
@@ -169,7 +169,7 @@ class Residual(nn.Module):
         super().__init__()
         self.conv_1 = MPLayer(channels, out_channels, 3)
         self.project = MPLayer(embedding, out_channels, 0)
-        self.gain = nn.Parameter(torch.zeros(()))
+        self.gain = nn.Parameter(torch.zeros(1))
         self.dropout = nn.Dropout(dropout)
         self.conv_2 = MPLayer(out_channels, out_channels, 3)
 

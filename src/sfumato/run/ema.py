@@ -91,15 +91,22 @@ class AveragedWeights:
         self._live = dict(module.state_dict(keep_vars=True))
         self.tensors = {name: t.detach().clone() for name, t in self._live.items()}
         floating = [n for n, t in self._live.items() if t.is_floating_point()]
-        self._averaged = [self.tensors[name] for name in floating]
-        self._sources = [self._live[name] for name in floating]
+        # parameters may be spread over processes, buffers never are: one operation for each sort
+        spread = [name for name in floating if hasattr(self._live[name], "full_tensor")]
+        whole = [name for name in floating if name not in set(spread)]
+        self._averaged = [
+            ([self.tensors[name] for name in sort], [self._live[name] for name in sort])
+            for sort in (spread, whole)
+            if sort
+        ]
         self._counters = [name for name in self._live if name not in set(floating)]
 
     @torch.no_grad()
     def update(self, images: int, batch: int) -> None:
         """Take in the parameters after `batch` more images, at position `images`."""
-        sources = [source.detach() for source in self._sources]
-        torch._foreach_lerp_(self._averaged, sources, self.profile.weight(images, batch))
+        weight = self.profile.weight(images, batch)
+        for averages, sources in self._averaged:
+            torch._foreach_lerp_(averages, [source.detach() for source in sources], weight)
         for name in self._counters:
             self.tensors[name].copy_(self._live[name])
 
