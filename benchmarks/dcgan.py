@@ -102,9 +102,8 @@ def train_tutorial(
         seen += len(real)
         if time.process_time() - began > seconds:
             break
-    generator.eval()
     torch.manual_seed(seed)
-    with torch.no_grad():
+    with torch.no_grad():  # in training mode, as the tutorial draws its samples
         z = torch.randn(count, Z, 1, 1)
         return torch.cat([to_uint8(generator(part)) for part in z.split(200)]), seen
 

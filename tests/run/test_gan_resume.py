@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from run.experiments import GAN, experiment
-from run.processes import silent
+from run.processes import in_group, silent, train_in
 from sfumato.core.config import merge
 from sfumato.run.train import train
 
@@ -64,3 +64,18 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
         keys = [key for key in expected if key.startswith(f"model/{state}")]
         assert keys
         assert any(not torch.equal(expected[key], start[key]) for key in keys)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_weights_of_one(tmp_path: Path) -> None:
+    """Mean w and mean path length, which are no gradients, are those of both processes."""
+    model = merge(STYLE, {"network": {"group_size": 1}})
+    model["regularizers"] = [{"kind": "path_length", "every": 2, "batch_share": 1}]
+    base = merge({**GAN, "model": {"kind": "gan"}}, {"model": model})
+    base["model"].pop("augment")
+    config = experiment(base, sample_images=0, budget_images=48, optimizer={"kind": "sgd"})
+    train(config, tmp_path / "one", tell=silent)
+    assert in_group(2, train_in, config, tmp_path / "two") == [0, 0]
+    expected, found = (load_file(tmp_path / n / "final.safetensors") for n in ("one", "two"))
+    for key in expected:
+        torch.testing.assert_close(found[key], expected[key], atol=2e-6, rtol=1e-4)

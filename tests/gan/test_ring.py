@@ -1,0 +1,58 @@
+"""The 8-Gaussian ring of Metz et al. 2017: who loses modes, who finds all."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gan_toy.py"
+
+
+@pytest.fixture(scope="module")
+def toy() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("gan_toy", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["gan_toy"] = module  # its dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_mode_counts_from_one_percent_of_the_samples_within_three_sigma(toy: ModuleType) -> None:
+    ring = toy.ring()
+    points = ring.centres.repeat_interleave(torch.tensor([901, 10, 9, 20, 20, 20, 20, 0]), dim=0)
+    points[901:911] += 0.04  # 2.8 sigma away: still near
+    points[-20:] += 0.06  # 4.2 sigma away
+    assert len(points) == 1000
+    modes, good = ring.covered(points)
+    assert modes == 5  # not that of 9 points, not the distant one, not the empty one
+    assert good == pytest.approx(0.98)
+
+
+def test_the_mixtures_are_where_they_should_be(toy: ModuleType) -> None:
+    for mixture, radius, modes in ((toy.ring(), 2.0, 8), (toy.grid(), 8**0.5, 25)):
+        points = mixture.draw(20_000, torch.Generator().manual_seed(0))
+        assert points.norm(dim=1).max().item() == pytest.approx(radius, abs=0.12)
+        found, good = mixture.covered(points)
+        assert found == modes
+        assert good == pytest.approx(1 - 0.0111, abs=0.003)  # exp(-9 / 2) of a plane lies beyond
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_the_unrolled_gan_covers_the_ring_and_the_plain_one_does_not(
+    toy: ModuleType, seed: int
+) -> None:
+    arms = toy.arms()
+    assert toy.measure(arms["unrolled-5"], seed)["modes"] == 8
+    assert toy.measure(arms["plain"], seed)["modes"] < 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "modes"), [("wgan-gp", 8), ("wgan-gp-grid", 25)])
+def test_wgan_gp_covers_ring_and_grid(toy: ModuleType, name: str, modes: int) -> None:
+    assert toy.measure(toy.arms()[name], 0)["modes"] == modes
