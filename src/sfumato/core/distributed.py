@@ -113,9 +113,13 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """
     if world_size() == 1:
         return
+    reduced = [p for p in parameters if p.requires_grad and not hasattr(p, "full_tensor")]
+    # What has a gradient nowhere keeps none: a zero would let the optimizer's momentum move it.
+    present = torch.tensor([p.grad is not None for p in reduced], dtype=torch.uint8)
+    dist.all_reduce(present, dist.ReduceOp.MAX)
     groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
-    for parameter in parameters:
-        if parameter.requires_grad and not hasattr(parameter, "full_tensor"):
+    for parameter, somewhere in zip(reduced, present.tolist(), strict=True):
+        if somewhere:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             groups.setdefault((parameter.dtype, parameter.device), []).append(parameter.grad)
