@@ -111,6 +111,19 @@ def test_images_on_both_sides_and_other_sizes_are_noted(tmp_path: Path) -> None:
     assert any("3 x 24 x 24" in w for w in compare(large, b, config()).warnings)
 
 
+def test_images_that_the_features_were_learned_from_are_noted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sfumato.run.classifier.REPEATS", 2)
+    monkeypatch.setattr("sfumato.run.classifier.SHORTEST", 0)
+    digits = image_set("digits")
+    by_classifier = config(features={"kind": "classifier"}, num_images=50)
+    own = compare(digits, digits, by_classifier).warnings
+    assert any(w.startswith("599 images are the same on both sides") for w in own)
+    told = compare(image_set("digits:train"), digits, by_classifier).warnings
+    assert any(w.startswith("the features were learned from 599 of the images") for w in told)
+
+
 def test_only_moments_are_kept_where_they_suffice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -131,7 +131,8 @@ def eigenvalues(matrix: Float[Tensor, "r r"]) -> Float[Tensor, " r"]:
 
     SciPy's is a third faster than torch's where no eigenvectors are wanted.
     """
-    values = linalg.eigvalsh(matrix.numpy().T, lower=False, driver="evr", check_finite=False)
+    upper = matrix.numpy().T  # in Fortran's order
+    values = linalg.eigvalsh(upper, lower=False, driver="evr", check_finite=False)
     return torch.from_numpy(values)
 
 

@@ -168,6 +168,11 @@ def _with_classifier(a: ImageSet, b: ImageSet, config: EvaluationConfig, cache: 
         scores=stamped(results.scores, protocol),
         floors=stamped(results.floors, protocol),
         protocol=protocol,
+        warnings=(
+            *_sameness(a, b),
+            *_learned(a, train.subset(evaluator.folds.features)),
+            *results.warnings,
+        ),
     )
 
 
@@ -198,16 +203,11 @@ def _warnings(
     config: EvaluationConfig,
 ) -> list[str]:
     """What a reader should know of these numbers."""
-    told = []
+    told = _sameness(a, b)
     if a.image_shape != b.image_shape:
         told.append(
             f"images of {_pixels(a)} are compared with images of {_pixels(b)} pixels; what "
             "resizing does to them is part of the score"
-        )
-    if common := _common(a, b):
-        told.append(
-            f"{common} images are the same on both sides, which lowers every distance; a fair "
-            "comparison has none in common"
         )
     if floor_sizes[0] < sizes[0] or floor_sizes[1] < sizes[1]:
         told.append(
@@ -221,6 +221,25 @@ def _warnings(
             f"{4 * network.dim} images a side"
         )
     return told + too_few(results.scores, results.floors)
+
+
+def _sameness(a: ImageSet, b: ImageSet) -> list[str]:
+    if common := _common(a, b):
+        return [
+            f"{common} images are the same on both sides, which lowers every distance; a fair "
+            "comparison has none in common"
+        ]
+    return []
+
+
+def _learned(a: ImageSet, learned: Dataset) -> list[str]:
+    if common := _common(a, ImageSet("", (learned,))):
+        return [
+            f"the features were learned from {common} of the images of {a.name}, which are drawn "
+            "unlike those of the floor for it; name others, or choose --features "
+            "efficientnet-lite0"
+        ]
+    return []
 
 
 def _common(a: ImageSet, b: ImageSet) -> int:
