@@ -9,6 +9,7 @@ import pytest
 from sfumato.report.axes import Axis, limits, push_apart
 from sfumato.report.curves import MAX_POINTS, loss_figures, merged
 from sfumato.report.figures import Curve, curve_figure, standalone
+from sfumato.report.watching import watch_figures
 
 
 @pytest.mark.parametrize(
@@ -91,3 +92,19 @@ def test_curves_are_valid_svg_with_falling_lines() -> None:
     assert [p[1] for p in points] == sorted(p[1] for p in points), "down the page is less"
     assert points[1][0] - points[0][0] == pytest.approx(points[2][0] - points[1][0], abs=0.2)
     assert any(text.text == "a < b & c" for text in root.iter())
+
+
+def test_what_was_watched_is_drawn_by_kind_and_run() -> None:
+    rows = [
+        {"images": n, "logits/real": 1.0, "logits/held_out": 0.5, "ada/p": n / 100, "loss/d": 1}
+        for n in range(0, 50, 10)
+    ]
+    groups = watch_figures([("gan", 0, rows), ("ddpm", 1, [{"images": 1, "loss/mse": 0.1}])])
+    assert [title for title, _ in groups] == [
+        "Logits of the discriminator",
+        "Adaptive augmentation",
+    ]
+    ((file, svg),) = groups[0][1]
+    assert file == "logits-0"
+    assert ">real<" in svg
+    assert ">held out<" in svg

@@ -59,7 +59,7 @@ def level_figures(logs: Sequence[tuple[str, int, Rows]]) -> list[Figure]:
         late = rows[-max(1, len(rows) // 4) :]
         points = []
         for key in dict.fromkeys(key for row in late for key in row if key.startswith(LEVELS)):
-            values = [v for row in late if (v := _value(row, key)) is not None]
+            values = [v for row in late if (v := value_of(row, key)) is not None]
             if values:
                 points.append((_middle(key.removeprefix(LEVELS)), sum(values) / len(values)))
         points.sort()
@@ -133,7 +133,7 @@ def _pair(
     for axis, label, scale in (("images", "images seen", 1), ("seconds", unit, size)):
         curves = []
         for name, colour, rows in logs:
-            found = [(row.get(axis), _value(row, key)) for row in rows]
+            found = [(row.get(axis), value_of(row, key)) for row in rows]
             points = [(x / scale, y) for x, y in found if x is not None and y is not None]
             x, y, band = merged(points) if points else ([], [], [])
             curves.append(Curve(name, colour, x, y, band if len(points) > len(x) else None))
@@ -142,7 +142,7 @@ def _pair(
     return [figure for figure in figures if figure[1]]
 
 
-def _value(row: dict[str, Any], key: str) -> Number | None:
+def value_of(row: dict[str, Any], key: str) -> Number | None:
     """A finite number of a row; an estimate counts as its value."""
     value = row.get(key)
     if isinstance(value, dict):

@@ -24,6 +24,7 @@ from sfumato.report.results import flatten
 from sfumato.report.rows import Cell, Row, arm_rows, columns, floor_cells, run_rows
 from sfumato.report.sections import Sample
 from sfumato.report.summary import summarize
+from sfumato.report.watching import watch_figures
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def build(results: Results, directory: Path) -> View:
         copy_samples=_copy_samples(results, directory),
         classes=_classes(results),
         films=_films(results, directory),
-        loss_figures=loss_figures(logs),
+        loss_figures=[*loss_figures(logs), *watch_figures(logs)],
         level_figures=level_figures(logs),
         quality_figures=quality_figures(results, logs),
         sampler_figures=sampler_figures(results),
