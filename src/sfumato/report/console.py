@@ -9,6 +9,7 @@ from sfumato.report.numbers import MISSING
 from sfumato.report.records import Results
 from sfumato.report.results import load
 from sfumato.report.rows import arm_rows, columns, floor_cells
+from sfumato.report.sections import published_rows
 from sfumato.report.summary import summarize
 
 Column = list[tuple[str, str]]
@@ -32,7 +33,24 @@ def to_text(results: Results, width: int) -> str:
         verdicts = [v for v in results.verdicts if v.metric == metric.key and v.text]
         if verdicts:
             blocks.append("\n".join([f"{metric.label}:", *(f"  {v.text}" for v in verdicts)]))
+    blocks += _published(results, min(width, 100))
+    if results.diverged:
+        blocks.append("\n".join(f"diverged: {f.arm}, seed {f.seed}" for f in results.diverged))
     return "\n\n".join(blocks)
+
+
+def _published(results: Results, width: int) -> list[str]:
+    """What the literature says, beside what was found; lines that wrap."""
+    if results.published is None:
+        return []
+    lines = [f"published ({results.published.source}):"]
+    lines += [f"  {claim}" for claim in results.published.claims]
+    for what, value, arm, ours, reach, floor in published_rows(results)[1:]:
+        here = [ours, f"({reach})" if reach else "", f"floor {floor}" if floor != MISSING else ""]
+        beside = f"; {arm} here {' '.join(part for part in here if part)}"
+        lines.append(f"  {what}: {value}{beside if ours != MISSING else ''}")
+    wrapped = [textwrap.fill(line, width, subsequent_indent="    ") for line in lines]
+    return ["\n".join(wrapped)]
 
 
 def _tables(results: Results, width: int) -> list[str]:
