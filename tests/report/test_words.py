@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from report.fixture import ARMS, FLOOR, FRECHET, results, write_study
+from sfumato.cli import main
 from sfumato.core.errors import RunError
 from sfumato.report import write_report
 from sfumato.report.console import print_table, to_text
@@ -113,6 +114,21 @@ def test_markdown_links_to_files_that_exist(tmp_path: Path) -> None:
         columns = [len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()]
         assert len(set(columns)) == 1, table
     assert (tmp_path / "figures/scores-frechet_distance.svg").read_text().startswith("<svg xmlns=")
+
+
+def test_a_published_report_has_all_it_links_to_and_nothing_else(tmp_path: Path) -> None:
+    study, target = tmp_path / "study", tmp_path / "docs" / "demo"
+    study.mkdir()
+    write_study(study)
+    assert main(["report", str(study), "--publish", str(target)]) == 0
+    text = (target / "report.md").read_text()
+    links = {target / link for link in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)}
+    assert not any(link.suffix == ".webp" for link in links)
+    files = {path for path in target.rglob("*") if path.is_file()}
+    assert files == links | {
+        target / f"{name}" for name in ("report.md", "results.json", "results.csv")
+    }
+    assert "## Quality during training" in text
 
 
 def test_terminal_table_is_aligned() -> None:

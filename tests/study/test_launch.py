@@ -123,15 +123,22 @@ def test_processes_are_stopped_and_go_on(tmp_path: Path) -> None:
     """SIGTERM to the command: the runs save, the command ends with 130, the same goes on."""
     path, output = write(tmp_path), tmp_path / "study"
     command = [sys.executable, "-m", "sfumato", "study", path, "-o", str(output), "--jobs", "2"]
-    long = [*command, "budget.images=200000"]
-    process = subprocess.Popen(long, stderr=subprocess.PIPE, text=True)
+    command += ["budget.images=12800", "seeds=[0]", "common.training.checkpoint_images=640"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: len(checkpoints(output)) == 2, process.poll)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
     assert "To go on, repeat the command" in said
     reached = [int(p.stem) for p in checkpoints(output)]
-    assert 0 < min(reached) <= max(reached) < 200_000
+    assert 0 < min(reached) <= max(reached) < 12_800
+    went_on = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=900)
+    assert went_on.returncode == 0, went_on.stderr
+    for arm in results_of(output)["arms"]:
+        assert arm["runs"][0]["images_seen"] == 12_800
+        rows = (output / arm["runs"][0]["directory"] / "metrics.jsonl").read_text().splitlines()
+        images = [json.loads(row)["images"] for row in rows]
+        assert images == sorted(set(images))
 
 
 @pytest.mark.slow
