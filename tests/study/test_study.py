@@ -5,11 +5,15 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from sfumato.cli import main
 from sfumato.core.errors import ConfigError, RunError
+from sfumato.core.images import Batch
+from sfumato.core.model import GenerativeModel
+from sfumato.core.noise import Noise, TrainingNoise, generator
 from sfumato.run.experiment import load_experiment
-from sfumato.study.dry_run import dry_run
+from sfumato.study.dry_run import dry_run, shape_of
 from sfumato.study.launch import run_study
 from sfumato.study.read import _read, load_study, study_names, study_path
 
@@ -180,3 +184,24 @@ def test_a_study_from_end_to_end(
 
     with pytest.raises(RunError, match=r"a study that differs in budget\.images \(64, now 96\)"):
         run_study(load_study(path, ["budget.images=96"]), output, tell=lambda message: None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted({name for name, preset in PRESETS if preset}))
+def test_every_model_of_a_preset_takes_a_step_and_draws(name: str) -> None:
+    """On noise of the shape of the data: every phase has a gradient, every sample is an image."""
+    for arm, experiment in load_study(name, [], "cpu").arms.items():
+        shape, num_classes = shape_of(experiment.data) or ((3, 16, 16), 0)
+        num_classes = num_classes if experiment.conditional else 0
+        model = experiment.model.build(shape, num_classes)
+        assert isinstance(model, GenerativeModel)
+        images = torch.rand(8, *shape, generator=generator(0)) * 2 - 1
+        batch = Batch(images, torch.arange(8) % num_classes if num_classes else None)
+        for phase in model.phases():
+            phase.loss(batch, TrainingNoise(0, phase.name, global_batch=8)).mean().backward()
+            gradients = [p.grad for p in phase.module.parameters() if p.grad is not None]
+            assert any(gradient.abs().sum() > 0 for gradient in gradients), (arm, phase.name)
+        labels = torch.zeros(2, dtype=torch.int64) if num_classes else None
+        samples = model.eval().sample(labels, Noise(range(2)))
+        assert samples.shape == (2, *shape)
+        assert samples.std() > 0, arm
