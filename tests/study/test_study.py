@@ -204,4 +204,4 @@ def test_every_model_of_a_preset_takes_a_step_and_draws(name: str) -> None:
         labels = torch.zeros(2, dtype=torch.int64) if num_classes else None
         samples = model.eval().sample(labels, Noise(range(2)))
         assert samples.shape == (2, *shape)
-        assert samples.std() > 0, arm
+        assert samples.isfinite().all(), arm
