@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from sfumato.core.config import component
 from sfumato.core.images import Shape
+from sfumato.networks.fast import Attention
 from sfumato.networks.layers import ClassEmbedding, SinusoidalEmbedding, TimeEmbedding
 from sfumato.networks.shapes import check_patch
 
@@ -131,6 +132,7 @@ class TransformerBlock(nn.Module):
         self.modulate = nn.Linear(channels, 6 * channels)
         self.norm_1 = nn.LayerNorm(channels, eps=1e-6, elementwise_affine=False)
         self.qkv = nn.Linear(channels, 3 * channels)
+        self.attend = Attention()
         self.out = nn.Linear(channels, channels)
         self.norm_2 = nn.LayerNorm(channels, eps=1e-6, elementwise_affine=False)
         self.linear_1 = nn.Linear(channels, hidden)
@@ -152,7 +154,7 @@ class TransformerBlock(nn.Module):
         qkv: Tensor = self.qkv(x)
         qkv = qkv.view(batch, count, 3, self.heads, channels // self.heads)
         q, k, v = qkv.transpose(1, 3).unbind(2)
-        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        h: Tensor = self.attend(q, k, v).transpose(1, 2).flatten(2)
         return self.out(h)  # type: ignore[no-any-return]
 
 

@@ -5,10 +5,10 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sfumato.core.config import component
 from sfumato.core.images import Shape
+from sfumato.networks.fast import Attention
 from sfumato.networks.layers import Resample, full_precision, resampled
 from sfumato.networks.magnitude import (
     MPClassEmbedding,
@@ -260,6 +260,7 @@ class CosineAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.qkv = MPLayer(channels, 3 * channels, 1)
+        self.attend = Attention()
         self.out = MPLayer(channels, channels, 1)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
@@ -267,5 +268,5 @@ class CosineAttention(nn.Module):
         qkv: Tensor = self.qkv(x).flatten(2)
         qkv = qkv.view(batch, 3, self.heads, channels // self.heads, height * width)
         q, k, v = unit_rms(qkv, (3,)).transpose(-1, -2).unbind(1)
-        h: Tensor = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).flatten(1, 2)
+        h: Tensor = self.attend(q, k, v).transpose(-1, -2).flatten(1, 2)
         return mp_sum(x, self.out(h.view(batch, channels, height, width)), BRANCH)

@@ -37,7 +37,7 @@ FEWEST_STEPS = 100
 """A shorter run takes the reference plan: choosing would cost more than it gains."""
 TIMED = 2
 """Steps that are timed, after one to warm up; the quicker counts."""
-HOPELESS = 1.5
+HOPELESS = 2.5
 """A candidate whose first step takes so many times the best so far is not timed further."""
 WORTHWHILE = 0.97
 """A candidate must take less than this share of the time of the best before it."""

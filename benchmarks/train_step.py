@@ -1,0 +1,77 @@
+"""A training step of other projects' networks and of Sfumato's, interleaved in one process.
+
+python benchmarks/train_step.py --only unet-28
+
+The peer's step is what its example does by default: float32, AdamW, a moving average parameter by
+parameter. Ours is that of the trainer, with all it draws and counts, under several plans.
+"""
+
+import argparse
+from collections.abc import Callable
+
+import torch
+from peers import PAIRS, PLANS, Pair, parameters, row, save, timed
+from torch.nn import functional as F
+
+from sfumato.core.images import Batch
+from sfumato.diffusion.model import DiffusionConfig
+from sfumato.run.experiment import TrainingConfig
+from sfumato.run.optimizer import AdamW
+from sfumato.run.performance import KEYS, Plan
+from sfumato.run.trainer import Trainer
+
+
+def peer_step(pair: Pair, images: torch.Tensor) -> tuple[Callable[[], None], int]:
+    """The step of a plain training script."""
+    network = pair.peer().train()
+    average = [p.detach().clone() for p in network.parameters()]
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
+    alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0)
+
+    def step() -> None:
+        eps, t = torch.randn_like(images), torch.randint(0, 1000, (len(images),))
+        a = alpha_bar[t][:, None, None, None]
+        loss = F.mse_loss(network(a.sqrt() * images + (1 - a).sqrt() * eps, t), eps)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            for kept, p in zip(average, network.parameters(), strict=True):
+                kept.mul_(0.9999).add_(p, alpha=1e-4)
+
+    return step, parameters(network)
+
+
+def our_step(pair: Pair, images: torch.Tensor, plan: Plan) -> tuple[Callable[[], None], int]:
+    """The trainer's step under a plan."""
+    config = TrainingConfig(
+        batch_size=pair.batch,
+        budget_steps=1000,
+        learning_rate=1e-4,
+        optimizer=AdamW(),
+        **{key: getattr(plan, key) for key in KEYS},
+    )
+    model = DiffusionConfig(network=pair.ours).build(pair.shape, 0)
+    trainer = Trainer(config, model, torch.device("cpu"))
+    return lambda: trainer.step(Batch(images)), parameters(model)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=[pair.name for pair in PAIRS])
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    for pair in PAIRS:
+        if options.only not in (None, pair.name):
+            continue
+        torch.manual_seed(0)
+        images = torch.rand(pair.batch, *pair.shape) * 2 - 1
+        peer, size = peer_step(pair, images)
+        contenders, own = {"peer": peer}, 0
+        for plan in PLANS:
+            contenders[str(plan)], own = our_step(pair, images, plan)
+        save("train_step", [row(pair, timed(contenders, options.rounds), (size, own))])
+
+
+if __name__ == "__main__":
+    main()
