@@ -255,7 +255,7 @@ def value_of(row: dict[str, Any], key: str) -> float | None:
 
 def draw(result: dict[str, Any], path: Path) -> None:
     """Each sampler on its best grid: both numbers against NFE."""
-    figure = Figure(figsize=(12, 5), layout="constrained")
+    figure = Figure(figsize=(13, 5), layout="constrained")
     axes = figure.subplots(1, 2)
     for axis, (key, title) in zip(axes, MEASURES.items(), strict=True):
         colours = colormaps["tab20"].colors
@@ -271,7 +271,14 @@ def draw(result: dict[str, Any], path: Path) -> None:
         if key == "frechet_distance" and "floor" in result:
             axis.axhline(result["floor"]["value"], color="grey", ls=":", label="real images")
         axis.set(title=title, xlabel="evaluations of the network", xscale="log", yscale="log")
-    axes[0].legend(fontsize=7, ncols=2)
+        axis.set_xticks(NFE, [str(n) for n in NFE])
+        axis.minorticks_off()
+    handles = {  # some samplers have one of the two numbers alone
+        name: handle
+        for axis in axes
+        for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside right center", fontsize=8)
     save_figure(figure, path)
 
 
