@@ -21,6 +21,7 @@ from sfumato.run.directory import environment, run_id
 from sfumato.run.ema import AveragedWeights, PowerAverage, gamma_of_relative_std
 from sfumato.run.losses import BIN_NAMES, LossMeans
 from sfumato.run.metrics_log import read_metrics
+from sfumato.run.quality import Look
 from sfumato.run.snapshots import (
     Profile,
     coefficients,
@@ -168,9 +169,9 @@ def test_the_distance_is_measured_and_the_best_kept(
         def __init__(self, *arguments: Any) -> None:
             pass
 
-        def scores(self, model: torch.nn.Module) -> dict[str, float]:
+        def look(self, model: torch.nn.Module) -> Look:
             assert not model.training
-            return {"frechet_distance": next(script), "frechet_floor": 2.0}
+            return Look({"frechet_distance": next(script), "frechet_floor": 2.0}, {}, 0.0, 0.0)
 
     monkeypatch.setattr("sfumato.run.session.Quality", Scripted)
     config = experiment(base, **QUIET, score_images=32, checkpoint_images=16, keep_checkpoints=1)
