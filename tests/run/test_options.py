@@ -139,6 +139,7 @@ def test_tensorboard_has_the_rows_of_the_log(tmp_path: Path) -> None:
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     found = {event.step: event.value for event in events.Scalars("loss/denoiser")}
     assert found == pytest.approx({row["images"]: row["loss/denoiser"] for row in rows})
+    assert "custom_scalars__config__" in events.Tags()["tensors"]  # the distance with its floor
 
 
 def test_weights_and_biases_gets_the_rows_or_is_missed_by_name(

@@ -9,6 +9,8 @@ from sfumato.core.errors import RunError
 from sfumato.run.directory import run_id
 from sfumato.run.experiment import Experiment
 
+WITH_FLOOR = {"quality": {"Frechet distance": ["Multiline", ["frechet_distance", "frechet_floor"]]}}
+"""A chart of TensorBoard's tab "custom scalars": the distance with the floor in the same axes."""
 PLACES = ("images", "step")
 """What says where a row is: no curves of their own."""
 
@@ -22,6 +24,7 @@ class TensorBoard:
 
         later = images + 1 if images else None
         self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=later)
+        self._writer.add_custom_scalars(WITH_FLOOR)
 
     def write(self, row: Mapping[str, float]) -> None:
         """Add a row."""
