@@ -164,17 +164,9 @@ def test_a_gan_of_two_classes_of_ten_has_collapsed_and_its_samples_have_twins(
     assert sum(shares) == pytest.approx(1)
 
 
-@pytest.mark.slow
-def test_a_discriminator_of_few_images_knows_them_by_heart(tmp_path: Path) -> None:
-    """Provoked for real: 64 digits, many passes, no augmentation."""
-    base = merge(GAN, {"data": {"source": "digits", "limit": 64}})
-    network = {"kind": "dcgan", "channels": 32, "latent_dim": 8, "normalization": "none"}
-    config = experiment(
-        merge(base, {"model": {"network": network}}),
-        budget_images=40_000, log_images=1_000, sample_images=0, checkpoint_images=50_000,
-        learning_rate=1e-3,
-    )  # fmt: skip
-    messages = heard_in(tmp_path, config)
-    assert any(
-        m.startswith("the discriminator knows its training images by heart") for m in messages
-    )
+def test_held_out_images_that_look_generated_are_told() -> None:
+    patient, heard = doctor()
+    patient.check_discriminator({"overfitting/r_v": 0.79}, Position(images=10))
+    assert heard == []
+    patient.check_discriminator({"overfitting/r_v": 0.85}, Position(images=20))
+    assert "by heart: at 20 images it takes held-out images for generated ones" in heard[0]
