@@ -14,8 +14,8 @@ from sfumato.cli import main
 from sfumato.core.errors import RunError
 from sfumato.report import write_report
 from sfumato.report.console import print_table, to_text
-from sfumato.report.numbers import duration, number, short_count
-from sfumato.report.records import Results
+from sfumato.report.numbers import duration, number, ratio_to_floor, short_count
+from sfumato.report.records import Estimate, Metric, Results
 from sfumato.report.summary import best_arm, summarize
 from sfumato.report.tables import to_csv
 
@@ -86,6 +86,12 @@ def test_numbers_keep_what_matters() -> None:
         "0.4 s", "64 s", "4 min 05 s", "3 h 20 min",
     ]  # fmt: skip
     assert [short_count(n) for n in (950, 412_673, 1_248_001)] == ["950", "413 k", "1.25 M"]
+
+
+def test_a_large_ratio_to_the_floor_is_a_plain_number() -> None:
+    metric = Metric(key="fd", label="FD", better="lower", floor=Estimate(value=0.5))
+    ratios = [ratio_to_floor(value, metric) for value in (0.6, 21.4, 51.9, 1234.0)]
+    assert ratios == ["1.2 × floor", "43 × floor", "104 × floor", "2,468 × floor"]
 
 
 def test_csv_keeps_every_digit() -> None:

@@ -61,7 +61,10 @@ def ratio_to_floor(value: Number | None, metric: Metric) -> str:
     if value is None or metric.better != "lower" or metric.floor is None:
         return ""
     floor = metric.floor.value
-    return f"{value / floor:.2g} × floor" if floor > 0 and math.isfinite(value) else ""
+    if floor <= 0 or not math.isfinite(value):
+        return ""
+    ratio = value / floor
+    return f"{ratio:.2g} × floor" if ratio < 99.5 else f"{ratio:,.0f} × floor"
 
 
 def above_floor(value: Number | None, metric: Metric) -> str:
