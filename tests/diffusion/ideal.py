@@ -89,7 +89,13 @@ class IdealDenoiser(Denoiser):
         super().__init__(nn.Identity(), schedule, parameterization)
         self.data = data
 
-    def network_output(self, x_t: Images, c: Coefficients, labels: Labels | None) -> Output:
+    def network_output(
+        self,
+        x_t: Images,
+        c: Coefficients,
+        labels: Labels | None,
+        augment_labels: Tensor | None = None,
+    ) -> Output:
         alpha, sigma = per_image(c.alpha, x_t), per_image(c.sigma, x_t)
         x_0 = self.data.denoise(x_t, alpha, sigma)
         return Output(c.target(x_0, (x_t - alpha * x_0) / sigma), None)
@@ -146,7 +152,13 @@ class IdealPairs(Denoiser):
         super().__init__(nn.Identity(), schedule, parameterization)
         self.data = data
 
-    def network_output(self, x_t: Images, c: Coefficients, labels: Labels | None) -> Output:
+    def network_output(
+        self,
+        x_t: Images,
+        c: Coefficients,
+        labels: Labels | None,
+        augment_labels: Tensor | None = None,
+    ) -> Output:
         x_0 = self.data.denoise(x_t, c.alpha, c.sigma)
         return Output(c.target(x_0, (x_t - c.alpha * x_0) / c.sigma), None)
 

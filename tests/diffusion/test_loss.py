@@ -192,7 +192,13 @@ class OffBy(Denoiser):
         super().__init__(nn.Identity(), CosineSchedule(), EpsParameterization())
         self.amount = amount
 
-    def network_output(self, x_t: Images, c: Coefficients, labels: Labels | None) -> Output:
+    def network_output(
+        self,
+        x_t: Images,
+        c: Coefficients,
+        labels: Labels | None,
+        augment_labels: Tensor | None = None,
+    ) -> Output:
         x_0 = torch.zeros_like(x_t)  # the batch is zero, so x_t = sigma eps
         sigma = c.sigma.view(-1, 1, 1, 1)
         return Output(c.target(x_0, x_t / sigma) + self.amount, None)
@@ -240,7 +246,13 @@ def test_absolute_and_hubers_loss_of_gaussian_data_are_those_of_a_gaussian_resid
 class KnowsTheVariance(IdealDenoiser):
     """Says also where the best variance of a step of DDPM's grid lies between its bounds."""
 
-    def network_output(self, x_t: Images, c: Coefficients, labels: Labels | None) -> Output:
+    def network_output(
+        self,
+        x_t: Images,
+        c: Coefficients,
+        labels: Labels | None,
+        augment_labels: Tensor | None = None,
+    ) -> Output:
         output = super().network_output(x_t, c, labels)
         t = at(0.3)
         step = self.schedule.transition(t - 0.001, t)
