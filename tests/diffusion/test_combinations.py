@@ -69,6 +69,8 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
     if sampler["kind"] != "auto":
         sampler["grid"] = draw(component(AnyGrid))
         sampler["grid"] |= draw(st.sampled_from([{}, {"sigma_max": 80.0}]))
+        if sampler["grid"]["kind"] == "trailing":
+            sampler["grid"]["last"] = draw(st.sampled_from(["clean", "first_level"]))
     for key, values in OPTIONS.get(sampler["kind"], {}).items():
         sampler[key] = draw(st.sampled_from(values))
     return {

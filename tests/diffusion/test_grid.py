@@ -75,6 +75,8 @@ def test_snapped_times_are_the_nearest_grid_points() -> None:
             "a larger sampler.grid.sigma_max",
         ),
         (KarrasGrid(snap=True), DDPM, 500, "snap = false"),
+        (TrailingGrid(last="first_level"), DDPM, 1000, "last = clean"),
+        (TrailingGrid(last="first_level"), RectifiedFlowSchedule(), 600, "last = clean"),
     ],
 )
 def test_impossible_grids_are_refused(

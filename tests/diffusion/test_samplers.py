@@ -23,6 +23,7 @@ from sfumato.diffusion.grid import KarrasGrid, UniformGrid
 from sfumato.diffusion.parameterization import (
     EDMParameterization,
     EpsParameterization,
+    MeanParameterization,
     VParameterization,
 )
 from sfumato.diffusion.samplers.ancestral import AncestralSampler, DDIMSampler
@@ -160,6 +161,19 @@ def test_auto_is_never_far_from_the_best_choice(steps: int) -> None:
 
     ddim = error(DDIMSampler(steps=steps, clip=NoClip()))
     assert error(AutoSampler(steps=steps)) < ddim * (0.2 if steps == 20 else 0.9)
+
+
+@pytest.mark.parametrize(
+    ("clip", "used"),
+    [(NoClip(), ClipToRange()), (DynamicThreshold(), DynamicThreshold())],
+    ids=lambda clip: clip.kind,
+)
+def test_auto_clips_as_it_is_told_where_it_chooses_ddim(
+    clip: NoClip | DynamicThreshold, used: ClipToRange | DynamicThreshold
+) -> None:
+    chosen = AutoSampler(clip=clip).for_model(CosineSchedule(), MeanParameterization())
+    assert isinstance(chosen, DDIMSampler)
+    assert chosen.clip == used
 
 
 class SlightlyWrong(nn.Module):

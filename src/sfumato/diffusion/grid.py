@@ -120,6 +120,12 @@ class TrailingGrid(Grid):
             times = _equal_intervals(first, steps).round() / schedule.table.num_steps
         if self.last == "first_level":
             times[-1] = _first_time(schedule)
+            if times[-1] > times[-2] * (1 - 1e-9):
+                raise ConfigError(
+                    f"grid trailing with {steps} steps is at the first noise level one step before "
+                    "its end already; ask for fewer sampler.steps, or set "
+                    "sampler.grid.last = clean"
+                )
         return times
 
 

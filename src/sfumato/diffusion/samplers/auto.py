@@ -7,7 +7,7 @@ from sfumato.core.images import Images, Labels
 from sfumato.core.model import OnStep
 from sfumato.core.noise import RandomStream
 from sfumato.diffusion.broadcast import TimeGrid
-from sfumato.diffusion.clip import AnyClip, NoClip
+from sfumato.diffusion.clip import AnyClip, ClipToRange, NoClip
 from sfumato.diffusion.denoiser import Denoiser
 from sfumato.diffusion.grid import KarrasGrid, TrailingGrid
 from sfumato.diffusion.parameterization import MeanParameterization, Parameterization
@@ -27,7 +27,8 @@ class AutoSampler(Sampler):
     Of all samplers and grids here this one comes closest to the exact flow at any number of
     evaluations, or nearly so, for an eps-network on the cosine schedule and for an EDM network
     alike: docs/results/samplers has the numbers. A network of the mean parameterization, which
-    knows the grid of its schedule alone, is sampled by DDIM.
+    knows the grid of its schedule alone, is sampled by DDIM, clipped to the range unless another
+    clip is asked for.
 
     NFE: `steps`.
     """
@@ -46,7 +47,8 @@ class AutoSampler(Sampler):
     def for_model(self, schedule: NoiseSchedule, parameterization: Parameterization) -> Sampler:
         """The sampler that is chosen for such a model."""
         if isinstance(parameterization, MeanParameterization):
-            return DDIMSampler(steps=self.steps, grid=TrailingGrid())
+            clip = ClipToRange() if isinstance(self.clip, NoClip) else self.clip
+            return DDIMSampler(steps=self.steps, grid=TrailingGrid(), clip=clip)
         order: Literal[2, 3] = 2 if self.steps < FEW_STEPS else 3
         return IPNDMSampler(steps=self.steps, order=order, grid=KarrasGrid(), clip=self.clip)
 
