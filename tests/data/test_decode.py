@@ -54,6 +54,31 @@ def test_sixteen_bit_grey_is_scaled_so_that_both_ends_are_met() -> None:
     assert np.asarray(decoded.image).tolist() == [np.rint(values[0] / 257).astype(int).tolist()]
 
 
+@pytest.mark.parametrize(("colour_type", "channels"), [(2, 3), (6, 4), (4, 2)])
+def test_sixteen_bit_colour_is_counted_and_keeps_its_upper_byte(
+    colour_type: int, channels: int
+) -> None:
+    """Pillow writes no such PNG: here it is put together by hand (RFC 2083)."""
+    values = np.full((2, 3, channels), 65535, dtype=">u2")
+    values[0, 0], values[0, 1] = 0, 0x80FF
+    header = struct.pack(">IIBBBBB", 3, 2, 16, colour_type, 0, 0, 0)
+    rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in values))
+    chunks = [(b"IHDR", header), (b"IDAT", rows), (b"IEND", b"")]
+    content = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+    decoded = decode(content)
+    assert decoded.notes >= {"16-bit"}
+    assert np.asarray(decoded.image)[0, :, 0].tolist() == [0, 0x80, 255]
+
+
+def test_sixteen_bits_a_pixel_are_not_sixteen_a_channel() -> None:
+    header = b"BM" + struct.pack("<IHHI", 54 + 16, 0, 0, 54)
+    header += struct.pack("<IiiHHIIiiII", 40, 3, 2, 1, 16, 0, 16, 0, 0, 0, 0)
+    assert decode(header + bytes(16)).notes == set()
+
+
 def test_cmyk_is_converted() -> None:
     decoded = decode(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=95))
     assert decoded.notes == {"cmyk"}

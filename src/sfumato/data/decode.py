@@ -1,6 +1,7 @@
 """Decoding an image file of unknown origin, and noting what was odd about it."""
 
 import io
+import re
 import warnings
 from dataclasses import dataclass, field
 
@@ -20,6 +21,8 @@ SUFFIXES = (
 )  # fmt: skip
 ORIENTATION = 0x0112
 """The EXIF tag."""
+_TWO_BYTES = re.compile(r";16[BLN]")
+"""How Pillow names pixels of 16 bits a channel. (`BGR;16` is 16 bits a pixel.)"""
 
 
 class UnusableImageError(Exception):
@@ -71,6 +74,8 @@ def decode(content: bytes) -> Decoded:
     notes = set()
     if getattr(image, "n_frames", 1) > 1 and image.format in ("GIF", "WEBP", "PNG", "TIFF"):
         notes.add("animated")
+    if any(_TWO_BYTES.search(str(tile.args)) for tile in image.tile):
+        notes.add("16-bit")  # coloured ones too, of which Pillow takes the upper byte
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -90,7 +95,7 @@ def _simplify(image: Image.Image, notes: set[str]) -> Image.Image:
     if image.mode == "F":
         raise UnusableImageError("unreadable", "floating-point pixels have no agreed range")
     if image.mode.startswith("I"):
-        notes.add("16-bit")
+        notes.add("16-bit")  # 32-bit integers as well, if they fit
         return _from_16_bit(image)
     if image.mode == "CMYK":
         notes.add("cmyk")
