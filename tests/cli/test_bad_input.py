@@ -1,6 +1,7 @@
 """Mistakes at the command line: one message, exit status 2, no traceback, nothing lost."""
 
 import errno
+import json
 import os
 import shutil
 from pathlib import Path
@@ -172,3 +173,17 @@ def test_samples_are_not_overwritten(
     message = refused(capsys, "sample", str(finished), "-o", str(output))
     assert "already exists" in message
     assert output.read_bytes() == b"precious"
+
+
+def test_a_class_name_of_a_run_from_elsewhere_leads_out_of_no_folder(
+    finished: Path, tmp_path: Path
+) -> None:
+    run_dir, output = tmp_path / "run", tmp_path / "a" / "b" / "images"
+    shutil.copytree(finished, run_dir)
+    data = json.loads((run_dir / "data.json").read_text())
+    data["class_names"][:2] = ["../../evil", str(tmp_path / "evil")]
+    (run_dir / "data.json").write_text(json.dumps(data))
+    drawn = ["sample", str(run_dir), "-n", "10", "model.sampler.steps=2", "--output", str(output)]
+    assert main(drawn) == 0
+    assert len(list(output.glob("*/*.png"))) == 10
+    assert not list(tmp_path.rglob("evil"))

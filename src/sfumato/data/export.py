@@ -31,7 +31,7 @@ def write_png_folder(splits: Splits, folder: Path) -> None:
     for dataset in (splits.train, splits.held_out):
         inside = folder / SPLIT_FOLDERS[dataset.split]
         digits = len(str(len(dataset) - 1))
-        folders = [inside / _file_name(name) for name in dataset.class_names] or [inside]
+        folders = [inside / file_name(name) for name in dataset.class_names] or [inside]
         for class_folder in folders:
             class_folder.mkdir(parents=True, exist_ok=True)
         for start, images in _blocks(dataset):
@@ -95,7 +95,10 @@ def _blocks(dataset: Dataset) -> Iterator[tuple[int, ImageArray]]:
         yield start, dataset.take(rows).numpy()
 
 
-def _file_name(class_name: str) -> str:
-    """A class name may come from a hostile archive: it must not lead out of the folder."""
+def file_name(class_name: str) -> str:
+    """The name of the folder of a class.
+
+    A class name may come from a hostile archive: it must not lead out of the folder.
+    """
     safe = class_name.replace("/", "-").replace("\\", "-").replace("\0", "")
     return safe if safe.strip(".") else "_"

@@ -13,6 +13,7 @@ from sfumato.core.errors import RunError
 from sfumato.core.files import atomic_path
 from sfumato.core.images import Labels, UInt8Images, to_uint8
 from sfumato.core.pictures import image_grid, save_animation
+from sfumato.data.export import file_name
 from sfumato.run.guide import Guide
 from sfumato.run.sample import (
     LoadedRun,
@@ -102,7 +103,7 @@ def _write_images(
     for position, seed in enumerate(seeds):
         folder = output
         if labels is not None:
-            folder = output / str(loaded.data["class_names"][int(labels[position])])
+            folder = output / file_name(str(loaded.data["class_names"][int(labels[position])]))
         folder.mkdir(parents=True, exist_ok=True)
         image = array[position]
         picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
