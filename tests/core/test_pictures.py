@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfumato.core.pictures import GUTTER, image_grid, save_animation
+from sfumato.core.pictures import GUTTER, image_grid, on_white, save_animation
 
 
 def _images(count: int, channels: int, height: int, width: int) -> np.ndarray:
@@ -31,6 +31,14 @@ def test_grid_places_every_image_row_by_row(channels: int, mode: str) -> None:
 def test_grid_gutter_is_dark_and_transparent_with_alpha() -> None:
     assert image_grid(_images(1, 1, 2, 2), columns=1, scale=1).getpixel((0, 0)) == GUTTER
     assert image_grid(_images(1, 4, 2, 2), columns=1).getpixel((0, 0)) == (GUTTER,) * 3 + (0,)
+
+
+def test_what_is_transparent_lies_on_white_whatever_its_hidden_colour() -> None:
+    picture = Image.new("RGBA", (3, 1), (10, 20, 30, 0))
+    picture.putpixel((1, 0), (10, 20, 30, 255))
+    picture.putpixel((2, 0), (0, 0, 0, 51))  # a fifth of black on white
+    assert np.asarray(on_white(picture)).tolist() == [[[255] * 3, [10, 20, 30], [204] * 3]]
+    assert on_white(Image.new("L", (1, 1), 7)).getpixel((0, 0)) == (7, 7, 7)
 
 
 @pytest.mark.parametrize("suffix", [".webp", ".gif", ".png"])

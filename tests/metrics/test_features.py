@@ -15,12 +15,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sfumato.core.noise import generator
+from sfumato.core.pictures import on_white
 from sfumato.metrics import inception
 from sfumato.metrics.estimate import MetricError
 from sfumato.metrics.frechet import FrechetReference, frechet_distance
 from sfumato.metrics.inception import InceptionFeatures, standard_weights
 from sfumato.metrics.pretrained import EfficientNetFeatures, TimmFeatures
-from sfumato.metrics.resize import clean_resize, tensorflow_resize
+from sfumato.metrics.resize import as_rgb, clean_resize, tensorflow_resize
 
 
 def pictures(count: int, size: int = 40, seed: int = 0, channels: int = 3) -> Tensor:
@@ -176,6 +177,15 @@ def test_grey_images_are_seen_as_grey_colour_images() -> None:
     network = EfficientNetFeatures().build(Path())
     grey = pictures(2, channels=1)
     assert torch.equal(network(grey), network(grey.expand(-1, 3, -1, -1)))
+
+
+def test_transparent_images_are_seen_on_white_as_they_are_shown() -> None:
+    images = pictures(3, channels=4)
+    shown = [np.asarray(on_white(Image.fromarray(i.permute(1, 2, 0).numpy()))) for i in images]
+    expected = torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2).float()
+    assert (as_rgb(images) - expected).abs().max() <= 1  # a picture has whole numbers
+    hidden = torch.cat([images[:, :3], torch.zeros_like(images[:, 3:])], dim=1)
+    assert (as_rgb(hidden) == 255).all()
 
 
 def test_a_timm_model_with_weights_from_a_file(tmp_path: Path) -> None:

@@ -60,6 +60,13 @@ def image_grid(
     return Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
 
 
+def on_white(picture: Image.Image) -> Image.Image:
+    """The picture in RGB; what is transparent comes to lie on white."""
+    if picture.mode == "RGBA":
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")
+
+
 def save_animation(
     frames: Sequence[Image.Image], path: Path, fps: int | float, hold_seconds: int | float = 1.0
 ) -> None:

@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from sfumato.core.pictures import on_white
+
 Resize = Literal["area", "bicubic", "lanczos"]
 Fit = Literal["crop", "letterbox", "pad"]
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -72,8 +74,7 @@ class Preparation:
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
     """Convert between L, RGB and RGBA; what is transparent comes to lie on white."""
     if image.mode == "RGBA" and mode != "RGBA":
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image).convert("RGB")
+        image = on_white(image)
     return image if image.mode == mode else image.convert(mode)
 
 

@@ -9,10 +9,12 @@ from sfumato.core.images import UInt8Images
 
 
 def as_rgb(images: UInt8Images) -> Float[Tensor, "B 3 H W"]:
-    """float32 in 0..255 with three channels: grey is repeated, transparency dropped."""
+    """float32 in 0..255 with three channels: grey is repeated, transparency laid on white."""
     channels = images.shape[1]
-    colour = images.expand(-1, 3, -1, -1) if channels == 1 else images[:, :3]
-    return colour.float()
+    if channels == 4:
+        opacity = images[:, 3:].float() / 255
+        return images[:, :3].float() * opacity + 255 * (1 - opacity)
+    return images.expand(-1, 3, -1, -1).float()
 
 
 def clean_resize(

@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from PIL import Image, ImageSequence
 
+from sfumato.core.pictures import on_white
+
 T = TypeVar("T")
 
 MAX_FRAMES = 24
@@ -63,7 +65,7 @@ def read_film(directory: Path, run: str) -> Film | None:
     relative = (Path(run) / "training.webp").as_posix() if path.is_file() else ""
     try:
         if len(files) > 1:
-            frames = [Image.open(file).convert("RGB") for file in files]
+            frames = [on_white(Image.open(file)) for file in files]
             return _film(frames, [int(file.stem) for file in files], relative)
         if path.is_file():
             with Image.open(path) as animation:

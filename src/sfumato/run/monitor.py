@@ -23,7 +23,7 @@ from sfumato.core.files import atomic_path
 from sfumato.core.images import Labels, UInt8Images, to_uint8
 from sfumato.core.model import GenerativeModel
 from sfumato.core.noise import Noise
-from sfumato.core.pictures import image_grid, save_animation
+from sfumato.core.pictures import image_grid, on_white, save_animation
 from sfumato.run.boards import Board, open_boards
 from sfumato.run.ema import weights_in_use
 from sfumato.run.experiment import Experiment
@@ -195,7 +195,7 @@ class Monitor:
         """Write the animation of all pictures."""
         paths = sorted(self.samples.glob("*.png"))
         if distributed.is_main() and paths:
-            frames = [Image.open(path).convert("RGB") for path in paths]
+            frames = [on_white(Image.open(path)) for path in paths]
             save_animation(frames, self.run_dir / "training.webp", fps=4)
 
 
