@@ -29,7 +29,7 @@ def started(target: Callable[..., None], *arguments: Any) -> BaseProcess:
 def finished(target: Callable[..., None], *arguments: Any) -> int:
     """Run a process to its end; returns its exit code, minus the signal's number if killed."""
     process = started(target, *arguments)
-    process.join(120)
+    process.join(600)
     assert process.exitcode is not None, "the process hangs"
     return process.exitcode
 
@@ -143,7 +143,7 @@ def in_group(size: int, target: Callable[..., None], *arguments: Any) -> list[in
         port = free.getsockname()[1]
     members = [started(_member, rank, size, port, target, arguments) for rank in range(size)]
     for member in members:
-        member.join(120)
+        member.join(600)
     codes = [member.exitcode for member in members]
     for member in members:
         member.kill()
