@@ -171,9 +171,10 @@ class Doctor:
             self.warn_once(
                 "mode collapse",
                 f"{few} of {len(shares)} classes make{'s' * (few == 1)} {made:.0%} of samples "
-                f"({', '.join(names[:5])}) at {position.images:,} images; go back to an earlier "
-                "checkpoint (best.safetensors), or train with a lower learning rate, r1, or a "
-                "discriminator that sees the spread of a batch (stylegan2)",
+                f"({', '.join(names[:5])}) at {position.images:,} images; train longer if that is "
+                "few, else go back to an earlier checkpoint (best.safetensors) or lower the "
+                "learning rate; a GAN may need r1, or a discriminator that sees the spread of a "
+                "batch (stylegan2)",
             )
 
     def check_duplicates(self, share: float, real: float, position: Position) -> None:
@@ -183,7 +184,7 @@ class Doctor:
                 "mode collapse",
                 f"{share:.0%} of samples have a twin among the others (of real images {real:.0%}) "
                 f"at {position.images:,} images; go back to an earlier checkpoint "
-                "(best.safetensors), or train with a lower learning rate or r1",
+                "(best.safetensors), or train with a lower learning rate; a GAN may need r1",
             )
 
     def warn_once(self, trouble: str, details: str) -> None:
