@@ -74,7 +74,7 @@ def decode(content: bytes) -> Decoded:
     notes = set()
     if getattr(image, "n_frames", 1) > 1 and image.format in ("GIF", "WEBP", "PNG", "TIFF"):
         notes.add("animated")
-    if any(_TWO_BYTES.search(str(tile.args)) for tile in image.tile):
+    if any(_TWO_BYTES.search(str(tile.args)) for tile in getattr(image, "tile", ())):
         notes.add("16-bit")  # coloured ones too, of which Pillow takes the upper byte
     try:
         with warnings.catch_warnings():
