@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from sfumato.cli import VERBS, main
+from sfumato.networks.unet import UNetConfig
 
 RECIPE = str(Path(__file__).parent / "tiny.toml")
 
@@ -105,7 +106,22 @@ def test_info_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "    stem" in printed
     assert "MFLOP an image" in printed
-    assert "for a batch of 16: weights" in printed
+    assert "for a batch of 16:\n" in printed
+
+
+def test_info_needs_no_images_of_a_known_set_and_keeps_numbers_whole(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CIFAR-10 would be a download; the terminal is narrow."""
+    monkeypatch.setenv("SFUMATO_CACHE", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "80")
+    changes = ["model.network.channels=32", "conditional=false"]
+    assert main(["info", "cifar10-ddpm", *changes]) == 0
+    printed = capsys.readouterr().out
+    network = UNetConfig(channels=32, downsampling_pad="end").build((3, 32, 32), 0)
+    assert f"{sum(p.numel() for p in network.parameters()):,}" in printed
+    assert "…" not in printed.split("(total)")[0].split("dtype")[1]
+    assert not list(tmp_path.rglob("*.gz"))
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.__name__.split(".")[-1])

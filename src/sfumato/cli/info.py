@@ -43,10 +43,12 @@ def run(options: argparse.Namespace) -> None:
         return
     table = Table(title=options.recipe, box=None, padding=(0, 2, 0, 0))
     table.add_column("module", no_wrap=True)
-    for title in ("type", "output", "dtype"):
-        table.add_column(title)
+    # where the terminal is narrow, names of types and formats fold; numbers stay whole
+    table.add_column("type", overflow="fold")
+    table.add_column("output", no_wrap=True)
+    table.add_column("dtype", overflow="fold")
     for title in ("parameters", "buffers", "MFLOP"):
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=True)
     for row in found.rows:
         indent, _, name = row.module.rpartition(".")
         level = indent.count(".") + bool(indent)
@@ -58,9 +60,10 @@ def run(options: argparse.Namespace) -> None:
     shares = ", ".join(f"{name} {_size(getattr(memory, name))}" for name in parts)
     print(
         f"one evaluation    {_operations(found.evaluation_flops)} an image; one image takes "
-        f"{found.nfe}",
+        f"{found.nfe} of them",
         f"a training step   {_operations(found.training_flops)} an image",
-        f"memory            {_size(memory.total)} for a batch of {memory.batch}: {shares};",
+        f"memory            {_size(memory.total)} for a batch of {memory.batch}:",
+        f"                  {shares};",
         "                  computed from the tensors alive at once (train --dry-run measures)",
         sep="\n",
     )

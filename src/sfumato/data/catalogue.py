@@ -12,7 +12,7 @@ from sfumato.data.cars import stanford_cars
 from sfumato.data.cifar import cifar10, cifar100
 from sfumato.data.class_names import CIFAR10, DIGITS, FASHION_MNIST
 from sfumato.data.config import DataConfig
-from sfumato.data.dataset import Splits
+from sfumato.data.dataset import Form, Splits
 from sfumato.data.digits import digits
 from sfumato.data.folder import image_folder
 from sfumato.data.hub import PREFIX, hub_dataset, is_saved_dataset
@@ -27,25 +27,54 @@ from sfumato.data.source import Source
 
 @dataclass(frozen=True)
 class Entry:
-    """A set that has a name. `images`, `form` and `origin` are for people to read."""
+    """A set that has a name. `images`, `form` and `origin` are for people to read.
+
+    `all_alike` is the form of its images, known without having them; None when they differ.
+    """
 
     find: Callable[[], Source]
     images: str
     form: str
     origin: str
+    all_alike: Form | None = None
 
 
 CATALOGUE = {
-    "digits": Entry(digits, "1,797", "grey 8x8, 10 classes", "scikit-learn: no download"),
-    "mnist": Entry(mnist, "60,000 + 10,000", "grey 28x28, 10 classes", "download, 11 MB"),
+    "digits": Entry(
+        digits,
+        "1,797",
+        "grey 8x8, 10 classes",
+        "scikit-learn: no download",
+        Form((1, 8, 8), 10),
+    ),
+    "mnist": Entry(
+        mnist,
+        "60,000 + 10,000",
+        "grey 28x28, 10 classes",
+        "download, 11 MB",
+        Form((1, 28, 28), 10),
+    ),
     "fashion-mnist": Entry(
         fashion_mnist,
         "60,000 + 10,000",
         "grey 28x28, 10 classes",
         "Debian's dataset-fashion-mnist, or download, 30 MB",
+        Form((1, 28, 28), 10),
     ),
-    "cifar10": Entry(cifar10, "50,000 + 10,000", "RGB 32x32, 10 classes", "download, 162 MB"),
-    "cifar100": Entry(cifar100, "50,000 + 10,000", "RGB 32x32, 100 classes", "download, 161 MB"),
+    "cifar10": Entry(
+        cifar10,
+        "50,000 + 10,000",
+        "RGB 32x32, 10 classes",
+        "download, 162 MB",
+        Form((3, 32, 32), 10),
+    ),
+    "cifar100": Entry(
+        cifar100,
+        "50,000 + 10,000",
+        "RGB 32x32, 100 classes",
+        "download, 161 MB",
+        Form((3, 32, 32), 100),
+    ),
     "stanford-cars": Entry(
         stanford_cars, "8,144 + 8,041", "RGB, all sizes, 196 classes", "mirror or by hand, 1.9 GB"
     ),
@@ -83,6 +112,25 @@ def load(config: DataConfig, strict: bool = False, workers: int | None = None) -
     """
     source = find(config.source)
     return select(source, pack(source, config, strict, workers), config)
+
+
+def form(config: DataConfig) -> Form:
+    """The form of the images that `config` asks for.
+
+    Without the images, where the catalogue knows it: nothing is downloaded, and that the classes
+    exist is not checked.
+
+    Raises:
+        DataError: as `load`, where the images must be looked at.
+    """
+    entry = CATALOGUE.get(config.source)
+    if entry is None or entry.all_alike is None:
+        train = load(config).train
+        return Form(train.image_shape, train.num_classes)
+    channels, *size = entry.all_alike.image_shape
+    height, width = config.size or size
+    channels = channels if config.channels == "auto" else config.channels
+    return Form((channels, height, width), len(config.classes) or entry.all_alike.num_classes)
 
 
 def find(name: str) -> Source:

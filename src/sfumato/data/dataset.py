@@ -20,6 +20,14 @@ from sfumato.data.split import Hashes
 SplitName = Literal["train", "held-out"]
 
 
+@dataclass(frozen=True)
+class Form:
+    """What a network has to know of a data set. `num_classes` is 0 when unlabelled."""
+
+    image_shape: Shape
+    num_classes: int
+
+
 class Dataset:
     """Images, uint8 in 0..255, with their classes.
 

@@ -4,11 +4,11 @@ import torch
 from torch import nn
 
 from sfumato.core.noise import derive_seed
-from sfumato.data.dataset import Dataset
+from sfumato.data.dataset import Dataset, Form
 from sfumato.run.experiment import Experiment
 
 
-def build_model(experiment: Experiment, dataset: Dataset) -> nn.Module:
+def build_model(experiment: Experiment, dataset: Dataset | Form) -> nn.Module:
     """The untrained model for a data set; its initialization depends on `training.seed` alone."""
     num_classes = dataset.num_classes if experiment.conditional else 0
     with torch.random.fork_rng(devices=[]):

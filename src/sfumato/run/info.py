@@ -15,7 +15,7 @@ from torch.utils.flop_counter import (
 from sfumato.core.images import Batch
 from sfumato.core.model import GenerativeModel, Phase
 from sfumato.core.noise import TrainingNoise
-from sfumato.data.catalogue import load
+from sfumato.data.catalogue import form
 from sfumato.run.build import build_model
 from sfumato.run.experiment import Experiment, TrainingConfig
 from sfumato.run.live_memory import LiveMemory
@@ -84,10 +84,11 @@ class Description:
 def describe(experiment: Experiment, depth: int) -> Description:
     """What the modules of an experiment are, do and need, down to `depth` levels.
 
-    Found by training steps on tiny batches, in the recipe's precision (float32 if that is auto).
+    Found by training steps on tiny batches, in the recipe's precision (float32 if that is auto);
+    the images themselves are not needed where the catalogue says what they are like.
     """
     config = experiment.training
-    model = build_model(experiment, load(experiment.data).train)
+    model = build_model(experiment, form(experiment.data))
     assert isinstance(model, GenerativeModel)
     if config.recompute_activations:
         recompute_activations(model)
