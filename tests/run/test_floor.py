@@ -40,7 +40,7 @@ def timm(tmp_path: Path) -> FeatureNetwork:
 
 
 def inception(tmp_path: Path) -> FeatureNetwork:
-    """The same."""
+    """The same, scaled so that the signal of the images reaches the last layer."""
     library = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
     torch.manual_seed(0)
     with pytest.MonkeyPatch.context() as patch:
@@ -50,6 +50,9 @@ def inception(tmp_path: Path) -> FeatureNetwork:
         network = library.FeatureExtractorInceptionV3(
             "inception", ["2048"], feature_extractor_weights_path="none"
         )
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(layer.weight)
     torch.save(network.state_dict(), tmp_path / "w.pth")
     return InceptionFeatures(weights=tmp_path / "w.pth").build(tmp_path)
 
