@@ -254,10 +254,11 @@ def value_of(row: dict[str, Any], key: str) -> float | None:
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Each sampler on its best grid: both numbers against NFE."""
-    figure = Figure(figsize=(13, 5), layout="constrained")
-    axes = figure.subplots(1, 2)
-    for axis, (key, title) in zip(axes, MEASURES.items(), strict=True):
+    """Each sampler on its best grid at each NFE: the numbers that were measured against NFE."""
+    measured = {k: v for k, v in MEASURES.items() if any(k in row for row in result["rows"])}
+    figure = Figure(figsize=(3 + 5 * len(measured), 5), layout="constrained")
+    axes = figure.subplots(1, len(measured), squeeze=False)[0]
+    for axis, (key, title) in zip(axes, measured.items(), strict=True):
         colours = colormaps["tab20"].colors
         for number, name in enumerate(dict.fromkeys(r["sampler"] for r in result["rows"])):
             best: dict[int, float] = {}
