@@ -17,7 +17,6 @@ from run.processes import silent
 from sfumato.core.errors import ConfigError, RunError
 from sfumato.core.files import write_json
 from sfumato.run.boards import open_boards
-from sfumato.run.directory import environment, run_id
 from sfumato.run.ema import AveragedWeights, PowerAverage, gamma_of_relative_std
 from sfumato.run.losses import BIN_NAMES, LossMeans
 from sfumato.run.metrics_log import read_metrics
@@ -153,10 +152,10 @@ def test_weights_and_biases_gets_the_rows_or_is_missed_by_name(
     run = SimpleNamespace(log=lambda row, step: sent.append((step, row)), finish=sent.clear)
     fake = SimpleNamespace(init=lambda **settings: sent.append(settings["id"]) or run)
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    write_json(tmp_path / "environment.json", environment())
+    write_json(tmp_path / "environment.json", {"id": "0123"})
     (board,) = open_boards(tmp_path, config, 0)
     board.write({"images": 32, "loss/denoiser": 0.5})
-    assert sent == [run_id(tmp_path), (32, {"images": 32, "loss/denoiser": 0.5})]
+    assert sent == [f"{tmp_path.name}-0123", (32, {"images": 32, "loss/denoiser": 0.5})]
 
 
 @pytest.mark.parametrize("base", [DIFFUSION, GAN], ids=["diffusion", "gan"])

@@ -35,7 +35,7 @@ from sfumato.run.trainer import Trainer
 CPU = torch.device("cpu")
 FAST = Plan(precision="bfloat16", layout="channels_last", kernels=find_compiler() is not None)
 OPEN = dict.fromkeys(KEYS, "auto")
-LONG = {**OPEN, "budget_images": None, "budget_steps": 1000}
+LONG = {**OPEN, "budget_images": None, "budget_steps": 200}
 
 
 @pytest.fixture(scope="module", autouse=True)

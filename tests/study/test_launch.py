@@ -16,6 +16,7 @@ from sfumato.core.errors import RunError
 from sfumato.study import task
 from sfumato.study.launch import run_study
 from sfumato.study.launchers import Processes, share_of_machine
+from sfumato.study.plan import with_common_plan
 from sfumato.study.read import load_study
 from study.studies import TINY, write
 
@@ -102,7 +103,7 @@ def test_several_processes_and_a_failure_that_is_told(tmp_path: Path) -> None:
     """One arm succeeds in its process; the run directory of the other holds something else."""
     path, output = write(tmp_path), tmp_path / "study"
     strange = output / "runs" / "dcgan" / "seed-0"
-    study = load_study(path, ["seeds=[0]"])
+    study = with_common_plan(load_study(path, ["seeds=[0]"]), output, say_nothing)
     (output / "runs").mkdir(parents=True)
     task_file = output / "study.json"
     from sfumato.core.config import to_mapping

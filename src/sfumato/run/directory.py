@@ -91,7 +91,7 @@ def create(directory: Path, experiment: Experiment) -> None:
     """
     check_new(directory)
     with _writable(directory):
-        write_json(directory / "environment.json", environment())
+        write_json(directory / "environment.json", {"id": uuid.uuid4().hex[:12], **environment()})
         write_json(directory / "config.json", to_mapping(experiment))
 
 
@@ -211,9 +211,8 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def environment() -> dict[str, Any]:
-    """A name that no other run has; versions, machine and commit."""
+    """Versions, machine and commit."""
     return {
-        "id": uuid.uuid4().hex[:12],
         "sfumato": version("sfumato"),
         "torch": torch.__version__,
         "python": platform.python_version(),
