@@ -24,11 +24,11 @@ FEW_STEPS = 8
 class AutoSampler(Sampler):
     """iPNDM of order 3 in Karras steps; of order 2 in fewer than 8 steps.
 
-    Of all samplers and grids here this one comes closest to the exact flow at any number of
-    evaluations, or nearly so, for an eps-network on the cosine schedule and for an EDM network
-    alike: docs/results/samplers has the numbers. A network of the mean parameterization, which
-    knows the grid of its schedule alone, is sampled by DDIM, clipped to the range unless another
-    clip is asked for.
+    Of all samplers and grids here this one comes closest to the exact flow, or nearly so, at
+    almost any number of evaluations, for eps-networks on the cosine schedule and for an EDM network
+    alike: docs/results/samplers has the numbers and the exception. A network of the mean
+    parameterization, which knows the grid of its schedule alone, is sampled by DDIM, clipped to
+    the range unless another clip is asked for.
 
     NFE: `steps`.
     """
