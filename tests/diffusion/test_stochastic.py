@@ -71,7 +71,7 @@ CHURN = Churn(amount=30.0, sigma_min=0.05, sigma_max=20.0)
         DDIMSampler(steps=200, eta=0.5, clip=NoClip()),
         DDIMSampler(steps=200, eta=1.0, clip=NoClip()),
         DPMSolverMultistepSampler(steps=100, stochastic=True),
-        EulerSampler(steps=200, churn=CHURN),
+        EulerSampler(steps=400, churn=CHURN),  # of order 1: with 200 it is 0.03 off
         HeunSampler(steps=60, churn=CHURN),
     ],
     ids=lambda s: f"{s.kind}-{getattr(s, 'variance', '')}{getattr(s, 'eta', '')}",
