@@ -3,11 +3,11 @@
     python benchmarks/time_to_quality.py train --seconds 300 --output ttq     # on an idle machine
     python benchmarks/time_to_quality.py score --output ttq                   # no timing: any load
 
-Trains Sfumato's recipe `fashion-mnist-ddpm` (with the classes, as shipped, and without, as the peers
-train), denoising-diffusion-pytorch's `Trainer` and diffusers' training example, each with its own
-defaults, one after the other for the same seconds. At three points of each run the averaged weights
-are kept. `score` draws 500 images from each with 25 steps, and writes results.json, a table, a plot
-and a grid. `score` continues where it was stopped.
+Trains Sfumato's recipe `fashion-mnist-ddpm` (with the classes, as shipped, and without, as the
+peers train), denoising-diffusion-pytorch's `Trainer` and diffusers' training example, each with
+its own defaults, one after the other for the same seconds. At three points of each run the
+averaged weights are kept. `score` draws 500 images from each with 25 steps, and writes
+results.json, a table, a plot and a grid. `score` continues where it was stopped.
 
 Needs the packages diffusers and denoising-diffusion-pytorch. The peers' clock stands still while
 weights are written, as Sfumato's does.
