@@ -134,9 +134,9 @@ PAIRS = (
         16,
         (3, 32, 32),
         _lucidrains,
-        UNetConfig(channels=64, multipliers=(1, 2, 4, 8), blocks=2, attention=(4,), heads=4),
-        "denoising-diffusion-pytorch Unet(64); ours is of the same widths and depth with GroupNorm "
-        "and without linear attention, so not the same network",
+        UNetConfig(channels=64, multipliers=(1, 2, 4, 8), blocks=1, attention=(4,), heads=4),
+        "denoising-diffusion-pytorch Unet(64); not the same network: ours has the same widths, "
+        "GroupNorm, no linear attention, 9 % more multiplications and 20 % more parameters",
     ),
     Pair(
         "attention-unet",

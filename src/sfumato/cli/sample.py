@@ -26,7 +26,9 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--classes", nargs="+", metavar="CLASS", help="names or numbers (default: all in turn)"
     )
-    parser.add_argument("--batch-size", type=int, default=256, help="images at once")
+    parser.add_argument(
+        "--batch-size", type=int, help="images at once (default: what fits into memory)"
+    )
     add_output(parser, "folder of PNG files, or a .npz file (default: RUN/generated)")
     parser.add_argument("--grid", type=Path, metavar="FILE.png", help="also write one picture")
     parser.add_argument(

@@ -129,7 +129,7 @@ def _observe(
     if images.run is None:
         return observer.parts(images.rows(at))
     count = int(at.max()) + 1
-    seen = observer.images(images.generate(count, batch_size), count)
+    seen = observer.images(images.generate(count), count)
     return Observed(seen.features[at], None)
 
 
@@ -158,7 +158,7 @@ def _with_classifier(a: ImageSet, b: ImageSet, config: EvaluationConfig, cache: 
     else:
         if a.run.data["class_names"] == list(train.class_names):
             labels = evaluator.labels  # both sides are drawn alike
-        images = list(a.generate(chosen, config.batch_size, labels))
+        images = list(a.generate(chosen, labels))
     results = evaluator.results(torch.cat(images), labels)
     protocol = {**results.protocol, "images": a.name}
     if labels is None:

@@ -36,7 +36,7 @@ def write_samples(
     number: int,
     first_seed: int,
     classes: list[str] | None,
-    batch_size: int,
+    batch_size: int | None,
     output: Path,
     grid: Path | None,
     animation: Path | None,
@@ -47,7 +47,7 @@ def write_samples(
     Raises:
         RunError: no finished run, no such class, a number below 1, or an output that exists.
     """
-    if number < 1 or batch_size < 1:
+    if number < 1 or (batch_size is not None and batch_size < 1):
         raise RunError(f"--number and --batch-size must be at least 1, got {number}, {batch_size}")
     if output.exists() and (output.is_file() or any(output.iterdir())):
         raise RunError(f"{output} already exists; choose another with --output")

@@ -67,14 +67,11 @@ class ImageSet:
             start += len(part)
         return found
 
-    def generate(
-        self, count: int, batch_size: int, labels: Labels | None = None
-    ) -> Iterator[UInt8Images]:
+    def generate(self, count: int, labels: Labels | None = None) -> Iterator[UInt8Images]:
         """Samples of the run, seeds 0 to count - 1.
 
         Args:
             count: how many.
-            batch_size: images at a time.
             labels: the classes to sample; None: see `classes`.
         """
         assert self.run is not None
@@ -88,7 +85,7 @@ class ImageSet:
             labels = balanced_labels(count, list(range(model.num_classes)))
         done = 0
         with progress_bar(f"sampling {self.name}", count) as tell:
-            for images in sample_batches(model, labels, range(count), batch_size):
+            for images in sample_batches(model, labels, range(count)):
                 done += len(images)
                 tell(done)
                 yield images

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from sfumato.core.allocator import keep_freed_memory
 from sfumato.core.config import component
 from sfumato.core.device import autocast
 from sfumato.core.model import Phase
@@ -91,6 +92,8 @@ def apply_plan(model: nn.Module, plan: Plan) -> None:
     Raises:
         NoCompiler: the plan has kernels, and they cannot be built.
     """
+    if plan != REFERENCE:
+        keep_freed_memory()
     is_channels_last = plan.layout == "channels_last"
     layout = torch.channels_last if is_channels_last else torch.contiguous_format
     with torch.no_grad():

@@ -83,10 +83,11 @@ class Quality:
 def sample_shared(model: nn.Module, labels: Labels | None, number: int) -> UInt8Images:
     """Images of seeds 0 to number - 1, each process drawing its part; whole in all of them."""
     if distributed.world_size() == 1:
-        return sample_images(model, labels, range(number), BATCH)
+        return sample_images(model, labels, range(number))
     whole = -(-number // distributed.world_size()) * distributed.world_size()
     own = distributed.local_slice(whole)  # equal parts, so that sharded models keep in step
     padded = None if labels is None else labels[torch.arange(whole) % number]
+    # All with the same number at once: sharded models keep in step.
     part = sample_images(
         model, None if padded is None else padded[own], range(own.start, own.stop), BATCH
     )

@@ -25,6 +25,7 @@ from sfumato.run.performance import (
     plan_of,
     with_plan,
 )
+from sfumato.run.sample_memory import images_at_once
 
 
 @dataclass(frozen=True)
@@ -75,15 +76,21 @@ def sample_batches(
     model: nn.Module,
     labels: Labels | None,
     seeds: range,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     on_step: OnStep | None = None,
 ) -> Iterator[UInt8Images]:
     """Generate one image (uint8, on the CPU) for each seed, in batches.
 
     Image i depends on seeds[i] and labels[i] alone. Computes by the plan that the model is under.
+
+    Args:
+        batch_size: None: as many as fit into memory, at most 128 on a CPU.
     """
     assert isinstance(model, GenerativeModel)
     device, plan = next(model.parameters()).device, plan_in_force(model)
+    if batch_size is None:
+        with torch.inference_mode(), computing(device, plan):
+            batch_size = images_at_once(model, labels)
     for start in range(0, len(seeds), batch_size):
         some = seeds[start : start + batch_size]
         chosen = None if labels is None else labels[start : start + batch_size]
@@ -96,7 +103,7 @@ def sample_images(
     model: nn.Module,
     labels: Labels | None,
     seeds: range,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     tell: Callable[[int], None] | None = None,
 ) -> UInt8Images:
     """All images of `sample_batches`; `tell` hears the number done after each batch."""

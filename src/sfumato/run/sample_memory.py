@@ -1,0 +1,64 @@
+"""How many images may be drawn at once: what one of them needs, and what is free."""
+
+from typing import Any
+
+import psutil
+import torch
+from torch import nn
+
+from sfumato.core.images import Labels
+from sfumato.core.model import GenerativeModel
+from sfumato.core.noise import Noise
+from sfumato.run.live_memory import LiveMemory
+
+SHARE = 0.5
+"""Of the free memory that images are allowed to take: kernels need some that is not counted."""
+MOST = 512
+MOST_ON_CPU = 128
+"""More at once are no faster, and on a CPU slower (docs/results/speed.md)."""
+
+
+class _Enough(Exception):  # noqa: N818 (no error: ends a measurement)
+    """Raised after the first step of a sampler."""
+
+
+def images_at_once(model: nn.Module, labels: Labels | None, free: int | None = None) -> int:
+    """The number of images to draw at once, so that they fit into memory.
+
+    Call it in the context in which the images will be drawn.
+
+    Args:
+        model: a generative model.
+        labels: of the images to be drawn; the first is taken.
+        free: bytes; None: what is free on the model's device now.
+    """
+    device = next(model.parameters()).device
+    if free is None:
+        free = _free_memory(device)
+    # The second image costs what an image costs; the first, what does not depend on their number.
+    per_image = _peak(model, labels, 2) - _peak(model, labels, 1)
+    most = MOST_ON_CPU if device.type == "cpu" else MOST
+    return max(1, min(most, int(SHARE * free / max(per_image, 1))))
+
+
+def _peak(model: nn.Module, labels: Labels | None, count: int) -> int:
+    """Bytes of all tensors alive at once in the first step of drawing `count` images."""
+    assert isinstance(model, GenerativeModel)
+    chosen = None if labels is None else labels[:1].repeat(count)
+
+    def stop(*_: Any) -> None:
+        raise _Enough
+
+    with LiveMemory() as memory:
+        try:
+            model.sample(chosen, Noise(range(count)), stop)
+        except _Enough:
+            pass
+    return memory.peak
+
+
+def _free_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    return int(psutil.virtual_memory().available)
