@@ -141,6 +141,16 @@ def test_help_does_not_import_torch() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
 
 
+def test_a_reader_that_leaves_is_no_error() -> None:
+    """As in `sfumato info --json | head -1`."""
+    command = [sys.executable, "-m", "sfumato", "info", "digits-ddpm", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 141
+
+
 def test_interruption_saves_and_says_how_to_resume(tmp_path: Path) -> None:
     """A real process, a real SIGINT; what it then saved continues to the end."""
     run_dir = tmp_path / "run"

@@ -11,7 +11,7 @@ from networks.tiny import TINY, moved
 from run.experiments import DIFFUSION, GAN, experiment
 from run.processes import silent
 from run.test_train import tensors
-from sfumato.core.config import to_mapping
+from sfumato.core.config import merge, to_mapping
 from sfumato.core.errors import RunError
 from sfumato.data.catalogue import load
 from sfumato.networks.norm_kernel import find_compiler
@@ -243,3 +243,19 @@ def test_every_network_computes_the_same_under_fast_plans(
         for found, expected in zip(computed(plan), reference, strict=True):
             assert (found - expected).norm() < TOLERANCE[precision] * expected.norm()
     assert torch.equal(computed(REFERENCE)[0], reference[0])  # and back
+
+
+def test_grey_images_take_the_layout_of_the_plan() -> None:
+    """A weight for one channel counts as laid out either way; what comes out of it must not."""
+    one = experiment(merge(DIFFUSION, {"model": {"network": {"patch": 1}}}))
+    model = build_model(one, load(one.data).train)
+    stem = model.denoiser.network.stem
+    assert stem.weight.shape[1] == 1
+    images = torch.zeros(2, 1, 8, 8)
+    for layout in ("channels_last", "contiguous"):
+        apply_plan(model, Plan(layout=layout))
+        outcome = stem(images)
+        assert outcome.is_contiguous() == (layout == "contiguous")
+        assert outcome.is_contiguous(memory_format=torch.channels_last) == (
+            layout == "channels_last"
+        )

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Sequence
 
@@ -58,13 +59,19 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0, 2 for a user's mistake, 130 when stopped."""
+    """Run one command. Returns the exit status: 0, 2 for a user's mistake, 130 when stopped,
+    141 when nobody reads the output."""
     options = _parse(arguments)
     try:
-        return options.run(options) or 0
+        status: int = options.run(options) or 0
+        sys.stdout.flush()
+        return status
     except SfumatoError as error:
         print(f"sfumato: {error}", file=sys.stderr)
         return 130 if type(error).__name__ == "Interrupted" else 2
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        return 141  # 128 + SIGPIPE, as of a program that the signal ends
     except OSError as error:
         if error.errno not in _STORAGE_REMEDIES:
             raise

@@ -99,7 +99,10 @@ def apply_plan(model: nn.Module, plan: Plan) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 4:
-                parameter.data = parameter.data.contiguous(memory_format=layout)
+                # Not `contiguous`: weights for one channel count as either, and grey images would
+                # keep the first layers contiguous.
+                laid_out = torch.empty_like(parameter.data, memory_format=layout)
+                parameter.data = laid_out.copy_(parameter.data)
     model.performance_plan = plan  # type: ignore[assignment]
     use_kernels(model, norm_kernel(cache_folder() / "kernels") if plan.kernels else None)
     if torch.cuda.is_available():
