@@ -145,7 +145,8 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     """As in `sfumato info --json | head -1`."""
     command = [sys.executable, "-m", "sfumato", "info", "digits-ddpm", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 141

@@ -7,12 +7,14 @@ from typing import Any, Literal
 import pytest
 import torch
 
+from networks.test_pairs import PAIRS
 from networks.tiny import TINY, moved
 from run.experiments import DIFFUSION, GAN, experiment
 from run.processes import silent
 from run.test_train import tensors
 from sfumato.core.config import merge, to_mapping
 from sfumato.core.errors import RunError
+from sfumato.core.noise import Noise
 from sfumato.data.catalogue import load
 from sfumato.networks.norm_kernel import find_compiler
 from sfumato.run import plan_search
@@ -259,3 +261,39 @@ def test_grey_images_take_the_layout_of_the_plan() -> None:
         assert outcome.is_contiguous(memory_format=torch.channels_last) == (
             layout == "channels_last"
         )
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", PAIRS)
+def test_every_pair_computes_the_same_under_fast_plans(
+    name: str, precision: Literal["float32", "bfloat16"]
+) -> None:
+    """Images, logits, and the gradient of the logits in the generator, for every GAN.
+
+    In bfloat16 this gradient, a sum of kinks that half cancel, is allowed three times as much. The
+    search for a plan judges the gradient of a real step, and refuses what misses the tolerance.
+    """
+    torch.manual_seed(0)
+    generator, discriminator = PAIRS[name].build((3, 16, 16), 3)
+    both = torch.nn.ModuleList([generator, discriminator])
+    z, labels = torch.randn(4, generator.latent_dim), torch.arange(4) % 3
+
+    def computed(plan: Plan) -> list[torch.Tensor]:
+        apply_plan(both, plan)
+        both.zero_grad()
+        torch.manual_seed(1)
+        with computing(CPU, plan):
+            images = generator(z, labels, Noise(range(4)))
+            logits = discriminator(images, labels)
+        logits.float().sum().backward()
+        gradient = torch.cat([p.grad.flatten() for p in generator.parameters()])
+        return [images.detach().float(), logits.detach().float(), gradient]
+
+    state = {name: tensor.clone() for name, tensor in both.state_dict().items()}
+    reference = computed(REFERENCE)
+    for layout in ("contiguous", "channels_last"):
+        both.load_state_dict(state)  # running statistics and spectral vectors
+        plan = Plan(precision=precision, layout=layout, kernels=FAST.kernels)
+        factors = (1, 1, 3 if precision == "bfloat16" else 1)
+        for factor, found, expected in zip(factors, computed(plan), reference, strict=True):
+            assert (found - expected).norm() < factor * TOLERANCE[precision] * expected.norm()

@@ -1,5 +1,6 @@
 """How many images may be drawn at once: what one of them needs, and what is free."""
 
+from contextlib import suppress
 from typing import Any
 
 import psutil
@@ -18,7 +19,7 @@ MOST_ON_CPU = 128
 """More at once are no faster, and on a CPU slower (docs/results/speed.md)."""
 
 
-class _Enough(Exception):  # noqa: N818 (no error: ends a measurement)
+class _Enough(Exception):
     """Raised after the first step of a sampler."""
 
 
@@ -49,11 +50,9 @@ def _peak(model: nn.Module, labels: Labels | None, count: int) -> int:
     def stop(*_: Any) -> None:
         raise _Enough
 
-    with LiveMemory() as memory:
-        try:
-            model.sample(chosen, Noise(range(count)), stop)
-        except _Enough:
-            pass
+    memory = LiveMemory()
+    with memory, suppress(_Enough):
+        model.sample(chosen, Noise(range(count)), stop)
     return memory.peak
 
 
