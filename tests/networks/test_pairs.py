@@ -1,9 +1,11 @@
 """Contracts of every pair of networks a GAN can be built from."""
 
+from copy import deepcopy
 from typing import get_args
 
 import pytest
 import torch
+from torch.nn.utils.parametrizations import spectral_norm
 
 from sfumato.core.noise import Noise
 from sfumato.networks.dcgan import DCGANConfig
@@ -11,6 +13,7 @@ from sfumato.networks.mlp_gan import MLPGANConfig
 from sfumato.networks.pairs import NetworkPair
 from sfumato.networks.resnet_gan import ResNetGANConfig
 from sfumato.networks.stylegan2 import StyleGAN2Config
+from sfumato.run.recompute import recompute_activations
 
 STYLE = StyleGAN2Config(latent_dim=16, style_dim=16, mapping_layers=2, channel_base=64)
 PAIRS = {
@@ -115,3 +118,45 @@ def test_the_wide_variant_has_four_times_the_base_in_its_second_layer(
     transposed = torch.nn.ConvTranspose2d
     found = [m.out_channels for m in generator.modules() if isinstance(m, transposed)]
     assert found == [*reversed(expected), 3]
+
+
+class Plain(torch.nn.Module):
+    """A block that moves statistics of batches and vectors of spectral normalization."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        block = torch.nn.Sequential(
+            spectral_norm(torch.nn.Conv2d(3, 3, 3, padding=1)), torch.nn.BatchNorm2d(3)
+        )
+        self.blocks = torch.nn.ModuleList([block])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.blocks[0](x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("kind", ["spectral and batch", "resnet", "stylegan2"])
+def test_recomputed_activations_change_neither_gradients_nor_states(kind: str) -> None:
+    """Two batches, a gradient and that of a penalty on gradients."""
+    torch.manual_seed(0)
+    if kind in PAIRS:
+        networks = list(PAIRS[kind].build((3, 16, 16), 0))
+        inputs = [torch.randn(4, networks[0].latent_dim), torch.randn(4, 3, 16, 16)]
+    else:
+        networks, inputs = [Plain()], [torch.randn(4, 3, 16, 16)]
+
+    def results(network: torch.nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+        first, second = network(x), network(2 * x)  # both before the gradients, as of a game
+        (first.square().sum() + second.square().sum()).backward()
+        y = x.clone().requires_grad_(True)
+        (slope,) = torch.autograd.grad(network(y).square().sum(), y, create_graph=True)
+        slope.square().sum().backward()
+        found = [p.grad for p in network.parameters() if p.grad is not None]
+        return found + list(network.state_dict().values())
+
+    for network, x in zip(networks, inputs, strict=True):
+        other = deepcopy(network)
+        recompute_activations(other)
+        expected, found = results(network, x), results(other, x)
+        assert len(expected) == len(found)
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
