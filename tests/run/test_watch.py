@@ -14,6 +14,7 @@ from run.processes import silent
 from sfumato.core.config import merge
 from sfumato.data.catalogue import load
 from sfumato.data.config import DataConfig
+from sfumato.gan.losses import LeastSquaresLoss, NonSaturatingLoss, RelativisticLoss
 from sfumato.gan.model import GANConfig
 from sfumato.networks.dcgan import DCGANConfig
 from sfumato.run import doctor as doctors
@@ -102,7 +103,32 @@ def test_looking_changes_nothing_and_sees_what_the_discriminator_says() -> None:
     model.logits = lambda batch: batch.images.mean((1, 2, 3))
     rows = np.unique(np.linspace(0, len(splits.held_out) - 1, 128).astype(int))
     bright = (splits.held_out.take(rows).float() / 127.5 - 1).mean().item()
-    assert Watch(splits).look(model, 32)["logits/held_out"] == pytest.approx(bright, abs=1e-6)
+    found = Watch(splits).look(model, 32)
+    assert found["logits/held_out"] == pytest.approx(bright, abs=1e-6)
+    assert found["accuracy/held_out"] == 0  # digits are dark: below the boundary 0
+
+
+@pytest.mark.parametrize(
+    ("loss", "accuracies"),
+    [
+        (NonSaturatingLoss(), {"seen": 0.75, "held_out": 0.25, "sampled": 0.5}),
+        (LeastSquaresLoss(), {"seen": 0.5, "held_out": 0.25, "sampled": 1.0}),
+        (RelativisticLoss(), {"seen": 1.0, "held_out": 0.25}),  # of pairs
+    ],
+)
+def test_accuracies_of_images_it_is_not_trained_on(loss: Any, accuracies: dict[str, float]) -> None:
+    """A discriminator whose logits are known: on this side and that of 0, of 0.5, of each other."""
+    splits = load(DataConfig(source="digits"))
+    model = GANConfig(network=DCGANConfig(channels=4, latent_dim=8), loss=loss)
+    gan = model.build((1, 8, 8), 0)
+    answers = iter(
+        [[0.4, 0.6, 0.9, -0.3], [-0.1, -0.2, 0.8, -0.5], [0.3, -0.1, 0.1, -0.4]]
+    )  # of training images, held-out ones, and samples
+    gan.logits = lambda batch: torch.tensor(next(answers)).repeat(len(batch) // 4)
+    found = Watch(splits).look(gan, 128)
+    assert {k: v for k, v in found.items() if k.startswith("accuracy/")} == {
+        f"accuracy/{name}": value for name, value in accuracies.items()
+    }
 
 
 def test_the_shares_of_classes() -> None:

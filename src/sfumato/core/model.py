@@ -89,6 +89,11 @@ class Observed(Protocol):
 class Judging(Protocol):
     """A model with a discriminator, which can be asked about images. Optional."""
 
+    @property
+    def boundary(self) -> float | None:
+        """The logit between real and generated images; None where the loss leaves it open."""
+        ...
+
     def logits(self, batch: Batch) -> Float[Tensor, " B"]:
         """High for images that look real; of the images as they are, on the model's device."""
         ...

@@ -175,10 +175,12 @@ class GAN(nn.Module):
 
     def generator_loss(self, batch: Batch, noise: RandomStream) -> Float[Tensor, " B"]:
         """Generated images of the batch's classes, judged by the discriminator."""
-        fake, state = self._generate(batch, noise), None
+        fake, state, both = self._generate(batch, noise), None, self.loss.paired
         if self.config.unrolled is not None:
             state = self._look_ahead(self.config.unrolled, fake, batch, noise)
-        real_logits = self.judge(batch.images, batch, noise, state) if self.loss.paired else None
+            # The discriminator ahead depends on the generator, and so do logits of real images.
+            both = both or self.loss.zero_sum
+        real_logits = self.judge(batch.images, batch, noise, state) if both else None
         return self.loss.generator(self.judge(fake, batch, noise, state), real_logits)
 
     def path_length_loss(
@@ -227,6 +229,11 @@ class GAN(nn.Module):
         if state is None:
             return self.discriminator(x, batch.labels).float()  # type: ignore[no-any-return]
         return judged_by(self.discriminator, state, x, batch.labels).float()
+
+    @property
+    def boundary(self) -> float | None:
+        """The logit between real and generated images; None where the loss leaves it open."""
+        return boundary(self.loss)
 
     def logits(self, batch: Batch) -> Logits:
         """The discriminator's logits of images as they are: without augmentation and noise."""
@@ -277,7 +284,7 @@ class GAN(nn.Module):
         """Note what the discriminator says of training images and of generated ones."""
         self._observations = dict(judgements(self.loss, real_logits, fake_logits))
         if self.augment is not None:
-            self._observations |= self.augment.observe(real_logits - (boundary(self.loss) or 0.0))
+            self._observations |= self.augment.observe(real_logits - (self.boundary or 0.0))
 
     def observations(self) -> Mapping[str, Float[Tensor, " B"]]:
         """The discriminator's logits and accuracy, and the state of the augmentation."""

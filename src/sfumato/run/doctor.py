@@ -23,6 +23,8 @@ CONSTANT = 0.02
 """Spread of samples as a share of that of the data, below which they are all alike."""
 WON, WON_STEPS = 0.98, 2_000
 """A discriminator that is right this often for so many steps has won."""
+TRAINED_ON = ("accuracy/real", "accuracy/generated", "accuracy/pairs")
+"""How often it is right about what it is trained on; other columns are about other images."""
 BY_HEART = 0.8
 """r_v above which a discriminator knows its training images by heart."""
 MOST = 0.8
@@ -136,7 +138,7 @@ class Doctor:
 
     def check_discriminator(self, row: Mapping[str, float], position: Position) -> None:
         """Look at how often a discriminator is right, and about which images."""
-        kinds = [row[key] for key in row if key.startswith("accuracy/")]
+        kinds = [row[key] for key in TRAINED_ON if key in row]
         accuracy = sum(kinds) / max(len(kinds), 1)
         if accuracy < WON:
             self.winning_since = None

@@ -68,6 +68,17 @@ def write_interpolation(
     return facts
 
 
+def write_frames(paths: Sequence[Images], folder: Path) -> Path:
+    """A PNG file for every image: FOLDER/PATH/POINT.png, numbered from 0."""
+    for number_of_path, images in enumerate(paths):
+        inside = folder / f"{number_of_path:02d}"
+        inside.mkdir(parents=True, exist_ok=True)
+        for point, image in enumerate(to_uint8(images).cpu()):
+            picture = image_grid(image[None].numpy(), 1, scale=1, padding=0)
+            picture.save(inside / f"{point:03d}.png")
+    return folder
+
+
 def write_truncation(
     shares: Sequence[float], found: Sequence[Images], path: Path
 ) -> dict[str, Any]:

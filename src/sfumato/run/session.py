@@ -138,15 +138,19 @@ class Session:
         self.doctor.check_losses(means)
         self.doctor.remember(means)
         self.trainer.means.clear()
-        if distributed.is_main() and not self.trainer.sharded:
-            means |= self.watch.look(self.trainer.model, self.config.batch_size)
-        self.doctor.check_discriminator(means, self.trainer.position)
-        self.monitor.write_losses(self.trainer.position, means)
+        self._write(means)
         self.doctor.check_images(batch.images)
         if self._steps_timed >= FEWEST_STEPS:
             self.doctor.check_pace(self._waited, self._passed)
             self._waited, self._passed, self._steps_timed = 0.0, 0.0, 0
         self.doctor.ask(self.trainer.model)
+
+    def _write(self, means: dict[str, float]) -> None:
+        """Write a row with what a discriminator says of held-out images."""
+        if distributed.is_main() and not self.trainer.sharded:
+            means |= self.watch.look(self.trainer.model, self.config.batch_size)
+        self.doctor.check_discriminator(means, self.trainer.position)
+        self.monitor.write_losses(self.trainer.position, means)
 
     def _picture(self) -> None:
         if self.config.sample_images:
@@ -294,7 +298,7 @@ class Session:
         position = self.trainer.position
         means = self.trainer.means.means()
         if means:
-            self.monitor.write_losses(position, means)
+            self._write(means)
         if not distributed.on_main(lambda: self.monitor.has_picture(position.images)):
             self._picture()
         self.monitor.animate()

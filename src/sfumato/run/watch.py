@@ -29,10 +29,13 @@ class Watch:
         self._held_out = _spread(splits.held_out, count)
 
     def look(self, model: nn.Module, batch_size: int) -> dict[str, float]:
-        """Mean logits and r_v; nothing for a model without a discriminator.
+        """Mean logits, accuracies and r_v; nothing for a model without a discriminator.
 
-        r_v is where held-out images lie between training images (0) and generated ones (1): 1
-        says that the discriminator knows its training images by heart.
+        An accuracy is the share of images on the right side of the boundary between real and
+        generated ones; where the loss leaves it open, of real images whose logit is higher than
+        that of the generated one beside them. r_v is where held-out images lie between training
+        images (0) and generated ones (1): 1 says that the discriminator knows its training images
+        by heart.
 
         Args:
             batch_size: that of training: some discriminators look at a batch as a whole.
@@ -50,6 +53,12 @@ class Watch:
             generated = _logits(model, Batch(images, labels), batch_size)
         found = {"logits/seen": seen, "logits/held_out": held_out, "logits/sampled": generated}
         means = {name: float(logits.mean()) for name, logits in found.items()}
+        for name in ("seen", "held_out"):
+            above = generated if model.boundary is None else model.boundary
+            right = (found[f"logits/{name}"] > above).float()
+            means[f"accuracy/{name}"] = float(right.mean())
+        if model.boundary is not None:
+            means["accuracy/sampled"] = float((generated < model.boundary).float().mean())
         gap = means["logits/seen"] - means["logits/sampled"]
         if gap > 0:
             r_v = (means["logits/seen"] - means["logits/held_out"]) / gap
