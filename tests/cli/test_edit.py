@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -59,12 +60,20 @@ def test_a_picture_and_its_numbers(
 def test_interpolation_writes_an_animation_there_and_back(
     run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "walk.png"
+    path, frames = tmp_path / "walk.png", tmp_path / "frames"
     arguments = ["edit", "interpolate", str(run_dir), "--points", "5", "-n", "2", "-o", str(path)]
-    facts = run_json(arguments, capsys)
+    facts = run_json([*arguments, "--frames", str(frames)], capsys)
     with Image.open(str(facts["animation"])) as film:
         assert film.n_frames == 8
     assert path.exists()
+    found = sorted(frames.rglob("*.png"))
+    assert [str(p.relative_to(frames)) for p in found] == [
+        f"{walk:02d}/{point:03d}.png" for walk in range(2) for point in range(5)
+    ]
+    with Image.open(found[0]) as start, Image.open(found[4]) as end, Image.open(found[1]) as near:
+        first, last, second = (np.asarray(p).astype(float) for p in (start, end, near))
+    assert first.shape == (8, 8)
+    assert 0 < np.abs(first - second).mean() < np.abs(first - last).mean()
 
 
 def test_a_grid_between_four_noises(

@@ -1,12 +1,15 @@
 """The unrolled GAN against explicit differentiation."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from sfumato.core.images import Batch
 from sfumato.core.noise import TrainingNoise
-from sfumato.gan.model import GANConfig
+from sfumato.gan.losses import GANLoss, MinimaxLoss, NonSaturatingLoss
+from sfumato.gan.model import GAN, GANConfig
 from sfumato.gan.unrolled import Unrolling, judged_by
 from sfumato.networks.dcgan import DCGANConfig
 from sfumato.networks.mlp_gan import MLPGANConfig
@@ -57,24 +60,58 @@ def test_the_discriminator_itself_is_untouched_its_statistics_included() -> None
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_the_loss_is_that_of_a_discriminator_trained_by_hand() -> None:
-    """Three steps of SGD on a copy give the logits that the generator is judged by."""
+def played(loss: GANLoss) -> tuple[GAN, Batch]:
+    """A GAN in float64 that looks three steps ahead, and a batch."""
     torch.manual_seed(0)
     config = GANConfig(
-        network=MLPGANConfig(latent_dim=3, width=6), unrolled=Unrolling(steps=3, learning_rate=0.5)
+        network=MLPGANConfig(latent_dim=3, width=6),
+        loss=loss,
+        unrolled=Unrolling(steps=3, learning_rate=0.5),
     )
-    gan = config.build((2, 1, 1), 0)
-    batch = Batch(torch.randn(8, 2, 1, 1))
-    found = gan.generator_loss(batch, TrainingNoise(0, global_batch=8)).detach()
-    z = TrainingNoise(0, global_batch=8).normal(3)
+    return config.build((2, 1, 1), 0).double(), Batch(torch.randn(8, 2, 1, 1).double())
+
+
+def by_hand(gan: GAN, batch: Batch) -> Tensor:
+    """Three steps of SGD on a copy, and what the generator minimizes against it."""
+    discriminator = deepcopy(gan.discriminator).requires_grad_(True)
+    z = TrainingNoise(0, global_batch=8).normal(3).double()
     fake = gan.generator(z).detach()
-    optimizer = torch.optim.SGD(gan.discriminator.parameters(), lr=0.5)
+    optimizer = torch.optim.SGD(discriminator.parameters(), lr=0.5)
     for _ in range(3):
         optimizer.zero_grad()
-        logits = gan.discriminator(batch.images), gan.discriminator(fake)
+        logits = discriminator(batch.images), discriminator(fake)
         gan.loss.discriminator(*logits).mean().backward()
         optimizer.step()
-    torch.testing.assert_close(found, gan.loss.generator(gan.discriminator(fake), None).detach())
+    if gan.loss.kind == "minimax":  # the zero-sum game: log D(x) + log(1 - D(G(z)))
+        logsigmoid = torch.nn.functional.logsigmoid
+        return (logsigmoid(discriminator(batch.images)) + logsigmoid(-discriminator(fake))).detach()
+    return gan.loss.generator(discriminator(fake), None).detach()
+
+
+@pytest.mark.parametrize(
+    "loss", [NonSaturatingLoss(), MinimaxLoss()], ids=["non-saturating", "minimax"]
+)
+def test_the_loss_and_its_gradient_are_those_of_a_discriminator_trained_by_hand(
+    loss: GANLoss,
+) -> None:
+    """The gradient goes through the steps: it is that of finite differences of the whole."""
+    gan, batch = played(loss)
+    found = gan.generator_loss(batch, TrainingNoise(0, global_batch=8))
+    torch.testing.assert_close(found.detach().double(), by_hand(gan, batch), rtol=1e-5, atol=1e-6)
+    found.mean().backward()
+    weight = gan.generator.layers[0].weight
+    step, place = 1e-3, (1, 2)
+    values = []
+    for shift in (step, -step):
+        with torch.no_grad():
+            weight[place] += shift
+        values.append(by_hand(gan, batch).mean())
+        with torch.no_grad():
+            weight[place] -= shift
+    expected = (values[0] - values[1]) / (2 * step)
+    assert abs(expected) > 1e-4
+    assert weight.grad is not None
+    torch.testing.assert_close(weight.grad[place], expected, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("values", [{"steps": 0}, {"learning_rate": 0.0}])

@@ -93,6 +93,28 @@ def train_and_stop_one(config: Any, run_dir: Path) -> None:
         raise SystemExit(77) from None
 
 
+def train_and_tell_p(config: Any, run_dir: Path) -> None:
+    """Train, and write this process's p of ADA after each step to RUN-p-RANK.json."""
+    import json
+
+    from sfumato.augment.discriminator import AdaptiveAugmentation
+    from sfumato.core import distributed
+
+    real, seen = AdaptiveAugmentation.adapt, []
+
+    def adapt(self: AdaptiveAugmentation) -> None:
+        real(self)
+        seen.append(float(self.p))
+
+    AdaptiveAugmentation.adapt = adapt  # type: ignore[method-assign]
+    try:
+        train_in(config, run_dir)
+    finally:
+        AdaptiveAugmentation.adapt = real  # type: ignore[method-assign]
+    path = run_dir.with_name(f"{run_dir.name}-p-{distributed.rank()}.json")
+    path.write_text(json.dumps(seen))
+
+
 def train_and_hang(config: Any, run_dir: Path, marker: Path) -> None:
     """Train, and in the fourth step stay in a computation that Python's signals do not reach."""
     import hashlib

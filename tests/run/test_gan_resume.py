@@ -1,5 +1,6 @@
 """A GAN with everything that has a state resumes exactly."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from run.experiments import GAN, experiment
-from run.processes import in_group, silent, train_in
+from run.processes import in_group, silent, train_and_tell_p, train_in
 from sfumato.core.config import merge
 from sfumato.run.train import train
 
@@ -79,3 +80,27 @@ def test_two_processes_give_the_weights_of_one(tmp_path: Path) -> None:
     expected, found = (load_file(tmp_path / n / "final.safetensors") for n in ("one", "two"))
     for key in expected:
         torch.testing.assert_close(found[key], expected[key], atol=2e-6, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_share_one_p(tmp_path: Path) -> None:
+    """p rests on the logits of the global batch: equal in both, and that of a single process.
+
+    The target is the median sign of logits that flip in training, so that p goes up and down.
+    """
+    ada = {"kind": "ada", "interval": 2, "rise_images": 300, "target": 0.0, "probability": 0.1}
+    model = {
+        "network": {"kind": "mlp_gan", "latent_dim": 8, "width": 16},
+        "augment": ada,
+    }
+    base = merge({**GAN, "model": {"kind": "gan"}}, {"model": model})
+    config = experiment(base, sample_images=0, optimizer={"kind": "sgd"}, learning_rate=0.05)
+    train_and_tell_p(config, tmp_path / "one")
+    assert in_group(2, train_and_tell_p, config, tmp_path / "two") == [0, 0]
+    alone = json.loads((tmp_path / "one-p-0.json").read_text())
+    assert len(alone) == 8
+    assert len(set(alone)) > 2
+    assert min(alone) < max(alone)
+    for rank in (0, 1):
+        shared = json.loads((tmp_path / f"two-p-{rank}.json").read_text())
+        assert shared == pytest.approx(alone, abs=1e-6)

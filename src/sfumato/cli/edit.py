@@ -46,7 +46,7 @@ def add_parser(subparsers: Subparsers) -> None:
         verbs,
         "interpolate",
         "walk between noises, or between held-out images through their noises",
-        "sfumato edit interpolate runs/digits-dcgan --points 12\n"
+        "sfumato edit interpolate runs/digits-dcgan --points 12 --frames walk\n"
         "sfumato edit interpolate runs/digits-ddpm --between images --images 3,17 --smoothness\n"
         "sfumato edit interpolate runs/landscapes-stylegan2-ada --space w --path linear --corners",
     )
@@ -72,6 +72,9 @@ def add_parser(subparsers: Subparsers) -> None:
         "--smoothness",
         action="store_true",
         help="measure steps in the feature space of the evaluation protocol",
+    )
+    between.add_argument(
+        "--frames", type=Path, metavar="FOLDER", help="also write every image as a PNG file"
     )
     between.set_defaults(run=run_interpolate)
 
@@ -240,7 +243,7 @@ def run_reconstruct(options: argparse.Namespace) -> None:
 def run_interpolate(options: argparse.Namespace) -> None:
     """Walk between noises or images."""
     from sfumato.core.errors import RunError
-    from sfumato.run.edit_pictures import write_interpolation
+    from sfumato.run.edit_pictures import write_frames, write_interpolation
     from sfumato.run.evaluate import Evaluator
     from sfumato.run.latent import (
         grid_between_noises,
@@ -275,7 +278,10 @@ def run_interpolate(options: argparse.Namespace) -> None:
         network = Evaluator(splits, loaded.experiment.evaluation).network
         features = f"{network.name} {network.digest[:16]}"
         smooth = [smoothness_of(walk, network) for walk in walks]
-    _print(options, path, write_interpolation(walks, smooth, path, features))
+    facts = write_interpolation(walks, smooth, path, features)
+    if options.frames is not None:
+        facts["frames"] = str(write_frames(walks, options.frames))
+    _print(options, path, facts)
 
 
 def run_truncation(options: argparse.Namespace) -> None:

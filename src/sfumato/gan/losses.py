@@ -1,4 +1,9 @@
-"""What the two players of a GAN minimize, one value an image. Logits are high for real images."""
+"""What the two players of a GAN minimize, one value an image. Logits are high for real images.
+
+A loss says whether the generator's part is `paired` (needs the logits of real images too), and
+whether the game is `zero_sum`: then a generator that sees the discriminator a few steps ahead
+gets both logits, and what it minimizes is the discriminator's loss with the other sign.
+"""
 
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -30,6 +35,7 @@ class NonSaturatingLoss:
     """
 
     paired: ClassVar[bool] = False
+    zero_sum: ClassVar[bool] = False
     kind: Literal["non_saturating"] = "non_saturating"
     real_target: float = 1.0
     fake_target: float = 0.0
@@ -50,10 +56,13 @@ class NonSaturatingLoss:
 class MinimaxLoss:
     """The zero-sum game: the generator minimizes log(1 - D(G(z))), which saturates.
 
-    Source: Goodfellow et al. 2014, eq. 1. Label smoothing as in `non_saturating`.
+    The game's other term, log D(x), has no gradient for the generator, unless the discriminator
+    is one that looks ahead (`unrolled`). Source: Goodfellow et al. 2014, eq. 1. Label smoothing
+    as in `non_saturating`.
     """
 
     paired: ClassVar[bool] = False
+    zero_sum: ClassVar[bool] = True
     kind: Literal["minimax"] = "minimax"
     real_target: float = 1.0
     fake_target: float = 0.0
@@ -66,8 +75,8 @@ class MinimaxLoss:
         return _cross_entropy(real, self.real_target) + _cross_entropy(fake, self.fake_target)
 
     def generator(self, fake: Logits, real: Logits | None) -> Float[Tensor, " B"]:
-        """log(1 - D(G(z))): below 0."""
-        return -F.softplus(fake)
+        """log(1 - D(G(z))); with `real` the whole game: minus the discriminator's loss."""
+        return -F.softplus(fake) if real is None else -self.discriminator(real, fake)
 
 
 @component
@@ -78,6 +87,7 @@ class LeastSquaresLoss:
     """
 
     paired: ClassVar[bool] = False
+    zero_sum: ClassVar[bool] = False
     kind: Literal["least_squares"] = "least_squares"
     real_target: float = 1.0
     fake_target: float = 0.0
@@ -120,6 +130,7 @@ class HingeLoss(Unlabelled):
     """
 
     paired: ClassVar[bool] = False
+    zero_sum: ClassVar[bool] = False
     kind: Literal["hinge"] = "hinge"
 
     def discriminator(self, real: Logits, fake: Logits) -> Float[Tensor, " B"]:
@@ -142,6 +153,7 @@ class WassersteinLoss(Unlabelled):
     """
 
     paired: ClassVar[bool] = False
+    zero_sum: ClassVar[bool] = True
     kind: Literal["wasserstein"] = "wasserstein"
     clip: float | None = None
 
@@ -154,8 +166,8 @@ class WassersteinLoss(Unlabelled):
         return fake - real
 
     def generator(self, fake: Logits, real: Logits | None) -> Float[Tensor, " B"]:
-        """-D(G(z))."""
-        return -fake
+        """-D(G(z)); with `real` the whole game: D(x) - D(G(z))."""
+        return -fake if real is None else real - fake
 
 
 @component
@@ -167,6 +179,7 @@ class RelativisticLoss(Unlabelled):
     """
 
     paired: ClassVar[bool] = True
+    zero_sum: ClassVar[bool] = False
     kind: Literal["relativistic"] = "relativistic"
 
     def discriminator(self, real: Logits, fake: Logits) -> Float[Tensor, " B"]:

@@ -18,7 +18,9 @@ class Unrolling:
 
     Its gradient goes through these steps of gradient descent at `learning_rate`, which the
     discriminator itself never takes. Each process, and each micro-batch, looks ahead on its own
-    images. Source: Metz et al. 2017 (Unrolled GAN), eqs. 6 to 8.
+    images. It is meant for the zero-sum game (`loss = { kind = "minimax" }`), where the
+    discriminator's answer can only cost the generator something; its logits of real images
+    belong to that. Source: Metz et al. 2017 (Unrolled GAN), eqs. 6 to 8.
     """
 
     steps: int = 5
