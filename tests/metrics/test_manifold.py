@@ -1,6 +1,7 @@
 """Precision, recall, density, coverage against prdc; their jackknives against brute force."""
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -34,9 +35,29 @@ def test_the_jackknife_equals_leaving_out_one_by_one(key: str) -> None:
         return (precision_recall(fake, real, 3) | density_coverage(fake, real, 3))[key]
 
     without = [measure(torch.cat([fake[:i], fake[i + 1 :]])).value for i in range(30)]
-    expected = math.sqrt(29 / 30 * np.sum((np.array(without) - np.mean(without)) ** 2))
-    assert expected > 0
-    assert measure(fake).standard_error == pytest.approx(expected, rel=1e-9)
+    found = measure(fake).left_out
+    assert found is not None
+    assert len(set(without)) > 1
+    assert found.one.tolist() == pytest.approx(without, rel=1e-9)
+
+
+def test_the_second_order_of_coverage_is_what_two_images_do_together() -> None:
+    """A third of that is taken off: the balls that hold both and no other fake image, squared."""
+    fake, real = draw(12, 2, 1.2), draw(20, 3)
+
+    def covered(*missing: int) -> float:
+        kept = torch.cat([fake[i : i + 1] for i in range(12) if i not in missing])
+        return 20 * density_coverage(kept, real, 3)["coverage"].value
+
+    single = [covered(i) for i in range(12)]
+    both = sum(
+        (single[i] + single[j] - covered() - covered(i, j)) ** 2
+        for i, j in combinations(range(12), 2)
+    )
+    first = 11 * np.var(single)  # the jackknife's variance: (n - 1) / n times the squares
+    assert both > 0
+    found = density_coverage(fake, real, 3)["coverage"].standard_error
+    assert found == pytest.approx(math.sqrt(first - min(both, first) / 3) / 20, rel=1e-9)
 
 
 def test_collapse_costs_recall_and_coverage_not_precision() -> None:

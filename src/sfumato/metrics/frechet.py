@@ -12,6 +12,7 @@ make nothing negative or complex.
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from scipy import linalg
@@ -102,13 +103,14 @@ def frechet_distance(fake: Float[Tensor, "N d"], reference: FrechetReference) ->
     if n > r:
         moments = Moments.of(fake)
         return frechet_distance_of_moments(moments.mean, moments.covariance, reference)
-    x = fake.double()
-    mean = x.mean(0)
-    centred = x - mean
-    projected = centred @ reference.factor
-    trace = float(centred.square().sum() / (n - 1))
-    gram = blas.dsyrk(1 / (n - 1), projected.numpy().T, trans=1, lower=1)  # one triangle of it
-    return _distance(mean, trace, torch.from_numpy(gram), reference)
+    # All by SciPy: where its threads and torch's take turns, each wait while the others still spin.
+    centred = fake.numpy().astype(np.float64)
+    mean = centred.mean(0)
+    centred -= mean
+    trace = float(blas.ddot(centred.ravel(), centred.ravel())) / (n - 1)
+    projected = blas.dgemm(1.0, reference.factor.numpy(), centred.T, trans_a=1)
+    gram = blas.dsyrk(1 / (n - 1), projected, trans=1, lower=1)  # one triangle of it
+    return _distance(torch.from_numpy(mean), trace, torch.from_numpy(gram), reference)
 
 
 def frechet_distance_of_moments(
@@ -141,7 +143,7 @@ def check_features(features: Float[Tensor, "N d"], name: str) -> None:
     """Raise MetricError for fewer than two images, or features that are not finite."""
     if len(features) < 2:
         raise MetricError(f"a Fréchet distance needs at least 2 {name} images, got {len(features)}")
-    if not all(bool(torch.isfinite(rows).all()) for rows in torch.split(features, ROWS)):
+    if not all(bool(np.isfinite(rows.numpy()).all()) for rows in torch.split(features, ROWS)):
         raise MetricError(
             f"the features of the {name} images hold NaN or infinity; check the feature network"
         )

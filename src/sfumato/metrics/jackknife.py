@@ -23,6 +23,7 @@ class LeftOut:
         interaction: for pairs of images, N s - (N - 1)(s_-i + s_-j) + (N - 2) s_-ij; the pairs
             are the same for every statistic of N images. Empty: not known.
         share: of the second-order variance that the jackknife has too much, how much is taken off.
+        second: of the jackknife's variance, the share to be taken off where no pairs tell it.
         strata: the classes, where their numbers were fixed in advance.
         other: variance for reasons other than the draw of the images.
     """
@@ -30,6 +31,7 @@ class LeftOut:
     one: Float[Tensor, " N"]
     interaction: Float[Tensor, " _"] = torch.zeros(0, dtype=torch.float64)
     share: float = 1.0
+    second: float = 0.0
     strata: Strata | None = None
     other: float = 0.0
 
@@ -43,7 +45,7 @@ class LeftOut:
         """
         first = stratified_variance(self.one, self.strata)
         n = len(self.one)
-        second = 0.0
+        second = self.second * first
         if len(self.interaction) > 1:
             second = self.share * float(self.interaction.var()) / 2 * (n - 1) / n
         return max(first - second, first / 2) + self.other
@@ -71,6 +73,7 @@ class LeftOut:
             one,
             interaction,
             min(self.share, other.share),
+            min(self.second, other.second),
             other.strata if self.strata is None else self.strata,
             self.other + other.other + most**2,
         )
@@ -88,6 +91,7 @@ class LeftOut:
             one=torch.stack([part.one for part in parts]).mean(0),
             interaction=interaction,
             share=min(part.share for part in parts),
+            second=min(part.second for part in parts),
             other=math.fsum(part.other for part in parts) / len(parts) ** 2,
         )
 
