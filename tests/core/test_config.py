@@ -103,6 +103,7 @@ def test_an_integer_is_a_float_but_not_the_other_way() -> None:
         ("a.classes=[cat,frog]", {"a": {"kind": "linear", "rate": 1, "classes": ["cat", "frog"]}}),
         ("a.path=/tmp/x=y", {"a": {"kind": "linear", "rate": 1, "path": "/tmp/x=y"}}),
         ("a.kind=cosine", {"a": {"kind": "cosine"}}),
+        ("a.rate=", {"a": {"kind": "linear"}}),
         ("b.c=true", {"a": {"kind": "linear", "rate": 1}, "b": {"c": True}}),
     ],
 )

@@ -75,7 +75,8 @@ def override(mapping: Mapping[str, Any], assignments: Sequence[str]) -> dict[str
     """A copy of `mapping` with `path.to.key=value` assignments applied.
 
     Values are written as in TOML; a bare word is a string, and so are bare words in a list
-    (`data.classes=[cat,frog]`). Giving a component another `kind` drops the old one's keys,
+    (`data.classes=[cat,frog]`). No value (`training.budget_seconds=`) takes the key out, so that its
+    default holds. Giving a component another `kind` drops the old one's keys,
     wherever among the assignments it stands.
     """
     changed: dict[str, Any] = json.loads(json.dumps(mapping))
@@ -92,6 +93,9 @@ def override(mapping: Mapping[str, Any], assignments: Sequence[str]) -> dict[str
             at = at.setdefault(key, {})
             if not isinstance(at, dict):
                 raise ConfigError(f"override {assignment!r}: {key!r} is a value, not a section")
+        if not text.strip():
+            at.pop(keys[-1], None)
+            continue
         value = _parse_value(text.strip())
         if keys[-1] == "kind" and at.get("kind") != value:
             at.clear()
