@@ -75,8 +75,8 @@ def override(mapping: Mapping[str, Any], assignments: Sequence[str]) -> dict[str
     """A copy of `mapping` with `path.to.key=value` assignments applied.
 
     Values are written as in TOML; a bare word is a string, and so are bare words in a list
-    (`data.classes=[cat,frog]`). No value (`training.budget_seconds=`) takes the key out, so that its
-    default holds. Giving a component another `kind` drops the old one's keys,
+    (`data.classes=[cat,frog]`). No value (`training.budget_seconds=`) takes the key out, so that
+    its default holds. Giving a component another `kind` drops the old one's keys,
     wherever among the assignments it stands.
     """
     changed: dict[str, Any] = json.loads(json.dumps(mapping))

@@ -95,8 +95,8 @@ class TrainingConfig:
         if len(given) != 1 or given[0] <= 0:
             raise ValueError(
                 "training needs exactly one budget above 0: budget_images, budget_steps or "
-                f"budget_seconds; got {list(budgets)}; on the command line, training.budget_seconds= "
-                "(without a value) takes one out"
+                f"budget_seconds; got {list(budgets)}; on the command line, "
+                "training.budget_seconds= (without a value) takes one out"
             )
         for name in ("batch_size", "log_images", "checkpoint_images", "keep_checkpoints"):
             if getattr(self, name) < 1:
