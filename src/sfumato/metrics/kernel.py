@@ -23,8 +23,8 @@ def kernel_estimate(
     images the two agree. The value can be negative. The interval is over draws of fake images,
     the real ones fixed, by an exact jackknife. Of its second-order part half is taken off, not the
     whole (see `frechet_estimate`): a draw with a small value has a small spread too, and then the
-    interval held the truth in 91 to 95 % instead of 95 %; with half of it in 94 to 97 %
-    (docs/results/statistics.md).
+    interval held the truth in 91 to 95 % instead of 95 %; with half of it in 93 to 97 %. With few
+    images of a few features with heavy tails it is still too short (docs/results/statistics.md).
 
     Args:
         fake, real: features.

@@ -21,7 +21,7 @@ def save_draws(run_dir: Path, scores: Mapping[str, Estimate]) -> None:
     for key, score in scores.items():
         if (left_out := score.left_out) is None:
             continue
-        numbers = (score.value, left_out.share, left_out.other)
+        numbers = (score.value, left_out.share, left_out.second, left_out.other)
         tensors[f"{key}.numbers"] = torch.tensor(numbers, dtype=torch.float64)
         tensors[f"{key}.one"] = left_out.one
         tensors[f"{key}.interaction"] = left_out.interaction
@@ -44,14 +44,15 @@ def load_scores(run_dir: Path) -> dict[str, Estimate]:
         return found
     for key, score in found.items():
         numbers = tensors.get(f"{key}.numbers")
-        if numbers is None or numbers[0] != score.value:  # of another evaluation
+        if numbers is None or len(numbers) != 4 or numbers[0] != score.value:  # of another
             continue
         left_out = LeftOut(
             tensors[f"{key}.one"],
             tensors[f"{key}.interaction"],
             share=float(numbers[1]),
+            second=float(numbers[2]),
             strata=tensors.get(f"{key}.strata"),
-            other=float(numbers[2]),
+            other=float(numbers[3]),
         )
         found[key] = replace(score, left_out=left_out)
     return found
