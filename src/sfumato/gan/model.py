@@ -25,7 +25,7 @@ from sfumato.gan.regularizers import (
     Scene,
     path_lengths,
 )
-from sfumato.gan.unrolled import State, Unrolling, judged_by
+from sfumato.gan.unrolled import SquaredGradients, State, Unrolling, judged_by
 from sfumato.gan.watch import boundary, judgements
 from sfumato.networks.adversarial import StyledGenerator
 from sfumato.networks.dcgan import DCGANConfig
@@ -101,6 +101,12 @@ class GAN(nn.Module):
         self.latent_dim = config.network.latent_dim
         self.augment = None if config.augment is None else config.augment.build()
         self._observations: dict[str, Tensor] = {}
+        unrolled = config.unrolled
+        self.squared_gradients = (
+            None
+            if unrolled is None or unrolled.smoothing is None
+            else SquaredGradients(self.discriminator, unrolled.smoothing)
+        )
         self.penalties: list[DiscriminatorRegularizer] = []
         for regularizer in config.regularizers:
             if isinstance(regularizer, PathLength):
@@ -278,7 +284,7 @@ class GAN(nn.Module):
                 real_logits, self.judge(fake, batch, noise, state)
             ).mean()
 
-        return unrolled.ahead(self.discriminator, loss)
+        return unrolled.ahead(self.discriminator, loss, self.squared_gradients)
 
     def _observe(self, real_logits: Logits, fake_logits: Logits) -> None:
         """Note what the discriminator says of training images and of generated ones."""
@@ -297,10 +303,12 @@ class GAN(nn.Module):
 
     @torch.no_grad()
     def _after_discriminator(self) -> None:
-        """Clip the weights where the loss says so, and adapt the augmentation."""
+        """Clip the weights where the loss says so; move what has a state."""
         clip = getattr(self.loss, "clip", None)
         if clip is not None:
             for parameter in self.discriminator.parameters():
                 parameter.clamp_(-clip, clip)
         if self.augment is not None:
             self.augment.adapt()
+        if self.squared_gradients is not None:
+            self.squared_gradients.add(self.discriminator)
