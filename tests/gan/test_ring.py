@@ -47,4 +47,6 @@ def test_the_script_writes_its_figure_and_table(toy: ModuleType, tmp_path: Path)
     toy.main(["--seeds", "1", "--steps", "5", "--output", str(tmp_path)])
     table = (tmp_path / "table.md").read_text().splitlines()
     assert [line.split("|")[1].strip() for line in table[2:]] == list(toy.arms())
-    assert {path.name for path in tmp_path.iterdir()} == {"figure.png", "results.json", "table.md"}
+    points = {f"{name}-0.npz" for name in toy.arms()}
+    written = {"figure.png", "results.json", "table.md"}
+    assert {path.name for path in tmp_path.iterdir()} == written | points

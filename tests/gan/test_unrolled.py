@@ -34,7 +34,7 @@ def test_the_gradient_goes_through_the_steps_of_a_scalar_game(steps: int) -> Non
     if the steps are held fixed."""
     d, g, rate = 0.7, torch.tensor(1.3, dtype=torch.float64, requires_grad=True), 0.2
     module = Scalar(d)
-    state = Unrolling(steps=steps, learning_rate=rate).ahead(
+    state = Unrolling(steps=steps, learning_rate=rate, betas=None).ahead(
         module, lambda s: judged_by(module, s, g) + s["d"].square() / 2
     )
     power = (1 - rate) ** steps
@@ -61,16 +61,14 @@ def test_the_discriminator_itself_is_untouched_its_statistics_included() -> None
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def played(loss: GANLoss, smoothing: float | None) -> tuple[GAN, Batch, dict[str, Any]]:
+def played(loss: GANLoss, betas: tuple[float, float] | None) -> tuple[GAN, Batch, dict[str, Any]]:
     """A GAN in float64 that looks three steps ahead after some training, a batch, and the state of
     an Adam without momentum that trained the discriminator."""
     torch.manual_seed(0)
     config = GANConfig(
         network=MLPGANConfig(latent_dim=3, width=6),
         loss=loss,
-        unrolled=Unrolling(
-            steps=3, learning_rate=0.5 if smoothing is None else 0.02, smoothing=smoothing
-        ),
+        unrolled=Unrolling(steps=3, learning_rate=0.5 if betas is None else 0.02, betas=betas),
     )
     gan = config.build((2, 1, 1), 0).double()
     optimizer = optimizer_of(gan.discriminator, gan)
@@ -87,10 +85,11 @@ def optimizer_of(discriminator: nn.Module, gan: GAN) -> torch.optim.Optimizer:
     """What the unrolled steps are steps of."""
     unrolled = gan.config.unrolled
     assert unrolled is not None
-    if unrolled.smoothing is None:
+    if unrolled.betas is None:
         return torch.optim.SGD(discriminator.parameters(), lr=unrolled.learning_rate)
-    betas = (0.0, unrolled.smoothing)
-    return torch.optim.Adam(discriminator.parameters(), lr=unrolled.learning_rate, betas=betas)
+    return torch.optim.Adam(
+        discriminator.parameters(), lr=unrolled.learning_rate, betas=unrolled.betas
+    )
 
 
 def by_hand(gan: GAN, batch: Batch, state: dict[str, Any]) -> Tensor:
@@ -111,15 +110,15 @@ def by_hand(gan: GAN, batch: Batch, state: dict[str, Any]) -> Tensor:
     return gan.loss.generator(discriminator(fake), None).detach()
 
 
-@pytest.mark.parametrize("smoothing", [None, 0.9], ids=["plain", "normalized"])
+@pytest.mark.parametrize("betas", [None, (0.5, 0.9)], ids=["descent", "adam"])
 @pytest.mark.parametrize(
     "loss", [NonSaturatingLoss(), MinimaxLoss()], ids=["non-saturating", "minimax"]
 )
 def test_the_loss_and_its_gradient_are_those_of_a_discriminator_trained_by_hand(
-    loss: GANLoss, smoothing: float | None
+    loss: GANLoss, betas: tuple[float, float] | None
 ) -> None:
     """By torch's optimizers; the gradient is that of finite differences of the whole."""
-    gan, batch, state = played(loss, smoothing)
+    gan, batch, state = played(loss, betas)
     found = gan.generator_loss(batch, TrainingNoise(0, global_batch=8))
     expected = by_hand(gan, batch, state)
     torch.testing.assert_close(found.detach().double(), expected, rtol=1e-5, atol=1e-6)
@@ -136,7 +135,7 @@ def test_the_loss_and_its_gradient_are_those_of_a_discriminator_trained_by_hand(
     torch.testing.assert_close(weight.grad[place], slope, rtol=2e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("values", [{"steps": 0}, {"learning_rate": 0.0}, {"smoothing": 1.0}])
+@pytest.mark.parametrize("values", [{"steps": 0}, {"learning_rate": 0.0}, {"betas": (0.5, 1.0)}])
 def test_impossible_values_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="unrolled needs"):
         Unrolling(**values)

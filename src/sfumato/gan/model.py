@@ -25,7 +25,7 @@ from sfumato.gan.regularizers import (
     Scene,
     path_lengths,
 )
-from sfumato.gan.unrolled import SquaredGradients, State, Unrolling, judged_by
+from sfumato.gan.unrolled import GradientMoments, State, Unrolling, judged_by
 from sfumato.gan.watch import boundary, judgements
 from sfumato.networks.adversarial import StyledGenerator
 from sfumato.networks.dcgan import DCGANConfig
@@ -102,10 +102,10 @@ class GAN(nn.Module):
         self.augment = None if config.augment is None else config.augment.build()
         self._observations: dict[str, Tensor] = {}
         unrolled = config.unrolled
-        self.squared_gradients = (
+        self.moments = (
             None
-            if unrolled is None or unrolled.smoothing is None
-            else SquaredGradients(self.discriminator, unrolled.smoothing)
+            if unrolled is None or unrolled.betas is None
+            else GradientMoments(self.discriminator, unrolled.betas)
         )
         self.penalties: list[DiscriminatorRegularizer] = []
         for regularizer in config.regularizers:
@@ -284,7 +284,8 @@ class GAN(nn.Module):
                 real_logits, self.judge(fake, batch, noise, state)
             ).mean()
 
-        return unrolled.ahead(self.discriminator, loss, self.squared_gradients)
+        moments = None if self.moments is None else self.moments.read()
+        return unrolled.ahead(self.discriminator, loss, moments)
 
     def _observe(self, real_logits: Logits, fake_logits: Logits) -> None:
         """Note what the discriminator says of training images and of generated ones."""
@@ -310,5 +311,5 @@ class GAN(nn.Module):
                 parameter.clamp_(-clip, clip)
         if self.augment is not None:
             self.augment.adapt()
-        if self.squared_gradients is not None:
-            self.squared_gradients.add(self.discriminator)
+        if self.moments is not None:
+            self.moments.add(self.discriminator)

@@ -1,6 +1,7 @@
 """Unrolled GANs: a discriminator some steps ahead, as a function of the generated images."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from sfumato.core.config import component
 EPSILON = 1e-8
 """Added to the size of gradients, as Adam does."""
 
+Betas = tuple[float, float]
 State = dict[str, Tensor]
 """Parameters and buffers of a module by name."""
 
@@ -26,17 +28,16 @@ class Unrolling:
 
     Args:
         steps: how many.
-        learning_rate: of a step. Where steps are normalized, about that of the discriminator.
-        smoothing: a step of each weight is divided by the root mean square of the gradients it
-            had in training, averaged like this (and those of the steps): steps of Adam without
-            momentum. None: plain gradient descent, which wants larger learning rates.
+        learning_rate: of a step; with betas about that of the discriminator.
+        betas: of Adam, whose steps go on from the gradients that the discriminator has had in
+            training. None: plain gradient descent, which wants larger learning rates.
 
     Source: Metz et al. 2017 (Unrolled GAN), eqs. 6 to 8; they unroll Adam in their experiments.
     """
 
     steps: int = 5
     learning_rate: float = 1e-3
-    smoothing: float | None = 0.999
+    betas: Betas | None = (0.5, 0.999)
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.learning_rate <= 0:
@@ -44,14 +45,14 @@ class Unrolling:
                 "unrolled needs steps >= 1 and learning_rate > 0, got "
                 f"steps={self.steps}, learning_rate={self.learning_rate}"
             )
-        if self.smoothing is not None and not 0 <= self.smoothing < 1:
-            raise ValueError(f"unrolled needs 0 <= smoothing < 1, got smoothing={self.smoothing}")
+        if self.betas is not None and not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"unrolled needs 0 <= betas < 1, got betas={list(self.betas)}")
 
     def ahead(
         self,
         module: nn.Module,
         loss: Callable[[State], Tensor],
-        seen: "SquaredGradients | None" = None,
+        moments: "Moments | None" = None,
     ) -> State:
         """The state of `module` after descending `loss`, differentiable through all steps.
 
@@ -59,49 +60,78 @@ class Unrolling:
 
         Args:
             loss: a scalar from a state, by `functional_call(module, state, ...)`.
-            seen: of the module's training; None: plain gradient descent.
+            moments: of the module's gradients in training; Adam needs them.
         """
         # Layers change buffers in place (running statistics): they get copies.
         buffers = {name: b.clone() for name, b in module.named_buffers()}
         parameters = {
             name: p.detach().clone().requires_grad_(True) for name, p in module.named_parameters()
         }
-        squares, weight = ([], 0.0) if seen is None else (seen.sums(), float(seen.weight))
         for _ in range(self.steps):
-            gradients: Sequence[Tensor] = torch.autograd.grad(
+            steps: Sequence[Tensor] = torch.autograd.grad(
                 loss(parameters | buffers), list(parameters.values()), create_graph=True
             )
-            if self.smoothing is not None and seen is not None:
-                squares = _moved(squares, gradients, self.smoothing)
-                weight = self.smoothing * weight + 1 - self.smoothing
-                gradients = [
-                    # Inside the root: its slope at 0 has no end.
-                    gradient / (square / weight + EPSILON**2).sqrt()
-                    for gradient, square in zip(gradients, squares, strict=True)
-                ]
+            if self.betas is not None:
+                assert moments is not None, "Adam goes on from what it has seen"
+                moments = moments.and_then(steps, self.betas)
+                steps = moments.direction(self.betas)
             parameters = {
-                name: parameter - self.learning_rate * gradient
-                for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True)
+                name: parameter - self.learning_rate * step
+                for (name, parameter), step in zip(parameters.items(), steps, strict=True)
             }
         return parameters | buffers
 
 
-class SquaredGradients(nn.Module):
-    """The running mean of the squared gradient of each parameter of a module."""
+@dataclass(frozen=True)
+class Moments:
+    """Running means of gradients and of their squares, a tensor each a parameter, as Adam's."""
 
-    weight: Tensor
+    means: Sequence[Tensor]
+    squares: Sequence[Tensor]
+    count: float
+    """Gradients so far."""
 
-    def __init__(self, module: nn.Module, smoothing: float) -> None:
+    def and_then(self, gradients: Sequence[Tensor], betas: Betas) -> "Moments":
+        """With one more gradient."""
+        first, second = betas
+        means = [first * m + (1 - first) * g for m, g in zip(self.means, gradients, strict=True)]
+        squares = [
+            second * s + (1 - second) * g.square()
+            for s, g in zip(self.squares, gradients, strict=True)
+        ]
+        return Moments(means, squares, self.count + 1)
+
+    def direction(self, betas: Betas) -> list[Tensor]:
+        """Adam's step at a learning rate of 1 (Kingma & Ba 2015, algorithm 1)."""
+        first, second = (1 - beta**self.count for beta in betas)
+        # Epsilon inside the root, too: its slope at 0 has no end.
+        return [
+            (mean / first) / ((square / second + EPSILON**2).sqrt() + EPSILON)
+            for mean, square in zip(self.means, self.squares, strict=True)
+        ]
+
+
+class GradientMoments(nn.Module):
+    """The moments of the gradients that a module is trained with, as a part of the model."""
+
+    count: Tensor
+
+    def __init__(self, module: nn.Module, betas: Betas) -> None:
         super().__init__()
-        self.smoothing = smoothing
-        self.register_buffer("weight", torch.zeros(()))  # of all gradients so far, towards 1
-        self._names = [f"of_{i}" for i, _ in enumerate(module.parameters())]
-        for name, parameter in zip(self._names, module.parameters(), strict=True):
-            self.register_buffer(name, torch.zeros_like(parameter, requires_grad=False))
+        self.betas = betas
+        self.register_buffer("count", torch.zeros(()))
+        self._size = len(list(module.parameters()))
+        for i, parameter in enumerate(module.parameters()):
+            self.register_buffer(f"mean_{i}", torch.zeros_like(parameter, requires_grad=False))
+            self.register_buffer(f"square_{i}", torch.zeros_like(parameter, requires_grad=False))
 
-    def sums(self) -> list[Tensor]:
-        """The weighted sums of squares, in the order of the parameters."""
-        return [getattr(self, name) for name in self._names]
+    def read(self) -> Moments:
+        """The moments so far."""
+        means, squares = (
+            [self.get_buffer(f"{kind}_{i}") for i in range(self._size)]
+            for kind in ("mean", "square")
+        )
+        return Moments(means, squares, float(self.count))
 
     @torch.no_grad()
     def add(self, module: nn.Module) -> None:
@@ -110,20 +140,13 @@ class SquaredGradients(nn.Module):
             torch.zeros_like(p) if p.grad is None else p.grad.nan_to_num(0.0, 0.0, 0.0)
             for p in module.parameters()  # not a number: a step of float16 that was left out
         ]
-        moved = _moved(self.sums(), gradients, self.smoothing)
-        for buffer, square in zip(self.sums(), moved, strict=True):
-            buffer.copy_(square)
-        self.weight.mul_(self.smoothing).add_(1 - self.smoothing)
-
-
-def _moved(
-    squares: Sequence[Tensor], gradients: Sequence[Tensor], smoothing: float
-) -> list[Tensor]:
-    """Running sums of squares with one more gradient."""
-    return [
-        smoothing * square + (1 - smoothing) * gradient.square()
-        for square, gradient in zip(squares, gradients, strict=True)
-    ]
+        before = self.read()
+        after = before.and_then(gradients, self.betas)
+        for buffer, values in zip(before.means, after.means, strict=True):
+            buffer.copy_(values)
+        for buffer, values in zip(before.squares, after.squares, strict=True):
+            buffer.copy_(values)
+        self.count += 1
 
 
 def judged_by(module: nn.Module, state: State, *inputs: Tensor | None) -> Tensor:
