@@ -83,6 +83,7 @@ CRITIC_STEPS = 20_000
 """Five for each of the generator."""
 FAST, SLOW = 4e-3, 1e-3
 """Learning rates of generator and discriminator: the generator outruns it."""
+BETAS = (0.5, 0.999)
 FRAMES = 5
 
 
@@ -111,12 +112,12 @@ def arms(steps: int | None = None) -> dict[str, Arm]:
         )
 
     def ring_gan(k: int) -> GANConfig:
-        ahead = Unrolling(steps=k, learning_rate=SLOW) if k else None
+        ahead = Unrolling(steps=k, learning_rate=SLOW, betas=BETAS) if k else None
         return GANConfig(
             network=NETWORK, loss=MinimaxLoss(), discriminator_rate=SLOW / FAST, unrolled=ahead
         )
 
-    of_ring = training(STEPS, FAST, (0.5, 0.999))
+    of_ring = training(STEPS, FAST, BETAS)
     critic = GANConfig(
         network=CRITIC,
         loss=WassersteinLoss(),

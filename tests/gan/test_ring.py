@@ -50,3 +50,13 @@ def test_the_script_writes_its_figure_and_table(toy: ModuleType, tmp_path: Path)
     points = {f"{name}-0.npz" for name in toy.arms()}
     written = {"figure.png", "results.json", "table.md"}
     assert {path.name for path in tmp_path.iterdir()} == written | points
+
+
+@pytest.mark.slow
+def test_the_plain_gan_loses_modes_that_the_unrolled_one_finds(toy: ModuleType) -> None:
+    """The same settings but for the steps ahead; a minute or two of one core."""
+    arms = toy.arms()
+    assert toy.measure(arms["plain"], 0)["modes"] < 8
+    found = toy.measure(arms["unrolled-5"], 0)
+    assert found["modes"] == 8
+    assert found["good"] > 0.5

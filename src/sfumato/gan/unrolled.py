@@ -36,8 +36,8 @@ class Unrolling:
     """
 
     steps: int = 5
-    learning_rate: float = 1e-3
-    betas: Betas | None = (0.5, 0.999)
+    learning_rate: float = 1e-2
+    betas: Betas | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.learning_rate <= 0:
