@@ -203,6 +203,23 @@ def save(name: str, rows: Sequence[dict[str, Any]]) -> None:
     merged = [one for one in saved if one["pair"] not in names] + list(rows)
     content = {"machine": machine(), "rows": sorted(merged, key=lambda r: order.index(r["pair"]))}
     path.write_text(json.dumps(content, indent=2) + "\n")
+    path.with_suffix(".md").write_text(table(content["rows"]))
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as Markdown: images a second, and in brackets the ratio to the peer."""
+    names = list(rows[0]["images_per_second"])
+    lines = [
+        f"| network (batch) | {' | '.join(names)} |",
+        "|---|" + "---:|" * len(names),
+    ]
+    for one in rows:
+        cells = [
+            f"{rate:.3g}" + ("" if name == "peer" else f" ({one['ratio'][name]:.2f} x)")
+            for name, rate in one["images_per_second"].items()
+        ]
+        lines.append(f"| {one['pair']} ({one['batch']}) | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def machine() -> dict[str, Any]:
