@@ -3,13 +3,14 @@
     python benchmarks/time_to_quality.py train --seconds 300 --output ttq     # on an idle machine
     python benchmarks/time_to_quality.py score --output ttq                   # no timing: any load
 
-Trains Sfumato's recipe `fashion-mnist-ddpm` (with the classes, as shipped, and without, as the
+Trains Sfumato's recipe `fashion-mnist-flow` (with the classes, as shipped, and without, as the
 peers train), denoising-diffusion-pytorch's `Trainer` and diffusers' training example, each with
 its own defaults, one after the other for the same seconds. At three points of each run the
 averaged weights are kept. `score` draws 500 images from each with 25 steps, and writes
 results.json, a table, a plot and a grid. `score` continues where it was stopped.
 
-Needs the packages diffusers and denoising-diffusion-pytorch. The peers' clock stands still while
+Needs the packages diffusers and denoising-diffusion-pytorch. The peers train in float32, their
+default; that their images are drawn in bfloat16 saves an hour of scoring. The peers' clock stands still while
 weights are written, as Sfumato's does.
 """
 
@@ -35,7 +36,7 @@ from sfumato.run.guide import load_weaker
 
 POINTS = 3
 STEPS = 25
-RECIPE = "fashion-mnist-ddpm"
+RECIPE = "fashion-mnist-flow"
 OURS = {"sfumato": [], "sfumato-unconditional": ["conditional=false", "model.guidance.scale=1.0"]}
 PEERS = (DenoisingDiffusionPytorch.name, DiffusersExample.name)
 
@@ -186,7 +187,8 @@ def sample_peer(peer: Peer, weights: Path, count: int) -> torch.Tensor:
     torch.manual_seed(0)
     target = peer.model if isinstance(peer, DiffusersExample) else peer.sampled()
     target.load_state_dict(load_file(weights))
-    parts = [peer.sample(min(100, count - k), STEPS) for k in range(0, count, 100)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        parts = [peer.sample(min(100, count - k), STEPS).float() for k in range(0, count, 100)]
     return (torch.cat(parts)[:, :, 2:-2, 2:-2] * 255).round().to(torch.uint8)
 
 
