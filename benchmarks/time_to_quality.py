@@ -29,7 +29,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from sfumato import Evaluator, load_data, load_experiment, sample_images, train
-from sfumato.core.config import to_mapping
 from sfumato.core.files import write_json
 from sfumato.core.pictures import image_grid
 from sfumato.run.guide import load_weaker
@@ -154,7 +153,7 @@ def score_one(project: str, options: argparse.Namespace) -> None:
     evaluator = Evaluator(load_data(experiment.data), experiment.evaluation)
     points = json.loads((folder / "points.json").read_text())
     peer = None if project in OURS else build_peer(project, folder, options)
-    for k, point in enumerate(points["points"]):
+    for k, point in reversed(list(enumerate(points["points"]))):  # the end of training first
         path = folder / f"samples-{k}.npz"
         if not path.exists():
             began = time.perf_counter()
@@ -169,10 +168,10 @@ def score_one(project: str, options: argparse.Namespace) -> None:
         images = torch.from_numpy(np.load(path)["x"])
         score = evaluator.score(images, None)["frechet_distance"]
         floor = evaluator.floors["frechet_distance"]
-        point |= {"frechet_distance": to_mapping(score), "floor": to_mapping(floor)}
+        point |= {"frechet_distance": score.to_mapping(), "floor": floor.to_mapping()}
         print(project, point["seconds"], score, f"{score.value / floor.value:.1f} x floor")
-    points["protocol"] = evaluator.protocol
-    write_json(folder / "points.json", points)
+        points["protocol"] = evaluator.protocol
+        write_json(folder / "points.json", points)
 
 
 def sample_ours(weights: Path, evaluator: Evaluator) -> torch.Tensor:
@@ -199,9 +198,10 @@ def summarize(options: argparse.Namespace) -> None:
         path = options.output / project / "points.json"
         if path.exists():
             found = json.loads(path.read_text())
-            if all("floor" in point for point in found["points"]):
-                for point in found["points"]:
-                    point.pop("weights")
+            found["points"] = [point for point in found["points"] if "floor" in point]
+            for point in found["points"]:
+                point.pop("weights")
+            if found["points"]:
                 projects[project] = found
     write_json(options.output / "results.json", projects)
     figure, axes = plt.subplots(figsize=(7, 4.5))
