@@ -10,8 +10,8 @@ averaged weights are kept. `score` draws 500 images from each with 25 steps, and
 results.json, a table, a plot and a grid. `score` continues where it was stopped.
 
 Needs the packages diffusers and denoising-diffusion-pytorch. The peers train in float32, their
-default; that their images are drawn in bfloat16 saves an hour of scoring. The peers' clock stands still while
-weights are written, as Sfumato's does.
+default; that their images are drawn in bfloat16 saves an hour of scoring. The peers' clock
+stands still while weights are written, as Sfumato's does.
 """
 
 import argparse
