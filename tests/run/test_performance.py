@@ -209,7 +209,11 @@ def test_a_compiled_run_trains_as_an_eager_one() -> None:
 @pytest.mark.skipif(find_compiler() is None, reason="there is no C++ compiler")
 def test_phases_that_differentiate_a_gradient_stay_eager() -> None:
     """torch.compile refuses them: a compiled discriminator would fail in the penalty."""
-    base = {**GAN, "model": {**GAN["model"], "regularizers": [{"kind": "r1", "every": 2}]}}
+    changes = {
+        "regularizers": [{"kind": "r1", "every": 2}],
+        "network": {"normalization": "layer"},
+    }
+    base = merge(GAN, {"model": changes})
     config = fixed(Plan(compile=True), base)
     data = load(config.data).train
     trainer = Trainer(config.training, build_model(config, data), CPU)
