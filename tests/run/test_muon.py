@@ -25,6 +25,15 @@ def test_an_orthogonalized_matrix_keeps_its_singular_vectors(shape: tuple[int, i
     assert rotated.diag().max() < 1.25
 
 
+@pytest.mark.parametrize("shape", [(24, 60), (60, 24)])
+def test_matrices_in_a_stack_are_made_orthogonal_each_by_itself(shape: tuple[int, int]) -> None:
+    stack = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+    stack[1] *= 100  # a norm of the whole stack would show
+    alone = torch.stack([orthogonalized(matrix) for matrix in stack])
+    # the products of a stack are summed in another order, in bfloat16
+    torch.testing.assert_close(orthogonalized(stack), alone, atol=0.02, rtol=0)
+
+
 class Mixed(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -5,7 +5,6 @@ by which one learning rate serves it and AdamW is that of Liu et al. 2025, "Muon
 section 2.2.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -20,21 +19,21 @@ one side of which are pixels, are better left to AdamW."""
 
 
 def orthogonalized(
-    matrix: Float[Tensor, "rows columns"], steps: int = 5
-) -> Float[Tensor, "rows columns"]:
-    """Nearly U V^T of the singular value decomposition U S V^T, by Newton-Schulz iteration.
+    matrices: Float[Tensor, "*stack rows columns"], steps: int = 5
+) -> Float[Tensor, "*stack rows columns"]:
+    """Nearly U V^T of the singular value decompositions U S V^T, by Newton-Schulz iteration.
 
     Singular values above about 1e-3 of the norm come out between 0.7 and 1.2. Computed in bfloat16,
     as by the authors: that is exact enough for a direction.
     """
     a, b, c = COEFFICIENTS
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if tall else matrix).bfloat16()
-    x = x / (x.norm() + 1e-7)
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = (matrices.mT if tall else matrices).bfloat16()
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    result: Tensor = (x.T if tall else x).to(matrix)
+    result: Tensor = (x.mT if tall else x).to(matrices)
     return result
 
 
@@ -93,19 +92,25 @@ class Muon(torch.optim.AdamW):
         return result
 
     def _step_matrices(self, group: dict[str, Any]) -> None:
-        parameters: Iterable[nn.Parameter] = (p for p in group["params"] if p.grad is not None)
-        for parameter in parameters:
-            assert parameter.grad is not None
+        momentum, rate = group["momentum"], group["lr"]
+        # Matrices of one shape go through the iteration together: fewer, larger products.
+        alike: dict[tuple[int, int], list[tuple[nn.Parameter, Tensor]]] = {}
+        for parameter in group["params"]:
+            if parameter.grad is None:
+                continue
             state = self.state[parameter]
             if not state:
                 state["step"] = torch.tensor(0.0)  # AdamW expects it of every state it loads
                 state["momentum_buffer"] = torch.zeros_like(parameter)
             buffer = state["momentum_buffer"]
-            buffer.lerp_(parameter.grad, 1 - group["momentum"])
-            ahead = parameter.grad.lerp(buffer, group["momentum"]).flatten(1)
-            update = orthogonalized(ahead) * (0.2 * max(ahead.shape) ** 0.5)
-            parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(update.view_as(parameter), alpha=-group["lr"])
+            buffer.lerp_(parameter.grad, 1 - momentum)
+            ahead = parameter.grad.lerp(buffer, momentum).flatten(1)
+            alike.setdefault((ahead.shape[0], ahead.shape[1]), []).append((parameter, ahead))
+        for shape, members in alike.items():
+            updates = orthogonalized(torch.stack([ahead for _, ahead in members]))
+            for (parameter, _), update in zip(members, updates, strict=True):
+                parameter.mul_(1 - rate * group["weight_decay"])
+                parameter.add_(update.view_as(parameter), alpha=-rate * 0.2 * max(shape) ** 0.5)
 
 
 def _is_matrix(parameter: nn.Parameter) -> bool:
