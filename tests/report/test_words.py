@@ -13,7 +13,7 @@ from report.fixture import ARMS, FLOOR, FRECHET, results, write_study
 from sfumato.cli import main
 from sfumato.core.errors import RunError
 from sfumato.report import write_report
-from sfumato.report.console import print_table, to_text
+from sfumato.report.console import print_run, to_text
 from sfumato.report.numbers import duration, number, ratio_to_floor, short_count
 from sfumato.report.records import Estimate, Metric, Results
 from sfumato.report.summary import best_arm, summarize
@@ -158,21 +158,46 @@ def test_narrow_terminal_gets_the_columns_below_one_another() -> None:
     assert sorted(re.findall(r"[\d.]{2,}", narrow)) == sorted(re.findall(r"[\d.]{2,}", wide))
 
 
-def test_terminal_table_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    metric = {"key": "fd", "label": "Distance", "better": "lower", "floor": {"value": 2.0}}
-    evaluation = {"metrics": [metric], "scores": {"fd": {"value": 5.0}}}
+def test_terminal_tables_of_a_run_say_every_score_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    score, floor = ({"value": v, "low": v - 1, "high": v + 1, "n": 360} for v in (5.25, 2.0))
+    excess = {"floor": 2.0, "ratio": 2.625, "excess": 3.25, "low": 1.5, "high": 5.0}
+    evaluation: dict[str, Any] = {
+        "metrics": [{"key": "fd", "label": "Distance", "better": "lower", "floor": floor}],
+        "scores": {"fd": score},
+        "excess": {"fd": excess},
+        "classes": {"cat": {"label_accuracy": {"value": 0.75, "n": 40}}},
+        "class_floors": {},
+        "copies": None,
+        "warnings": ["too few"],
+        "protocol": {
+            "num_images": 360, "reference": "digits held-out", "reference_images": 1200,
+            "features": "classifier",
+        },
+        "nfe": 50,
+        "sample_seconds": 8.0,
+    }  # fmt: skip
     (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
     (tmp_path / "config.json").write_text('{"name": "mine"}')
-    print_table(tmp_path)
-    assert capsys.readouterr().out.splitlines()[:6] == [
+    (tmp_path / "summary.json").write_text('{"train_seconds": 64.4, "images_per_second": 3100}')
+    print_run(tmp_path, evaluation)
+    assert capsys.readouterr().out.splitlines() == [
         "mine",
+        "Training 64 s (3.1 k images/s) · NFE 50 (sampled in 8.0 s)",
+        "360 samples against 1,200 images of digits held-out, features: classifier",
         "",
-        "             Distance  × floor",
-        "──────────────────────────────",
-        "mine             5.00      2.5",
-        "real images      2.00",
+        "          score  95 % interval  floor  × floor  excess  95 % interval",
+        "─────────────────────────────────────────────────────────────────────",
+        "Distance   5.25   4.25 to 6.25   2.00     2.62    3.25   1.50 to 5.00",
+        "",
+        "class   N  Fréchet distance  floor  × floor  label accuracy",
+        "───────────────────────────────────────────────────────────",
+        "cat    40                 –      –        –           0.750",
+        "",
+        "note: too few",
     ]
-    metric["better"] = "up"
+    evaluation["metrics"][0]["better"] = "up"
     (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
     with pytest.raises(RunError, match=r"'metrics.0.better' is 'up'"):
-        print_table(tmp_path)
+        print_run(tmp_path, evaluation)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from sfumato.cli.image_sets import arrange, compare_sets, details, draw_floors
+from sfumato.cli.image_sets import arrange, compare_sets, draw_floors
 from sfumato.cli.options import Subparsers, add_output, add_overrides, add_verb
 
 
@@ -84,11 +84,11 @@ def run(options: argparse.Namespace) -> None:
 
 
 def score_a_run(options: argparse.Namespace) -> None:
-    """Sample, score, write RUN/evaluation.json and print the table; write RUN/nll.json."""
+    """Sample, score, write RUN/evaluation.json and print the tables; write RUN/nll.json."""
     import json
     from typing import Any
 
-    from sfumato.report.console import print_table
+    from sfumato.report.console import print_run
     from sfumato.run.score import evaluate_run
 
     names = options.metrics.split(",") if options.metrics else []
@@ -98,8 +98,7 @@ def score_a_run(options: argparse.Namespace) -> None:
         named = [f"evaluation.metrics={json.dumps(scores)}"] if scores else []
         result = evaluate_run(options.run_dir, [*options.overrides, *named])
         if not options.json:
-            print_table(options.run_dir)
-            print(details(result))
+            print_run(options.run_dir, result)
     if "nll" in names:
         from sfumato.run.nll import LikelihoodConfig, nll, nll_table
         from sfumato.run.score import load_with_data

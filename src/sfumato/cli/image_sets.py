@@ -103,20 +103,6 @@ def draw_floors(options: argparse.Namespace) -> None:
     print(f"\n{path}\n{path.with_suffix('.json')}")
 
 
-def details(evaluation: dict[str, Any]) -> str:
-    """What `evaluate RUN` prints below the table: excess, classes, copies, notes."""
-    from sfumato.report.evaluation import class_table, copies_text, score_table
-
-    labels = {metric["key"]: metric["label"] for metric in evaluation["metrics"]}
-    blocks = [score_table(labels, evaluation)]
-    if evaluation["classes"]:
-        blocks.append(class_table(evaluation))
-    if evaluation["copies"]:
-        blocks.append(copies_text(evaluation["copies"]))
-    blocks += [f"note: {warning}" for warning in evaluation["warnings"]]
-    return "\n" + "\n\n".join(blocks)
-
-
 def _divided(overrides: list[str]) -> tuple[list[str], list[str]]:
     """Overrides of the evaluation, and of the data."""
     ours = [o for o in overrides if o.startswith("evaluation.")]

@@ -1,10 +1,12 @@
-"""The table of a study or a run as plain text, for the terminal."""
+"""The results of a study or a run as plain text, for the terminal."""
 
 import shutil
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from sfumato.report.evaluation import class_table, copies_text, score_table
 from sfumato.report.numbers import MISSING
 from sfumato.report.records import Results
 from sfumato.report.results import load
@@ -23,6 +25,46 @@ def print_table(directory: Path) -> None:
         RunError: the directory holds no results, or they cannot be understood.
     """
     print(to_text(load(directory), shutil.get_terminal_size((100, 24)).columns))
+
+
+def print_run(directory: Path, evaluation: Mapping[str, Any]) -> None:
+    """Print what `evaluate RUN` found: scores beside their floors, classes, copies, notes.
+
+    Args:
+        directory: of the run.
+        evaluation: as written to its evaluation.json.
+    """
+    print(run_text(load(directory), evaluation))
+
+
+def run_text(results: Results, evaluation: Mapping[str, Any]) -> str:
+    """A run that was scored: what it is and costs, then its scores, every one once."""
+    protocol = evaluation["protocol"]
+    heading = (
+        f"{results.name}\n{_costs(results)}\n"
+        f"{protocol['num_images']:,} samples against {protocol['reference_images']:,} images of "
+        f"{protocol['reference']}, features: {protocol['features']}"
+    )
+    labels = {metric["key"]: metric["label"] for metric in evaluation["metrics"]}
+    blocks = [heading, score_table(labels, evaluation)]
+    if evaluation["classes"]:
+        blocks.append(class_table(evaluation))
+    if evaluation["copies"]:
+        blocks.append(copies_text(evaluation["copies"]))
+    blocks += [f"note: {warning}" for warning in evaluation["warnings"]]
+    return "\n\n".join(blocks)
+
+
+def _costs(results: Results) -> str:
+    """The columns of the table that are no scores, in one line."""
+    first = len(results.metrics)
+    (row,) = arm_rows(results)
+    costs = zip(columns(results)[first:], row.cells[first:], strict=True)
+    return " · ".join(
+        f"{heading} {cell.text}" + (f" ({cell.note})" if cell.note else "")
+        for heading, cell in costs
+        if cell.text != MISSING
+    )
 
 
 def to_text(results: Results, width: int) -> str:

@@ -1,11 +1,13 @@
 """Scores beside their floors as plain text, for the terminal."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sfumato.report.numbers import MISSING, number
 
 CLASS_HEADINGS = {"frechet_infinity": "N → ∞"}
+WIDTH = 100
 
 
 def score_table(labels: Mapping[str, str], evaluation: Mapping[str, Any]) -> str:
@@ -73,8 +75,9 @@ def _beside(score: Mapping[str, Any] | None, floor: Mapping[str, Any] | None) ->
 
 
 def copies_text(copies: Mapping[str, Any]) -> str:
-    """`copies_lines` as text."""
-    return "\n".join(copies_lines(copies))
+    """`copies_lines` as text that fits into a terminal."""
+    lines = (textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in copies_lines(copies))
+    return "\n".join(lines)
 
 
 def copies_lines(copies: Mapping[str, Any]) -> list[str]:
