@@ -1,10 +1,12 @@
 """Four networks that other projects train, and Sfumato's of the same shape, for timing them."""
 
-import ctypes
+import argparse
 import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sfumato.core.allocator import KEPT, LARGEST_BLOCK, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
 from sfumato.networks.attention_unet import AttentionBlock, AttentionUNetConfig
 from sfumato.networks.unet import UNetConfig
 from sfumato.run.performance import REFERENCE, Plan
@@ -159,29 +160,75 @@ PAIRS = (
 )
 
 
-def timed(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each, in turns; the first round, which warms up, is left out."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for number in range(rounds + 1):
-        for name, run in contenders.items():
-            hold_freed_memory(name != "peer")
-            began = time.perf_counter()
-            run()
-            if number:
-                seconds[name].append(time.perf_counter() - began)
-    return seconds
+PEER = "peer"
+CONTENDERS: dict[str, Plan | None] = {PEER: None, **{str(plan): plan for plan in PLANS}}
+"""What is timed: the peer, and ours under each plan."""
+WARM_UP = 2
+Build = Callable[[Pair, Plan | None], tuple[Callable[[], object], int]]
+"""What one contender repeats, and its number of parameters."""
 
 
-def hold_freed_memory(held: bool) -> None:
-    """As Sfumato has it, or as glibc does by itself once large tensors have been freed.
+def compare(script: str, description: str | None, build: Build) -> None:
+    """Time every contender of every pair in turns, each in a process of its own.
 
-    That is its dynamic threshold at its upper limit: without this the peers, who do not ask for
-    more, would be timed with what Sfumato asked for in the same process.
+    In one process they would share what Sfumato asks of the allocator: the peers would be timed
+    with more than they have, or, with glibc's defaults put back for them, with less.
+
+    Args:
+        script: the file that is run again for a contender, with `--serve PAIR CONTENDER`.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, LARGEST_BLOCK if held else 32 * 2**20)
-        mallopt(M_TRIM_THRESHOLD, KEPT if held else 64 * 2**20)
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--only", choices=[pair.name for pair in PAIRS])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    pairs = {pair.name: pair for pair in PAIRS}
+    if options.serve:
+        pair, contender = options.serve
+        _serve(build, pairs[pair], CONTENDERS[contender])
+        return
+    for pair in PAIRS if options.only is None else [pairs[options.only]]:
+        processes = {name: _start(script, pair.name, name) for name in CONTENDERS}
+        sizes = {name: int(_answer(process)) for name, process in processes.items()}
+        seconds: dict[str, list[float]] = {name: [] for name in processes}
+        for number in range(options.rounds + WARM_UP):
+            for name, process in processes.items():
+                took = _ask(process)
+                if number >= WARM_UP:
+                    seconds[name].append(took)
+        for process in processes.values():
+            process.kill()
+        save(Path(script).stem, [row(pair, seconds, (sizes[PEER], sizes[str(PLANS[0])]))])
+
+
+def _start(script: str, *names: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, script, "--serve", *names]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def _ask(process: "subprocess.Popen[str]") -> float:
+    assert process.stdin is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    return float(_answer(process))
+
+
+def _answer(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    if not (line := process.stdout.readline()):
+        raise SystemExit("a contender ended; its message is above")
+    return line
+
+
+def _serve(build: Build, pair: Pair, plan: Plan | None) -> None:
+    """Run once for every line that comes in, and tell the seconds."""
+    torch.manual_seed(0)
+    run, size = build(pair, plan)
+    print(size, flush=True)
+    for _ in sys.stdin:
+        began = time.perf_counter()
+        run()
+        print(time.perf_counter() - began, flush=True)
 
 
 def parameters(network: nn.Module) -> int:

@@ -1,13 +1,12 @@
-"""One evaluation of other projects' networks and of Sfumato's, as in sampling, interleaved.
+"""One evaluation of other projects' networks and of Sfumato's, as in sampling, in turns.
 
 python benchmarks/sample_step.py --only unet-28
 """
 
-import argparse
 from collections.abc import Callable
 
 import torch
-from peers import PAIRS, PLANS, Pair, parameters, row, save, timed
+from peers import Pair, compare, parameters
 from torch import Tensor
 
 from sfumato.run.performance import Plan, apply_plan, computing
@@ -38,22 +37,11 @@ def our_evaluation(
     return evaluate, parameters(network)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=[pair.name for pair in PAIRS])
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
-    for pair in PAIRS:
-        if options.only not in (None, pair.name):
-            continue
-        torch.manual_seed(0)
-        x, t = torch.randn(pair.batch, *pair.shape), torch.randint(0, 1000, (pair.batch,))
-        peer, size = peer_evaluation(pair, x, t)
-        contenders, own = {"peer": peer}, 0
-        for plan in PLANS:
-            contenders[str(plan)], own = our_evaluation(pair, x, t, plan)
-        save("sample_step", [row(pair, timed(contenders, options.rounds), (size, own))])
+def contender(pair: Pair, plan: Plan | None) -> tuple[Callable[[], object], int]:
+    """The peer, or ours under a plan."""
+    x, t = torch.randn(pair.batch, *pair.shape), torch.randint(0, 1000, (pair.batch,))
+    return peer_evaluation(pair, x, t) if plan is None else our_evaluation(pair, x, t, plan)
 
 
 if __name__ == "__main__":
-    main()
+    compare(__file__, __doc__, contender)

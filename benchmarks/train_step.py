@@ -1,4 +1,4 @@
-"""A training step of other projects' networks and of Sfumato's, interleaved in one process.
+"""A training step of other projects' networks and of Sfumato's, in turns.
 
 python benchmarks/train_step.py --only unet-28
 
@@ -6,11 +6,10 @@ The peer's step is what its example does by default: float32, AdamW, a moving av
 parameter. Ours is that of the trainer, with all it draws and counts, under several plans.
 """
 
-import argparse
 from collections.abc import Callable
 
 import torch
-from peers import PAIRS, PLANS, Pair, parameters, row, save, timed
+from peers import Pair, compare, parameters
 from torch.nn import functional as F
 
 from sfumato.core.images import Batch
@@ -56,22 +55,11 @@ def our_step(pair: Pair, images: torch.Tensor, plan: Plan) -> tuple[Callable[[],
     return lambda: trainer.step(Batch(images)), parameters(model)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=[pair.name for pair in PAIRS])
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    for pair in PAIRS:
-        if options.only not in (None, pair.name):
-            continue
-        torch.manual_seed(0)
-        images = torch.rand(pair.batch, *pair.shape) * 2 - 1
-        peer, size = peer_step(pair, images)
-        contenders, own = {"peer": peer}, 0
-        for plan in PLANS:
-            contenders[str(plan)], own = our_step(pair, images, plan)
-        save("train_step", [row(pair, timed(contenders, options.rounds), (size, own))])
+def contender(pair: Pair, plan: Plan | None) -> tuple[Callable[[], None], int]:
+    """The peer, or ours under a plan."""
+    images = torch.rand(pair.batch, *pair.shape) * 2 - 1
+    return peer_step(pair, images) if plan is None else our_step(pair, images, plan)
 
 
 if __name__ == "__main__":
-    main()
+    compare(__file__, __doc__, contender)
