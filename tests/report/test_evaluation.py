@@ -55,10 +55,12 @@ COPIES: dict[str, Any] = {
 
 def test_a_class_stands_beside_its_own_floor() -> None:
     assert class_rows(EVALUATION) == [
-        ["class", "N", "Fréchet distance", "floor", "× floor", "kernel distance", "label accuracy"],
+        ["class", "N", "Fréchet distance", "floor", "× floor", "kernel distance (floor)",
+         "label accuracy (floor)"],
         ["cat", "50", "6.00", "4.00", "1.50", "0.020 (0.001)", "0.900 (0.950)"],
         ["<dog>", "4", "–", "–", "–", "–", "0.500"],
-    ]
+    ]  # fmt: skip
+    assert class_rows(EVALUATION | {"class_floors": {}})[0][-1] == "label accuracy"
     lines = class_table(EVALUATION).splitlines()
     assert len({len(line) for line in lines[2:]}) == 1  # the numbers stand below one another
 
@@ -85,7 +87,12 @@ def test_the_page_shows_classes_copies_and_the_pairs(tmp_path: Path) -> None:
     Image.fromarray(pairs).save(tmp_path / run["directory"] / "memorization.png")
     page = write_report(tmp_path).read_text()
     text = (tmp_path / "report.md").read_text()
-    for words in ("0.020 (0.001)", "variety: 0.88 times", "by pixels: 3.0"):
+    for words in (
+        "0.020 (0.001)",
+        "label accuracy (floor)",
+        "variety: 0.88 times",
+        "by pixels: 3.0",
+    ):
         assert words in page.replace("&nbsp;", " "), words
         assert words in text, words
     assert "&lt;dog&gt;" in page

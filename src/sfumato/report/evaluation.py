@@ -48,7 +48,11 @@ def class_rows(evaluation: Mapping[str, Any]) -> list[list[str]]:
     classes = evaluation["classes"]
     keys = dict.fromkeys(key for scores in classes.values() for key in scores)
     others = [key for key in keys if key != "frechet_distance"]
-    headings = [CLASS_HEADINGS.get(key, key.replace("_", " ")) for key in others]
+    beside = {key for floors in evaluation["class_floors"].values() for key in floors}
+    headings = [
+        CLASS_HEADINGS.get(key, key.replace("_", " ")) + (" (floor)" if key in beside else "")
+        for key in others
+    ]
     rows = [["class", "N", "Fréchet distance", "floor", "× floor", *headings]]
     for name, scores in classes.items():
         floors = evaluation["class_floors"].get(name, {})
