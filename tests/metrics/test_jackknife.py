@@ -60,6 +60,16 @@ def test_strata_must_be_the_same_in_pairs() -> None:
     assert not LeftOut(one).pairs_with(LeftOut(one[:3]))
 
 
+def test_draws_must_be_the_same_in_pairs() -> None:
+    """Those of one class of many are some of all; nothing said, they are the first N."""
+    one = torch.zeros(3, dtype=torch.float64)
+    some = LeftOut(one, draws=torch.tensor([0, 2, 4]))
+    assert some.pairs_with(some.minus(some))
+    assert not some.pairs_with(LeftOut(one))
+    assert not some.pairs_with(LeftOut(one, draws=torch.tensor([0, 2, 5])))
+    assert LeftOut(one).pairs_with(LeftOut(one, draws=torch.arange(3)))
+
+
 @pytest.mark.parametrize("common", [0.0, 0.9])
 def test_the_spread_of_a_difference_of_frechet_distances(common: float) -> None:
     """Two models with `common` of their noise shared: the reported variance is that over draws."""

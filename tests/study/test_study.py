@@ -27,7 +27,7 @@ seeds = {seeds}
 [common]
 data = {{ limit = 400 }}
 training = {{ batch_size = 16, log_images = 32, sample_images = 32 }}
-evaluation = {{ num_images = 60 }}
+evaluation = {{ num_images = 130 }}
 
 [arms.ddpm]
 recipe = "digits-ddpm"
@@ -68,8 +68,8 @@ def test_arms_that_differ_outside_the_factors_are_refused(tmp_path: Path) -> Non
 
 
 def test_another_n_is_refused_however_it_comes_about(tmp_path: Path) -> None:
-    path = write(tmp_path / "mine.toml", extra="evaluation = { num_images = 61 }\n")
-    with pytest.raises(ConfigError, match=r"evaluation.num_images \(60, 61\)"):
+    path = write(tmp_path / "mine.toml", extra="evaluation = { num_images = 131 }\n")
+    with pytest.raises(ConfigError, match=r"evaluation.num_images \(130, 131\)"):
         load_study(path, [])
 
 
@@ -146,13 +146,16 @@ def test_a_study_from_end_to_end(
             assert run["images_seen"] == 64
             score = run["scores"]["frechet_distance"]
             assert score["low"] < score["value"] < score["high"]
-            assert score["n"] == 60
+            assert score["n"] == 130
     floor = results["metrics"][0]["floor"]
     assert (
         0 <= floor["value"] < results["arms"][0]["runs"][0]["scores"]["frechet_distance"]["value"]
     )
     assert {(v["a"], v["b"]) for v in results["verdicts"]} == {("ddpm", "dcgan")}
-    assert results["protocol"]["num_images"] == 60
+    # Arms and seeds draw from the same noise, overall and in each class: all are pairs.
+    assert all(verdict["paired"] for verdict in results["verdicts"])
+    assert "frechet_distance.7" in {verdict["metric"] for verdict in results["verdicts"]}
+    assert results["protocol"]["num_images"] == 130
     ddpm, dcgan = results["arms"]
     assert [point["nfe"] for point in ddpm["runs"][0]["sampler_curve"]] == [1, 2]
     assert any("90 sampling steps" in text for text in ddpm["runs"][0]["warnings"])

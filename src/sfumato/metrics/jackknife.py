@@ -25,6 +25,7 @@ class LeftOut:
         share: of the second-order variance that the jackknife has too much, how much is taken off.
         second: of the jackknife's variance, the share to be taken off where no pairs tell it.
         strata: the classes, where their numbers were fixed in advance.
+        draws: which draw each image is, where they are not all of 0 to N - 1 (one class of many).
         other: variance for reasons other than the draw of the images.
     """
 
@@ -33,6 +34,7 @@ class LeftOut:
     share: float = 1.0
     second: float = 0.0
     strata: Strata | None = None
+    draws: Int64[Tensor, " N"] | None = None
     other: float = 0.0
 
     @property
@@ -51,10 +53,15 @@ class LeftOut:
         return max(first - second, first / 2) + self.other
 
     def pairs_with(self, other: "LeftOut") -> bool:
-        """Whether the images of both can be taken for one draw: equal numbers, in all classes."""
-        if self.strata is not None and other.strata is not None:
-            return torch.equal(self.strata, other.strata)
-        return len(self.one) == len(other.one)
+        """Whether the images of both come from the same draws, in the same classes."""
+        ours, theirs = self.strata, other.strata
+        if ours is not None and theirs is not None and not torch.equal(ours, theirs):
+            return False
+        return torch.equal(self._draws, other._draws)
+
+    @property
+    def _draws(self) -> Int64[Tensor, " N"]:
+        return torch.arange(len(self.one)) if self.draws is None else self.draws
 
     def minus(self, other: "LeftOut") -> "LeftOut":
         """Of the difference of two statistics that `pairs_with` each other.
@@ -69,13 +76,14 @@ class LeftOut:
         interaction = self.interaction[:0]
         if len(self.interaction) == len(other.interaction):
             interaction = self.interaction - other.interaction
-        return LeftOut(
-            one,
-            interaction,
-            min(self.share, other.share),
-            min(self.second, other.second),
-            other.strata if self.strata is None else self.strata,
-            self.other + other.other + most**2,
+        return replace(
+            self,
+            one=one,
+            interaction=interaction,
+            share=min(self.share, other.share),
+            second=min(self.second, other.second),
+            strata=other.strata if self.strata is None else self.strata,
+            other=self.other + other.other + most**2,
         )
 
     @staticmethod

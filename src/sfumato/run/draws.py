@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from sfumato.core.errors import RunError
 from sfumato.metrics.estimate import Estimate
@@ -13,46 +15,77 @@ from sfumato.run.checkpoint import read_tensors, write_tensors
 from sfumato.run.directory import read_json
 
 FILE = "evaluation.safetensors"
+OPTIONAL = ("strata", "draws")
 
 
-def save_draws(run_dir: Path, scores: Mapping[str, Estimate]) -> None:
+class Scores(NamedTuple):
+    """The scores of a run, by the key of the metric, and those of each class by its name."""
+
+    scores: dict[str, Estimate]
+    classes: dict[str, dict[str, Estimate]]
+
+
+def save_draws(run_dir: Path, scores: Scores) -> None:
     """Write what is known of each score; image i was drawn from seed i."""
     tensors = {}
-    for key, score in scores.items():
+    for name, score in _named(scores).items():
         if (left_out := score.left_out) is None:
             continue
         numbers = (score.value, left_out.share, left_out.second, left_out.other)
-        tensors[f"{key}.numbers"] = torch.tensor(numbers, dtype=torch.float64)
-        tensors[f"{key}.one"] = left_out.one
-        tensors[f"{key}.interaction"] = left_out.interaction
-        if left_out.strata is not None:
-            tensors[f"{key}.strata"] = left_out.strata
+        tensors[f"{name}.numbers"] = torch.tensor(numbers, dtype=torch.float64)
+        tensors[f"{name}.one"] = left_out.one
+        tensors[f"{name}.interaction"] = left_out.interaction
+        for part in OPTIONAL:
+            if (given := getattr(left_out, part)) is not None:
+                tensors[f"{name}.{part}"] = given
     write_tensors(run_dir / FILE, {name: tensor.clone() for name, tensor in tensors.items()})
 
 
-def load_scores(run_dir: Path) -> dict[str, Estimate]:
+def load_scores(run_dir: Path) -> Scores:
     """The scores of evaluation.json, and what each image does to them where that was kept.
 
     Raises:
         RunError: the run has no scores.
     """
-    scores = read_json(run_dir, "evaluation.json")["scores"]
-    found = {key: Estimate.from_mapping(score) for key, score in scores.items()}
+    evaluation = read_json(run_dir, "evaluation.json")
     try:
         tensors = read_tensors(run_dir / FILE)
     except RunError:  # scored before it was kept, or damaged: comparisons are not paired
-        return found
-    for key, score in found.items():
-        numbers = tensors.get(f"{key}.numbers")
-        if numbers is None or len(numbers) != 4 or numbers[0] != score.value:  # of another
-            continue
-        left_out = LeftOut(
-            tensors[f"{key}.one"],
-            tensors[f"{key}.interaction"],
-            share=float(numbers[1]),
-            second=float(numbers[2]),
-            strata=tensors.get(f"{key}.strata"),
-            other=float(numbers[3]),
-        )
-        found[key] = replace(score, left_out=left_out)
-    return found
+        tensors = {}
+    classes = evaluation.get("classes", {})
+    return Scores(
+        {key: _read(score, key, tensors) for key, score in evaluation["scores"].items()},
+        {
+            name: {key: _read(score, _of_class(name, key), tensors) for key, score in own.items()}
+            for name, own in classes.items()
+        },
+    )
+
+
+def _named(scores: Scores) -> dict[str, Estimate]:
+    """All of them under the names that their tensors begin with."""
+    classes = scores.classes.items()
+    return scores.scores | {
+        _of_class(name, key): score for name, own in classes for key, score in own.items()
+    }
+
+
+def _of_class(name: str, key: str) -> str:
+    return f"classes.{name}.{key}"
+
+
+def _read(mapping: Mapping[str, object], name: str, tensors: Mapping[str, Tensor]) -> Estimate:
+    """A score, with what each image does to it if that was kept of this very score."""
+    score = Estimate.from_mapping(mapping)
+    numbers = tensors.get(f"{name}.numbers")
+    if numbers is None or len(numbers) != 4 or numbers[0] != score.value:  # of another
+        return score
+    left_out = LeftOut(
+        tensors[f"{name}.one"],
+        tensors[f"{name}.interaction"],
+        share=float(numbers[1]),
+        second=float(numbers[2]),
+        other=float(numbers[3]),
+        **{part: tensors.get(f"{name}.{part}") for part in OPTIONAL},
+    )
+    return replace(score, left_out=left_out)

@@ -18,7 +18,7 @@ from sfumato.core.pictures import image_grid
 from sfumato.data.catalogue import load
 from sfumato.data.dataset import Splits
 from sfumato.run.copies import save_pairs
-from sfumato.run.draws import save_draws
+from sfumato.run.draws import Scores, save_draws
 from sfumato.run.evaluate import METRICS, Evaluator
 from sfumato.run.experiment import Experiment
 from sfumato.run.performance import plan_of
@@ -101,7 +101,7 @@ def score_run(
     with atomic_path(run_dir / "grid.png") as path:
         rows = preview_rows(labels, evaluator.num_images)
         save_grid(images[rows], path)
-    save_draws(run_dir, results.scores)
+    save_draws(run_dir, Scores(results.scores, results.classes))
     write_json(run_dir / "evaluation.json", evaluation)
     return evaluation
 

@@ -1,7 +1,7 @@
 """From what was seen of generated and of real images to scores, all metrics and classes."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int64
@@ -120,9 +120,17 @@ def scores_by_class(
             scores = scores_of(set(metrics) - {ACCURACY}, ours, reference, network, None)
         if ACCURACY in metrics and ours.predicted is not None:
             scores[ACCURACY] = share_of(ours.predicted == number)
+        draws = torch.nonzero(generated.labels == number).flatten()
         if scores:
-            found[name] = scores
+            found[name] = {key: _of_draws(score, draws) for key, score in scores.items()}
     return found
+
+
+def _of_draws(score: Estimate, draws: Int64[Tensor, " k"]) -> Estimate:
+    """A score that says which of all images it is of, so that only the same are ever paired."""
+    if score.left_out is None:
+        return score
+    return replace(score, left_out=replace(score.left_out, draws=draws))
 
 
 def class_histogram(seen: Observed, names: tuple[str, ...]) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """results.json of a study: everything the report shows, gathered from the run directories."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -11,11 +12,9 @@ import torch
 from sfumato.core.config import to_mapping
 from sfumato.core.files import atomic_path
 from sfumato.data.dataset import Dataset, Splits
-from sfumato.metrics.estimate import Estimate
 from sfumato.run.directory import environment, read_json
-from sfumato.run.draws import load_scores
-from sfumato.run.nll import held_out_bits
-from sfumato.run.protocol import Metric
+from sfumato.run.draws import Scores
+from sfumato.run.outcome import plain
 from sfumato.run.score import metric_columns, preview_rows, protocol, save_grid
 from sfumato.study import statistics
 from sfumato.study.compare import compare_runs
@@ -23,12 +22,12 @@ from sfumato.study.evaluators import Evaluators
 from sfumato.study.fronts import fronts
 from sfumato.study.history import final_losses
 from sfumato.study.measure import COMPARED, MEASURED
+from sfumato.study.scores import BITS, arm_scores, class_key
 from sfumato.study.study import Study
 from sfumato.study.task import FAILED, run_dir_of
 
 EVALUATED = ("excess", "class_floors", "copies")
 """What results.json takes over from the evaluation of a run, beside its scores and classes."""
-BITS = Metric("bits_per_dim", "Held-out bits per dimension", "lower")
 
 
 def study_results(
@@ -39,9 +38,10 @@ def study_results(
     splits, evaluator = evaluators.splits(first), evaluators.main
     _write_real_grid(splits.held_out, directory / "real.png")
     columns = [*metric_columns(evaluator), *_class_columns(study, evaluators)]
-    found = [_arm(study, directory, name, evaluators) for name in study.arms]
+    scores = {name: arm_scores(study, directory, name, evaluators) for name in study.arms}
+    found = [_arm(study, directory, name, scores[name]) for name in study.arms]
     arms = [arm for name, arm in zip(study.arms, found, strict=True) if arm["runs"]]
-    if any(BITS.key in run["scores"] for arm in arms for run in arm["runs"]):
+    if any(BITS.key in run.scores for runs in scores.values() for run in runs.values()):
         columns.append(asdict(BITS) | {"floor": None})
     distinctions = study.distinctions()
     for arm in arms:
@@ -65,7 +65,7 @@ def study_results(
         "arms": arms,
         "diverged": [failure for arm in found for failure in arm["diverged"]],
         "waiting": _waiting(study, found),
-        "verdicts": _verdicts(arms, columns, directory),
+        "verdicts": _verdicts(scores, columns),
         "fronts": fronts(arms, directory, evaluator.config.metrics[0]),
         "compared": _compared(study, directory),
         "published": None if study.published is None else to_mapping(study.published),
@@ -100,7 +100,7 @@ def _class_columns(study: Study, evaluators: Evaluators) -> list[dict[str, Any]]
         return []
     return [
         {
-            "key": _class_key(name),
+            "key": class_key(name),
             "label": f"Fréchet distance, {name}",
             "better": "lower",
             "floor": floors["frechet_distance"].to_mapping(),
@@ -110,11 +110,7 @@ def _class_columns(study: Study, evaluators: Evaluators) -> list[dict[str, Any]]
     ]
 
 
-def _class_key(name: str) -> str:
-    return f"frechet_distance.{name}"
-
-
-def _arm(study: Study, directory: Path, name: str, evaluators: Evaluators) -> dict[str, Any]:
+def _arm(study: Study, directory: Path, name: str, scores: Mapping[int, Scores]) -> dict[str, Any]:
     """One arm with its finished and scored runs."""
     runs, diverged = [], []
     facts: dict[str, Any] = {}
@@ -123,7 +119,7 @@ def _arm(study: Study, directory: Path, name: str, evaluators: Evaluators) -> di
         if (run_dir / FAILED).exists():
             reason = read_json(run_dir, FAILED)["reason"]
             diverged.append({"arm": name, "seed": seed, "reason": reason})
-        if not (run_dir / MEASURED).exists():
+        if seed not in scores:
             continue
         summary, evaluation, measured = (
             read_json(run_dir, file) for file in ("summary.json", "evaluation.json", MEASURED)
@@ -139,7 +135,8 @@ def _arm(study: Study, directory: Path, name: str, evaluators: Evaluators) -> di
                 "images_per_second": summary["images_per_second"],
                 "training_parameters": summary["parameters"],
                 "sample_seconds": evaluation["sample_seconds"],
-                **_scores(study, evaluation, measured, name, evaluators),
+                "scores": plain(scores[seed].scores),
+                "classes": {key: plain(own) for key, own in scores[seed].classes.items()},
                 **{key: evaluation[key] for key in EVALUATED if key in evaluation},
                 "likelihood": measured.get("likelihood"),
                 "final_losses": final_losses(run_dir),
@@ -150,58 +147,22 @@ def _arm(study: Study, directory: Path, name: str, evaluators: Evaluators) -> di
     return {"name": name, **facts, "runs": runs, "diverged": diverged}
 
 
-def _scores(
-    study: Study,
-    evaluation: dict[str, Any],
-    measured: dict[str, Any],
-    arm: str,
-    evaluators: Evaluators,
-) -> dict[str, Any]:
-    """Scores by metric; those of an arm with a reference of its own are scores of classes."""
-    scores, classes = evaluation["scores"], evaluation.get("classes", {})
-    if not evaluators.shares_reference(arm):
-        names = evaluators.splits(arm).train.class_names
-        classes = {names[0]: scores} if len(names) == 1 else classes
-        scores = {}
-    if study.measure.by_class:
-        scores = scores | {
-            # A class is held against the same images whatever else its arm was trained on.
-            _class_key(name): found["frechet_distance"] | {"protocol": None}
-            for name, found in classes.items()
-            if "frechet_distance" in found
-        }
-    if "likelihood" in measured:
-        scores = scores | {BITS.key: measured["likelihood"]["held_out"]["bound"]}
-    return {"scores": scores, "classes": classes}
-
-
 def _waiting(study: Study, arms: list[dict[str, Any]]) -> int:
     """Runs that are not finished."""
     return len(study.tasks) - sum(len(arm["runs"]) + len(arm["diverged"]) for arm in arms)
 
 
 def _verdicts(
-    arms: list[dict[str, Any]], columns: list[dict[str, Any]], directory: Path
+    scores: Mapping[str, Mapping[int, Scores]], columns: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """A verdict for every pair of arms and metric, corrected for the number of comparisons."""
-    scores: dict[str, dict[str, list[Estimate]]] = {}
-    for arm in arms:
-        draws = [_with_draws(run, directory / run["directory"]) for run in arm["runs"]]
-        scores[arm["name"]] = {
-            column["key"]: [found[column["key"]] for found in draws if column["key"] in found]
-            for column in columns
-        }
-    found = statistics.verdicts(scores, {column["key"]: column["better"] for column in columns})
+    keys = [column["key"] for column in columns]
+    by_metric = {
+        arm: {key: [r.scores[key] for r in runs.values() if key in r.scores] for key in keys}
+        for arm, runs in scores.items()
+    }
+    found = statistics.verdicts(by_metric, {column["key"]: column["better"] for column in columns})
     return [verdict.to_mapping() for verdict in found]
-
-
-def _with_draws(run: dict[str, Any], run_dir: Path) -> dict[str, Estimate]:
-    """The scores of a run, with what each image does to them where that was kept."""
-    found = {key: Estimate.from_mapping(score) for key, score in run["scores"].items()}
-    kept = load_scores(run_dir)
-    if BITS.key in found:
-        kept[BITS.key] = held_out_bits(run_dir)
-    return found | {key: score for key, score in kept.items() if key in found}
 
 
 def _compared(study: Study, directory: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,131 @@
+"""Scores by class that start from the same noise are compared in pairs, and no others."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sfumato.core.files import write_json
+from sfumato.core.noise import generator
+from sfumato.metrics.estimate import Estimate, jackknifed
+from sfumato.metrics.features import FeatureNetwork
+from sfumato.metrics.jackknife import LeftOut
+from sfumato.run.checkpoint import write_tensors
+from sfumato.run.draws import Scores, load_scores, save_draws
+from sfumato.run.observe import Observed
+from sfumato.run.outcome import plain
+from sfumato.run.scores import Labelled, scores_by_class
+from sfumato.study.difference import Difference
+from sfumato.study.evaluators import Evaluators
+from sfumato.study.measure import MEASURED
+from sfumato.study.read import load_study
+from sfumato.study.scores import BITS, arm_scores, class_key
+from sfumato.study.statistics import verdict
+from sfumato.study.task import run_dir_of
+from study.studies import write
+
+D = 8
+NUM_IMAGES = 240
+NETWORK = FeatureNetwork("made up", "0", D, "none", compute=lambda images: images)
+LABELS = torch.arange(NUM_IMAGES) % 2
+KEY = "frechet_distance"
+
+
+def kept(run_dir: Path, features: Tensor) -> Scores:
+    """The scores by class of a run, written to its directory and read again."""
+    run_dir.mkdir()
+    g = generator("real")
+    real = Labelled(Observed(torch.randn(200, D, generator=g), None), torch.arange(200) % 2)
+    generated = Labelled(Observed(features, None), LABELS)
+    classes = scores_by_class({KEY, "kernel_distance"}, generated, real, NETWORK, ("cat", "dog"))
+    mapping = {"scores": {}, "classes": {name: plain(own) for name, own in classes.items()}}
+    write_json(run_dir / "evaluation.json", mapping)
+    save_draws(run_dir, Scores({}, classes))
+    return load_scores(run_dir)
+
+
+def models(tmp_path: Path) -> tuple[Scores, Scores]:
+    """Two that draw nearly the same images; the dogs of the second are a little farther off."""
+    g = generator("models")
+    z = torch.randn(NUM_IMAGES, D, generator=g) + 0.2
+    shift = 0.04 * (LABELS == 1)[:, None]
+    a, b = (z + 0.02 * torch.randn(z.shape, generator=g) for _ in range(2))
+    return kept(tmp_path / "a", a), kept(tmp_path / "b", b + shift)
+
+
+def bare(estimate: Estimate) -> Estimate:
+    return replace(estimate, left_out=None)
+
+
+def test_a_class_is_compared_in_pairs_which_finds_what_is_hidden_without(tmp_path: Path) -> None:
+    a, b = (run.classes for run in models(tmp_path))
+    for key in (KEY, "kernel_distance"):
+        found = verdict([a["dog"][key]], [b["dog"][key]], "lower", comparisons=2)
+        assert (found.verdict, found.paired) == ("better", True)
+        alone = verdict([bare(a["dog"][key])], [bare(b["dog"][key])], "lower", comparisons=2)
+        assert (alone.verdict, alone.paired) == ("not shown", False)
+        assert alone.low < found.low <= found.high < 0 < alone.high
+        same = verdict([a["cat"][key]], [b["cat"][key]], "lower", comparisons=2)
+        assert same.verdict == "not shown"
+
+
+def test_equally_many_images_of_other_noise_are_no_pairs(tmp_path: Path) -> None:
+    """The cats of one run, and a run of cats alone whose images are of the seeds 0 to n - 1."""
+    a, b = models(tmp_path)
+    cat, dog = a.classes["cat"][KEY], b.classes["dog"][KEY]
+    assert cat.n == dog.n
+    assert not Difference.of([cat], [dog]).paired
+    assert cat.left_out is not None
+    alone = replace(cat, left_out=replace(cat.left_out, draws=None))
+    assert not Difference.of([cat], [alone]).paired
+    assert Difference.of([cat], [b.classes["cat"][KEY]]).paired
+    assert Difference.of([alone], [alone]).paired
+
+
+STUDY = """
+factors = ["data.classes"]
+budget = { images = 64 }
+seeds = [0]
+measure = { by_class = true }
+
+[arms.both]
+recipe = "digits-ddpm"
+data.classes = ["0", "1"]
+
+[arms.alone]
+recipe = "digits-ddpm"
+data.classes = ["0"]
+
+[arms.again]
+recipe = "digits-ddpm"
+data.classes = ["0"]
+"""
+
+
+def test_an_arm_held_against_one_class_alone_has_scores_of_that_class_alone(
+    tmp_path: Path,
+) -> None:
+    """Its bits are of other held-out images than those of the first arm, so they do not compare."""
+    study = load_study(write(tmp_path, text=STUDY), [])
+    g = generator("arms")
+    left_out = LeftOut(torch.randn(40, generator=g, dtype=torch.float64))
+    score = jackknifed(5.0, left_out)
+    of_class = jackknifed(5.0, replace(left_out, draws=2 * torch.arange(40)))
+    for arm in study.arms:
+        classes = {"0": {KEY: of_class}} if arm == "both" else {}
+        run_dir = run_dir_of(tmp_path, arm, 0)
+        run_dir.mkdir(parents=True)
+        save_draws(run_dir, Scores({KEY: score}, classes))
+        by_class = {name: plain(own) for name, own in classes.items()}
+        found = {"scores": plain({KEY: score}), "classes": by_class}
+        write_json(run_dir / "evaluation.json", found)
+        write_json(run_dir / MEASURED, {"likelihood": {}})
+        write_tensors(run_dir / "nll.safetensors", {"held_out.bound": torch.rand(8)})
+    evaluators = Evaluators(study)
+    both, alone, again = (arm_scores(study, tmp_path, a, evaluators)[0].scores for a in study.arms)
+    key = class_key("0")
+    assert list(both) == [KEY, BITS.key, key]
+    assert list(alone) == list(again) == [key]
+    assert Difference.of([alone[key]], [again[key]]).paired
+    assert not Difference.of([both[key]], [alone[key]]).paired
