@@ -64,6 +64,22 @@ def test_all_arms_take_one_plan_and_a_study_that_goes_on_keeps_it(
     assert with_common_plan(study, tmp_path, silent) == settled
 
 
+def test_every_arm_tries_what_another_would_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Channels last is best for one and was never tried for the other, whose search stopped."""
+    path = tmp_path / "mine.toml"
+    path.write_text(STUDY.replace("images = 64", "images = 64_000"))
+    study = load_study(str(path), [])
+    found = {"a": choice({REFERENCE: 1e9, LOW: 8e8, LAST: 1e-9}), "b": choice({REFERENCE: 1e9})}
+    monkeypatch.setattr(
+        "sfumato.study.plan.choose_plan",
+        lambda experiment, *_: found.get(experiment.name, choice({REFERENCE: 1e9})),
+    )
+    settled = with_common_plan(study, tmp_path, silent)
+    assert {plan_of(arm.training).layout for arm in settled.arms.values()} == {"channels_last"}
+
+
 def test_arms_with_different_plans_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(STUDY.replace(', "training.precision"', ""))

@@ -7,7 +7,7 @@ reference plan. What was found is remembered for this machine, network and batch
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from sfumato.core import distributed
 from sfumato.core.config import component, parse, to_mapping
+from sfumato.core.device import default_device
 from sfumato.core.errors import SfumatoError
 from sfumato.core.files import write_json
 from sfumato.core.images import Batch
@@ -86,10 +87,15 @@ class Choice:
 
         Where a network has no use for kernels, a plan with them takes the time of one without.
         """
-        if not any(c.plan.kernels for c in self.candidates):
-            plan = replace(plan, kernels=False)
+        plan = self.as_tried(plan)
         sound = (c.seconds for c in self.candidates if c.plan == plan and not c.note)
         return next(sound, None)
+
+    def as_tried(self, plan: Plan) -> Plan:
+        """The plan, without kernels where the network has no use for them."""
+        if any(c.plan.kernels for c in self.candidates):
+            return plan
+        return replace(plan, kernels=False)
 
     def is_long(self, experiment: Experiment) -> bool:
         """Whether a run under this plan takes so long that compiling it may pay."""
@@ -115,13 +121,34 @@ def choose_plan(experiment: Experiment, dataset: Dataset, device: torch.device) 
     steps = number_of_steps(experiment)
     if steps is not None and steps < FEWEST_STEPS:
         return Choice(plan=plan_of(config), source=f"only {steps} steps")
-    path = cache_folder() / "plans" / f"{_key(experiment, dataset, device)}.json"
+    path = _place(experiment, dataset, device)
     remembered = distributed.on_main(lambda: _recall(path))
     if remembered is not None and _is_enough(remembered, experiment):
         return remembered
     choice = Search(experiment, dataset, device).run()
     if distributed.is_main():
         _remember(path, choice)
+    return choice
+
+
+def with_plans_tried(
+    choice: Choice, plans: Iterable[Plan], experiment: Experiment, dataset: Dataset
+) -> Choice:
+    """The choice with the times of these plans, too; what is not known is timed now.
+
+    A search leaves out what cannot win for its own network; for the arms of a study together it
+    may. A run too short to choose stays so.
+    """
+    wanted = {choice.as_tried(plan) for plan in plans}
+    missing = wanted - {candidate.plan for candidate in choice.candidates}
+    if not choice.candidates or not missing:
+        return choice
+    device = default_device()
+    search = Search(experiment, dataset, device)
+    search.try_plan(REFERENCE)  # its gradient is what the others are checked against
+    found = tuple(search.try_plan(plan) for plan in sorted(missing, key=str))
+    choice = replace(choice, candidates=(*choice.candidates, *found))
+    _remember(_place(experiment, dataset, device), choice)
     return choice
 
 
@@ -289,6 +316,11 @@ def wake_zeros(model: nn.Module) -> None:
         if parameter.ndim > 1 and not parameter.any():
             drawn = torch.randn(parameter.shape, generator=draw)
             parameter.copy_(drawn / parameter[0].numel() ** 0.5)
+
+
+def _place(experiment: Experiment, dataset: Dataset, device: torch.device) -> Path:
+    """Where the choice is remembered."""
+    return cache_folder() / "plans" / f"{_key(experiment, dataset, device)}.json"
 
 
 def _key(experiment: Experiment, dataset: Dataset, device: torch.device) -> str:

@@ -9,7 +9,7 @@ from sfumato.core.device import default_device
 from sfumato.data.catalogue import load
 from sfumato.run.experiment import Experiment
 from sfumato.run.performance import KEYS, REFERENCE, Plan, fixed_plan, plan_of
-from sfumato.run.plan_search import Choice, choose_plan
+from sfumato.run.plan_search import Choice, choose_plan, with_plans_tried
 from sfumato.study.study import Study
 from sfumato.study.task import read_study
 
@@ -24,7 +24,7 @@ def with_common_plan(study: Study, directory: Path, tell: Callable[[str], None])
         return study
     plan = _recorded(directory, undecided)
     if plan is None:
-        plan = common_plan([_choice(study, name) for name in undecided])
+        plan = common_plan(_choices(study, undecided))
         if plan != REFERENCE:
             tell(f"performance of all arms: {plan}")
     arms = study.arms | {name: _settled(study.arms[name], plan) for name in undecided}
@@ -47,9 +47,16 @@ def common_plan(choices: Sequence[Choice]) -> Plan:
     return min([REFERENCE, *plans], key=cost)
 
 
-def _choice(study: Study, arm: str) -> Choice:
-    experiment = study.experiment(arm, study.seeds[0])
-    return choose_plan(experiment, load(experiment.data).train, default_device())
+def _choices(study: Study, arms: Sequence[str]) -> list[Choice]:
+    """What each arm chose; all have tried what any of them would take."""
+    runs = [study.experiment(arm, study.seeds[0]) for arm in arms]
+    sets = [load(run.data).train for run in runs]
+    choices = [choose_plan(r, s, default_device()) for r, s in zip(runs, sets, strict=True)]
+    best = {choice.plan for choice in choices}
+    return [
+        with_plans_tried(choice, best, run, images)
+        for choice, run, images in zip(choices, runs, sets, strict=True)
+    ]
 
 
 def _recorded(directory: Path, undecided: Sequence[str]) -> Plan | None:
