@@ -168,6 +168,18 @@ def test_every_picture_has_a_text_and_real_content(page: Page) -> None:
     assert len(page.all("title")) == 1 + 14 + 6 + 8  # the page, every figure, every dot, fronts
 
 
+def test_only_pictures_of_a_class_a_row_say_so(study: Path, page: Page) -> None:
+    """The GAN of the fixture is unconditional; a run that was not scored has its last samples."""
+    alts = [image["alt"] for image in page.all("img")]
+    rows = ", one class a row: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9."
+    grids = [f"Samples of {arm}, seed 0" + ("." if arm == "dcgan" else rows) for arm in ARMS]
+    assert alts[:4] == [*grids, f"Real held-out images{rows}"]
+    assert page.text.count("a class a row") == 3
+    assert page.text.lower().count("class a row") == 3
+    text = (study / "report.md").read_text()
+    assert all(alt in text for alt in alts[:4])
+
+
 def test_headings_labels_and_ids(page: Page) -> None:
     levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h\d", tag)]
     assert levels[0] == 1

@@ -23,6 +23,7 @@ from sfumato.run.copies import save_pairs
 from sfumato.run.evaluate import METRICS, EvaluationConfig, Evaluator
 from sfumato.run.folds import make_folds
 from sfumato.run.observe import Observer
+from sfumato.run.score import preview_rows, row_classes
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +121,17 @@ def test_labels_to_sample_are_those_of_the_floor(evaluator: Evaluator, splits: S
     assert splits.train.labels is not None
     expected = np.bincount(splits.train.labels[evaluator.folds.floor])
     assert torch.bincount(evaluator.labels).tolist() == expected.tolist()
+
+
+def test_rows_of_a_picture_are_classes_only_where_they_are() -> None:
+    names = ("cat", "dog", "frog")
+    labels = torch.tensor([0, 2] * 9 + [1])  # too few dogs for a row
+    shown = preview_rows(labels, len(labels))
+    assert labels[shown].tolist() == [0] * 8 + [2] * 8
+    assert row_classes(labels, shown, names) == ["cat", "frog"]
+    assert row_classes(None, shown, names) == []
+    few = torch.tensor([0, 1, 2] * 3)
+    assert row_classes(few, preview_rows(few, len(few)), names) == []
 
 
 def test_protocol_changes_with_what_a_score_means(

@@ -147,6 +147,9 @@ def test_a_study_from_end_to_end(
             score = run["scores"]["frechet_distance"]
             assert score["low"] < score["value"] < score["high"]
             assert score["n"] == 130
+            assert (
+                run["grid_rows"] == results["data"]["grid_rows"] == results["data"]["class_names"]
+            )
     floor = results["metrics"][0]["floor"]
     assert (
         0 <= floor["value"] < results["arms"][0]["runs"][0]["scores"]["frechet_distance"]["value"]

@@ -24,7 +24,8 @@ def to_markdown(view: View) -> str:
         columns = [*(metric.label for metric in view.results.metrics), "Training", "Images seen"]
         blocks += ["## Every run", _table(["Run", *columns], _rows(view.run_rows))]
     if view.samples:
-        blocks += ["## Samples", "All arms start from the same noise.", _gallery(view.samples)]
+        noise = "All arms start from the same noise." if len(view.rows) > 1 else ""
+        blocks += ["## Samples", noise, _gallery(view.samples)]
     if view.compared:
         blocks += ["## Image by image", COMPARED, _list(view.compared)]
         blocks.append(_gallery(view.compared_samples))

@@ -102,7 +102,10 @@ class Metric(Record):
 
 
 class RunRecord(Record):
-    """One training run of an arm; `directory` is relative to that of the study."""
+    """One training run of an arm; `directory` is relative to that of the study.
+
+    `grid_rows` are the classes of the rows of its grid.png; empty where they are no classes.
+    """
 
     seed: int = 0
     directory: str
@@ -115,6 +118,7 @@ class RunRecord(Record):
     classes: dict[str, dict[str, Estimate]] = {}
     class_floors: dict[str, dict[str, Estimate]] = {}
     copies: dict[str, Any] | None = None
+    grid_rows: list[str] = []
     sampler_curve: list[SamplerPoint] = []
     final_losses: dict[str, float] = {}
     warnings: list[str] = []
@@ -191,8 +195,3 @@ class Results(Record):
     def colour(self, arm: str) -> int:
         """The place of an arm, which decides its colour."""
         return next((k for k, found in enumerate(self.arms) if found.name == arm), 0)
-
-    @property
-    def class_names(self) -> list[str]:
-        """The classes of the data, empty when it has none."""
-        return [str(name) for name in self.data.get("class_names") or []]

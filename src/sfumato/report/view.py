@@ -126,7 +126,7 @@ def build(results: Results, directory: Path) -> View:
         warnings=_warnings(results),
         differences=_differences(results.arms),
         protocol=flatten(results.protocol),
-        data=flatten({k: v for k, v in results.data.items() if k != "grid"}),
+        data=flatten({k: v for k, v in results.data.items() if not k.startswith("grid")}),
         machine=flatten(results.machine),
     )
 
@@ -141,27 +141,35 @@ def _verdicts(results: Results) -> list[tuple[Metric, list[Verdict]]]:
 
 def _samples(results: Results, directory: Path) -> tuple[list[Sample], list[Sample]]:
     """The grids of the first seeds with real images after them, and those of the other seeds."""
-    rows = f"one class a row: {', '.join(results.class_names)}" if results.class_names else ""
     first: list[Sample] = []
     more: list[Sample] = []
     for index, arm in enumerate(results.arms):
         for k, run in enumerate(arm.runs):
             picture = read_picture(directory, f"{run.directory}/grid.png")
+            rows = run.grid_rows
             if picture is None:
-                picture = _last_sample(directory, run.directory)
+                picture, rows = _last_sample(directory, run.directory), []
             if picture is None:
                 continue
-            alt = f"Samples of {arm.name}, seed {run.seed}" + (f", {rows}." if rows else ".")
+            alt = _with_rows(f"Samples of {arm.name}, seed {run.seed}", rows)
             notes = [f"NFE {arm.nfe}" if arm.nfe else ""]
             notes.append(f"seed {run.seed}" if len(arm.runs) > 1 else "")
+            notes.append("a class a row" if rows else "")
             caption = " · ".join(note for note in notes if note)
             sample = Sample(arm.name, index % NUM_COLOURS, caption, alt, picture)
             (first if k == 0 else more).append(sample)
     real = read_picture(directory, results.data.get("grid"))
     if real is not None:
-        alt = "Real held-out images" + (f", {rows}." if rows else ".")
-        first.append(Sample("Real images", None, "held out from training", alt, real))
+        rows = results.data.get("grid_rows", [])
+        caption = "held out from training" + (" · a class a row" if rows else "")
+        alt = _with_rows("Real held-out images", rows)
+        first.append(Sample("Real images", None, caption, alt, real))
     return first, more
+
+
+def _with_rows(what: str, rows: Sequence[str]) -> str:
+    """A text for a picture, with the classes of its rows if they are classes."""
+    return what + (f", one class a row: {', '.join(rows)}." if rows else ".")
 
 
 def _last_sample(directory: Path, run: str) -> Picture | None:

@@ -88,19 +88,20 @@ def score_run(
         images = sample_images(loaded.model, given, seeds, tell=tell)
     sample_seconds = time.perf_counter() - began
     results = evaluator.results(images, given)
+    shown = preview_rows(labels, evaluator.num_images)
     evaluation = {
         "metrics": metric_columns(evaluator),
         "protocol": protocol(evaluator, loaded.experiment),
         "nfe": loaded.model.nfe,
         "sampling": sampling(loaded.experiment),
         "sample_seconds": sample_seconds,
+        "grid_rows": row_classes(given, shown, evaluator.splits.train.class_names),
         **{k: v for k, v in results.to_mapping().items() if k not in ("floors", "protocol")},
     }
     if results.copies is not None:
         save_pairs(results.copies, images, evaluator.splits.train, run_dir / "memorization.png")
     with atomic_path(run_dir / "grid.png") as path:
-        rows = preview_rows(labels, evaluator.num_images)
-        save_grid(images[rows], path)
+        save_grid(images[shown], path)
     save_draws(run_dir, Scores(results.scores, results.classes))
     write_json(run_dir / "evaluation.json", evaluation)
     return evaluation
@@ -142,6 +143,20 @@ def preview_rows(labels: Labels | None, count: int) -> torch.Tensor:
     ]
     full = [row for row in rows if len(row) == COLUMNS]  # a short row would shift the others
     return torch.cat(full or rows)
+
+
+def row_classes(labels: Labels | None, shown: torch.Tensor, names: tuple[str, ...]) -> list[str]:
+    """What each row of a picture shows; nothing where its rows are no classes.
+
+    Args:
+        labels: that the images have or were drawn for; None: images of an unconditional model.
+        shown: which images are in the picture, as of `preview_rows`.
+        names: of all classes.
+    """
+    rows = () if labels is None else torch.split(labels.cpu()[shown], COLUMNS)
+    if any(bool((row != row[0]).any()) for row in rows):
+        return []  # too few images of any class to fill a row
+    return [names[int(row[0])] for row in rows]
 
 
 def save_grid(images: UInt8Images, path: Path) -> None:

@@ -15,7 +15,7 @@ from sfumato.data.dataset import Dataset, Splits
 from sfumato.run.directory import environment, read_json
 from sfumato.run.draws import Scores
 from sfumato.run.outcome import plain
-from sfumato.run.score import metric_columns, preview_rows, protocol, save_grid
+from sfumato.run.score import metric_columns, preview_rows, protocol, row_classes, save_grid
 from sfumato.study import statistics
 from sfumato.study.compare import compare_runs
 from sfumato.study.evaluators import Evaluators
@@ -26,7 +26,7 @@ from sfumato.study.scores import BITS, arm_scores, class_key
 from sfumato.study.study import Study
 from sfumato.study.task import FAILED, run_dir_of
 
-EVALUATED = ("excess", "class_floors", "copies")
+EVALUATED = ("excess", "class_floors", "copies", "grid_rows")
 """What results.json takes over from the evaluation of a run, beside its scores and classes."""
 
 
@@ -36,7 +36,7 @@ def study_results(
     """The results of the runs that are finished so far, as plain values."""
     first = next(iter(study.arms))
     splits, evaluator = evaluators.splits(first), evaluators.main
-    _write_real_grid(splits.held_out, directory / "real.png")
+    real_rows = _write_real_grid(splits.held_out, directory / "real.png")
     columns = [*metric_columns(evaluator), *_class_columns(study, evaluators)]
     scores = {name: arm_scores(study, directory, name, evaluators) for name in study.arms}
     found = [_arm(study, directory, name, scores[name]) for name in study.arms]
@@ -56,7 +56,7 @@ def study_results(
         "hours": study.hours,
         "shrunk": list(study.shrunk),
         "machine": environment(),
-        "data": _data(splits),
+        "data": _data(splits) | {"grid": "real.png", "grid_rows": real_rows},
         "budget": {k: v for k, v in to_mapping(study.budget).items() if v is not None},
         "factors": list(study.factors),
         "seeds": list(study.seeds),
@@ -82,16 +82,16 @@ def _data(splits: Splits) -> dict[str, Any]:
         "image_shape": list(train.image_shape),
         "class_names": list(train.class_names),
         "digest": train.digest,
-        "grid": "real.png",
     }
 
 
-def _write_real_grid(held_out: Dataset, path: Path) -> None:
-    """Real held-out images, laid out as the samples are."""
+def _write_real_grid(held_out: Dataset, path: Path) -> list[str]:
+    """Real held-out images, laid out as the samples are. Returns the classes of the rows."""
     labels = None if held_out.labels is None else torch.from_numpy(held_out.labels)
-    rows = preview_rows(labels, len(held_out))
+    shown = preview_rows(labels, len(held_out))
     with atomic_path(path) as temporary:
-        save_grid(held_out.take(rows.numpy()), temporary)
+        save_grid(held_out.take(shown.numpy()), temporary)
+    return row_classes(labels, shown, held_out.class_names)
 
 
 def _class_columns(study: Study, evaluators: Evaluators) -> list[dict[str, Any]]:
