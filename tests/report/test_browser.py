@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from report.fixture import write_study
+from report.test_evaluation import EVALUATION
 from sfumato.report import write_report
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -49,7 +50,9 @@ addEventListener("load", () => {{
 
 @pytest.mark.slow
 def test_page_in_chromium(tmp_path: Path) -> None:
-    write_study(tmp_path)
+    results = write_study(tmp_path)
+    results["arms"][0]["runs"][0] |= EVALUATION  # a table by class, wider than a phone
+    (tmp_path / "results.json").write_text(json.dumps(results))
     content = html.escape(write_report(tmp_path).read_text())
     frames = "".join(
         f'<iframe style="width:{width}px;height:800px;border:0" srcdoc="{content}"></iframe>'

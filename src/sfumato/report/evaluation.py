@@ -21,14 +21,13 @@ def score_table(labels: Mapping[str, str], evaluation: Mapping[str, Any]) -> str
     rows = []
     for key, score in evaluation["scores"].items():
         excess = evaluation["excess"].get(key) or {}
-        ratio = excess.get("ratio")
         rows.append(
             [
                 labels.get(key, key),
                 number(score["value"]),
                 _range(score),
                 number(excess.get("floor")),
-                MISSING if ratio is None else f"{ratio:.2f}",
+                number(excess.get("ratio")),
                 number(excess.get("excess")),
                 _range(excess),
             ]
@@ -64,7 +63,7 @@ def class_rows(evaluation: Mapping[str, Any]) -> list[list[str]]:
                 str(next(iter(scores.values()))["n"]),
                 number(distance and distance["value"]),
                 number(floor and floor["value"]),
-                MISSING if ratio is None else f"{ratio:.2f}",
+                number(ratio),
                 *(_beside(scores.get(key), floors.get(key)) for key in others),
             ]
         )
@@ -132,7 +131,8 @@ def _range(estimate: Mapping[str, Any]) -> str:
 
 
 def _share(estimate: Mapping[str, Any]) -> str:
-    return f"{100 * estimate['value']:.1f} % (up to {100 * estimate['high']:.1f} %)"
+    """A percentage with the end of its interval; no line breaks between a number and its %."""
+    return f"{100 * estimate['value']:.1f}\u00a0% (up to {100 * estimate['high']:.1f}\u00a0%)"
 
 
 def protocol_lines(protocol: Mapping[str, Any]) -> str:
