@@ -124,6 +124,26 @@ def test_images_that_the_features_were_learned_from_are_noted(
     assert any(w.startswith("the features were learned from 599 of the images") for w in told)
 
 
+def test_planted_copies_are_drawn_beside_their_originals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sfumato.run.classifier.REPEATS", 2)
+    monkeypatch.setattr("sfumato.run.classifier.SHORTEST", 0)
+    splits = load(DataConfig(source="digits"))
+    images = splits.held_out.take(np.arange(100))
+    images[:10] = splits.train.take(np.arange(10))
+    np.savez(tmp_path / "planted.npz", x=images[:, 0].numpy())
+    path = tmp_path / "pairs.png"
+    assert main(["evaluate", str(tmp_path / "planted.npz"), "digits", "-o", str(path)]) == 0
+    printed = capsys.readouterr().out.replace("\u00a0", " ")
+    assert "suspected copies of training images, by pixels: 10.0 % (up to 17.4 %)" in printed
+    assert f"pairs of suspect and nearest training image, the first in {path}" in printed
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture)[64:128:8, 64:]  # the top row of pairs, 8-fold
+    assert (pixels[:, :64:8] == pixels[:, 72:136:8]).all()
+    assert (pixels[:, :64:8] == images[0, 0].numpy()).all()
+
+
 def test_only_moments_are_kept_where_they_suffice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 import math
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ from PIL import Image
 from sfumato.core.config import parse
 from sfumato.core.errors import ConfigError
 from sfumato.core.images import UInt8Images
-from sfumato.core.pictures import image_grid
 from sfumato.data.catalogue import load
 from sfumato.data.config import DataConfig
 from sfumato.data.dataset import Splits
@@ -267,14 +267,20 @@ def test_planted_copies_are_suspected(evaluator: Evaluator, tmp_path: Path) -> N
     assert found.diversity == pytest.approx(1, abs=0.01)
     assert found.duplicates.value < 0.02
     path = tmp_path / "pairs.png"
-    assert save_pairs(found, images, evaluator.splits.train, path)
+    assert save_pairs(found, path)
     with Image.open(path) as picture:
         pixels = np.asarray(picture)
-    ours, theirs = zip(*found.pairs, strict=True)
-    both = np.stack([images[list(ours)], evaluator.splits.train.take(np.array(theirs))], axis=1)
-    expected = image_grid(both.reshape(-1, 1, 8, 8), 2 * min(6, len(found.pairs)), scale=6)
-    assert (pixels == np.asarray(expected)).all()
-    assert (both[0, 0] == both[0, 1]).all()  # the nearest pair: a planted copy and its original
+    train = evaluator.splits.train
+    for k, (ours, theirs) in enumerate(found.pairs):
+        row, column = divmod(k, 6)
+        top, left = 64 + row * 128, 64 + column * (17 * 8 + 64)  # images of 8 pixels, 8-fold
+        for image, start in ((images[ours], left), (train.take(np.array([theirs]))[0], left + 72)):
+            assert (pixels[top : top + 64 : 8, start : start + 64 : 8] == image[0].numpy()).all()
+    pair = found.shown[0]
+    assert (pair[0] == pair[1]).all()  # the nearest pair: a planted copy and its original
+    none = replace(found, shown=found.shown[:0])
+    assert not save_pairs(none, tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
 
 
 def test_the_floor_is_unbiased(splits: Splits, evaluator: Evaluator) -> None:

@@ -67,7 +67,11 @@ def add_parser(subparsers: Subparsers) -> None:
         action="store_true",
         help="of a data set A: real against real images over N, as a table, picture and JSON",
     )
-    add_output(parser, "the picture of --floor-curve (default: floor-curve.png)")
+    add_output(
+        parser,
+        "the picture of --floor-curve (default: floor-curve.png), or that of suspected copies "
+        "of A B, if there are any (default: memorization.png)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 

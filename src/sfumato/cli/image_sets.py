@@ -42,10 +42,11 @@ def arrange(options: argparse.Namespace) -> None:
 
 
 def compare_sets(options: argparse.Namespace) -> None:
-    """Score A against B, print the table or JSON."""
+    """Score A against B, draw suspected copies, print the table or JSON."""
     import json
 
     from sfumato.run.compare import compare, default_features, has_classes
+    from sfumato.run.copies import PAIRS, save_pairs
     from sfumato.run.imageset import image_set
     from sfumato.run.protocol import METRICS
 
@@ -57,16 +58,21 @@ def compare_sets(options: argparse.Namespace) -> None:
     config = _config(ours, kind, STAND_ALONE)
     results = compare(a, b, config)
     mapping = results.to_mapping()
+    pairs = options.output or Path(PAIRS)
+    if results.copies is not None:
+        save_pairs(results.copies, pairs)
     if options.json:
         print(json.dumps(mapping, indent=2))
         return
-    from sfumato.report.evaluation import protocol_lines, score_table
+    from sfumato.report.evaluation import copies_text, protocol_lines, score_table
 
     called = {metric.key: metric.label for metric in METRICS}
     if _is_fid(results.protocol):
         called["frechet_distance"] = "FID"
     print(f"{a.name} against {b.name}\n")
     print(score_table(called, mapping))
+    if results.copies is not None:
+        print("\n" + copies_text(results.copies.to_mapping(), pairs))
     print("\n" + protocol_lines(results.protocol))
     for warning in results.warnings:
         print(f"\nnote: {warning}")

@@ -34,10 +34,10 @@ def print_run(directory: Path, evaluation: Mapping[str, Any]) -> None:
         directory: of the run.
         evaluation: as written to its evaluation.json.
     """
-    print(run_text(load(directory), evaluation))
+    print(run_text(load(directory), evaluation, directory))
 
 
-def run_text(results: Results, evaluation: Mapping[str, Any]) -> str:
+def run_text(results: Results, evaluation: Mapping[str, Any], directory: Path) -> str:
     """A run that was scored: what it is and costs, then its scores, every one once."""
     protocol = evaluation["protocol"]
     heading = (
@@ -50,7 +50,7 @@ def run_text(results: Results, evaluation: Mapping[str, Any]) -> str:
     if evaluation["classes"]:
         blocks.append(class_table(evaluation))
     if evaluation["copies"]:
-        blocks.append(copies_text(evaluation["copies"]))
+        blocks.append(copies_text(evaluation["copies"], directory / "memorization.png"))
     blocks += [f"note: {warning}" for warning in evaluation["warnings"]]
     return "\n\n".join(blocks)
 

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from sfumato.report.numbers import MISSING, number
@@ -77,9 +78,13 @@ def _beside(score: Mapping[str, Any] | None, floor: Mapping[str, Any] | None) ->
     return number(score["value"]) + (f" ({number(floor['value'])})" if floor else "")
 
 
-def copies_text(copies: Mapping[str, Any]) -> str:
-    """`copies_lines` as text that fits into a terminal."""
-    lines = (textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in copies_lines(copies))
+def copies_text(copies: Mapping[str, Any], picture: Path) -> str:
+    """`copies_lines` as text that fits into a terminal, and where the suspects can be seen."""
+    lines = [textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in copies_lines(copies)]
+    if count := len(copies["pairs"]):
+        lines.append(
+            f"{count:,} pairs of suspect and nearest training image, the first in {picture}"
+        )
     return "\n".join(lines)
 
 

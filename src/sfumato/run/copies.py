@@ -11,15 +11,19 @@ from torch import Tensor
 
 from sfumato.core.files import atomic_path
 from sfumato.core.images import UInt8Images
-from sfumato.core.pictures import image_grid
+from sfumato.core.pictures import GUTTER, image_grid
 from sfumato.data.dataset import Dataset
 from sfumato.metrics.estimate import Estimate
 from sfumato.metrics.memorization import Memorization, diversity, duplicates, memorization
 
+PAIRS = "memorization.png"
+"""The picture of suspected copies, in the directory of a run."""
 SHOWN = 24
 """Pairs in the picture."""
 COLUMNS = 6
 """Pairs side by side."""
+LARGE = 64
+"""Pixels a side to which small images are enlarged, to be judged by eye."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Copies:
             distance at which a training image would be suspected).
         real_duplicates: the same share among held-out images.
         diversity: spread in feature space over that of held-out images; 1 is as varied.
+        shown: the first `SHOWN` of `pairs`, generated image and nearest training image.
     """
 
     features: Memorization
@@ -39,12 +44,12 @@ class Copies:
     duplicates: Estimate
     real_duplicates: Estimate
     diversity: float
+    shown: UInt8[Tensor, "K 2 C H W"]
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
         """(generated, training) suspects of either kind, the nearest by features first."""
-        found = [*self.features.suspects.tolist(), *self.pixels.suspects.tolist()]
-        return list(dict.fromkeys((int(i), int(j)) for i, j in found))
+        return _pairs(self.features, self.pixels)
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values, as written to JSON."""
@@ -82,32 +87,40 @@ def find_copies(generated: Seen, train: SeenData, held_out: SeenData) -> Copies:
     by_features = memorization(features, train[1], held_out[1])
     pixels = [_pixels(dataset) for dataset, _ in (train, held_out)]
     by_pixels = memorization(images.flatten(1), pixels[0], pixels[1])
+    ours, theirs = np.array(_pairs(by_features, by_pixels)[:SHOWN], dtype=np.int64).reshape(-1, 2).T
     return Copies(
         features=by_features,
         pixels=by_pixels,
         duplicates=duplicates(features, by_features.threshold),
         real_duplicates=duplicates(held_out[1], by_features.threshold),
         diversity=diversity(features, held_out[1]),
+        shown=torch.stack([images[torch.from_numpy(ours)].cpu(), train[0].take(theirs)], dim=1),
     )
 
 
-def save_pairs(copies: Copies, images: UInt8Images, train: Dataset, path: Path) -> bool:
+def save_pairs(copies: Copies, path: Path) -> bool:
     """Draw suspected copies, generated image to the left of its nearest training image.
 
     Returns:
-        Whether there are any; without them no picture is written, and an old one is removed.
+        Whether there are any; without them no picture is written.
     """
-    pairs = copies.pairs[:SHOWN]
-    if not pairs:
-        path.unlink(missing_ok=True)
+    count, _, channels, height, width = copies.shown.shape
+    if not count:
         return False
-    ours = images[torch.tensor([i for i, _ in pairs])]
-    theirs = train.take(np.array([j for _, j in pairs]))
-    both = torch.stack([ours, theirs], dim=1).flatten(0, 1)
+    line = torch.full((count, channels, height, 1), GUTTER, dtype=torch.uint8)
+    pairs = torch.cat([copies.shown[:, 0], line, copies.shown[:, 1]], dim=3)
+    scale = max(1, LARGE // max(height, width))
     with atomic_path(path) as temporary:
-        columns = 2 * min(COLUMNS, len(pairs))
-        image_grid(np.asarray(both), columns).save(temporary, "PNG")
+        # Wide gaps between the pairs say which two images belong together.
+        picture = image_grid(np.asarray(pairs), min(COLUMNS, count), scale, padding=8 * scale)
+        picture.save(temporary, "PNG")
     return True
+
+
+def _pairs(*kinds: Memorization) -> list[tuple[int, int]]:
+    """(generated, training) suspects of all kinds, each once."""
+    found = [pair for kind in kinds for pair in kind.suspects.tolist()]
+    return list(dict.fromkeys((int(i), int(j)) for i, j in found))
 
 
 def _pixels(dataset: Dataset) -> UInt8[Tensor, "N D"]:

@@ -17,7 +17,7 @@ from sfumato.core.model import GenerativeModel
 from sfumato.core.pictures import image_grid
 from sfumato.data.catalogue import load
 from sfumato.data.dataset import Splits
-from sfumato.run.copies import save_pairs
+from sfumato.run.copies import PAIRS, save_pairs
 from sfumato.run.draws import Scores, save_draws
 from sfumato.run.evaluate import METRICS, Evaluator
 from sfumato.run.experiment import Experiment
@@ -98,8 +98,9 @@ def score_run(
         "grid_rows": row_classes(given, shown, evaluator.splits.train.class_names),
         **{k: v for k, v in results.to_mapping().items() if k not in ("floors", "protocol")},
     }
-    if results.copies is not None:
-        save_pairs(results.copies, images, evaluator.splits.train, run_dir / "memorization.png")
+    pairs = run_dir / PAIRS
+    if results.copies is None or not save_pairs(results.copies, pairs):
+        pairs.unlink(missing_ok=True)  # of an evaluation before this one
     with atomic_path(run_dir / "grid.png") as path:
         save_grid(images[shown], path)
     save_draws(run_dir, Scores(results.scores, results.classes))
