@@ -99,5 +99,6 @@ def test_the_page_shows_classes_copies_and_the_pairs(tmp_path: Path) -> None:
     assert "&lt;dog&gt;" in page
     assert "<dog>" not in page
     assert f"Pairs: a sample of {ARMS[0]}" in page
+    assert page.count('<div class="cards wide">') == 1  # else too small to be judged
     assert "pairs: sample, nearest training image" in page
     assert "memorization.png)" in text
