@@ -60,3 +60,11 @@ def test_the_plain_gan_loses_modes_that_the_unrolled_one_finds(toy: ModuleType) 
     found = toy.measure(arms["unrolled-10"], 0)
     assert found["modes"] == 8
     assert found["good"] > 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["wgan-gp", "wgan-gp-grid"])
+def test_a_critic_with_gradient_penalty_covers_all_modes(toy: ModuleType, name: str) -> None:
+    """Two to four minutes of one core each."""
+    arm = toy.arms()[name]
+    assert toy.measure(arm, 0)["modes"] == len(arm.mixture.centres)
