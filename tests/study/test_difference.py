@@ -1,6 +1,7 @@
 """Differences of arms whose images start from the same noise."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -12,10 +13,21 @@ from sfumato.metrics.estimate import Estimate, MetricError, jackknifed, share_of
 from sfumato.metrics.frechet import FrechetReference
 from sfumato.metrics.frechet_interval import frechet_estimate
 from sfumato.metrics.jackknife import LeftOut
+from sfumato.metrics.kernel import kernel_estimate
 from sfumato.study.difference import Difference, Spread
 from sfumato.study.statistics import advise, verdict, verdicts
 
 D = 8
+
+
+def frechet(fake: Tensor, real: Tensor) -> Estimate:
+    return frechet_estimate(fake, FrechetReference.of(real))
+
+
+SCORES: dict[str, Callable[[Tensor, Tensor], Estimate]] = {
+    "frechet_distance": frechet,
+    "kernel_distance": kernel_estimate,
+}
 
 
 def mean_of(x: Tensor) -> Estimate:
@@ -68,41 +80,52 @@ def test_scores_of_different_protocols_are_not_compared() -> None:
     assert verdict([a], [replace(a, protocol=None)], "lower").verdict == "not shown"
 
 
-def study(k: int, share: float, num_seeds: int, gap: float = 0.0, n: int = 120) -> list[str]:
+def study(
+    k: int,
+    share: float,
+    num_seeds: int,
+    gap: float = 0.0,
+    n: int = 120,
+    metric: str = "frechet_distance",
+) -> list[str]:
     """The verdicts of a simulated study of two arms from the same noise."""
     g = generator("study", k, str(share), num_seeds, str(gap), n)
-    reference = FrechetReference.of(torch.randn(200, D, generator=g))
+    real = torch.randn(200, D, generator=g)
     z = torch.randn(n, D, generator=g)
     effect = 0.05 if num_seeds > 1 else 0.0
     arms = {
         name: {
-            "fd": [
-                frechet_estimate(features(z, share, g, effect) + shift, reference)
+            metric: [
+                SCORES[metric](features(z, share, g, effect) + shift, real)
                 for _ in range(num_seeds)
             ]
         }
         for name, shift in (("a", 0.2), ("b", 0.2 + gap))
     }
-    return [v.verdict for v in verdicts(arms, {"fd": "lower"})]
+    return [v.verdict for v in verdicts(arms, {metric: "lower"})]
 
 
-def false_verdicts(repeats: int, share: float, num_seeds: int) -> float:
-    found = [study(k, share, num_seeds) for k in range(repeats)]
+def false_verdicts(repeats: int, share: float, num_seeds: int, metric: str) -> float:
+    found = [study(k, share, num_seeds, metric=metric) for k in range(repeats)]
     return sum(verdicts != ["not shown"] for verdicts in found) / repeats
 
 
-def test_equal_arms_from_the_same_noise_are_not_told_apart() -> None:
+@pytest.mark.parametrize("metric", SCORES)
+def test_equal_arms_from_the_same_noise_are_not_told_apart(metric: str) -> None:
     """100 A/A studies: at most 5 % false verdicts, two standard deviations allowed."""
-    assert false_verdicts(100, 0.95, 1) <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 100)
+    assert false_verdicts(100, 0.95, 1, metric) <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 100)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.95])
 @pytest.mark.parametrize("num_seeds", [1, 2, 3])
-def test_equal_arms_with_any_share_of_noise_and_seeds(share: float, num_seeds: int) -> None:
+@pytest.mark.parametrize("metric", SCORES)
+def test_equal_arms_with_any_share_of_noise_and_seeds(
+    metric: str, share: float, num_seeds: int
+) -> None:
     """400 A/A studies each: at most 5 %, two standard deviations allowed."""
-    false = false_verdicts(400, share, num_seeds)
-    print(f"{share} of the noise shared, {num_seeds} seeds: {100 * false:.1f} % false verdicts")
+    false = false_verdicts(400, share, num_seeds, metric)
+    print(f"{metric}, {share} of the noise shared, {num_seeds} seeds: {100 * false:.2f} % false")
     assert false <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 400)
 
 
