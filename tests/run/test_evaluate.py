@@ -130,6 +130,9 @@ def test_rows_of_a_picture_are_classes_only_where_they_are() -> None:
     assert labels[shown].tolist() == [0] * 8 + [2] * 8
     assert row_classes(labels, shown, names) == ["cat", "frog"]
     assert row_classes(None, shown, names) == []
+    one, two = torch.zeros(40, dtype=torch.int64), torch.tensor([0, 1] * 40)
+    assert row_classes(one, preview_rows(one, 40), names) == ["cat"] * 4  # one row shows little
+    assert row_classes(two, preview_rows(two, 80), names) == ["cat", "cat", "dog", "dog"]
     few = torch.tensor([0, 1, 2] * 3)
     assert row_classes(few, preview_rows(few, len(few)), names) == []
 

@@ -15,6 +15,11 @@ GUTTER = 24
 _FORMATS = {".webp": "WEBP", ".gif": "GIF", ".png": "PNG", ".apng": "PNG"}
 
 
+def rows_each(num_classes: int) -> int:
+    """Rows of a picture for each class: 4 in all where there are fewer classes."""
+    return max(1, 4 // num_classes)
+
+
 def image_grid(
     images: UInt8[np.ndarray, "N C H W"],
     columns: int,

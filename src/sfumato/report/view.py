@@ -169,7 +169,7 @@ def _samples(results: Results, directory: Path) -> tuple[list[Sample], list[Samp
 
 def _with_rows(what: str, rows: Sequence[str]) -> str:
     """A text for a picture, with the classes of its rows if they are classes."""
-    return what + (f", one class a row: {', '.join(rows)}." if rows else ".")
+    return what + (f", one class a row: {', '.join(dict.fromkeys(rows))}." if rows else ".")
 
 
 def _last_sample(directory: Path, run: str) -> Picture | None:

@@ -23,7 +23,7 @@ from sfumato.core.files import atomic_path
 from sfumato.core.images import Labels, UInt8Images, to_uint8
 from sfumato.core.model import GenerativeModel
 from sfumato.core.noise import Noise
-from sfumato.core.pictures import image_grid, on_white, save_animation
+from sfumato.core.pictures import image_grid, on_white, rows_each, save_animation
 from sfumato.run.boards import Board, open_boards
 from sfumato.run.ema import weights_in_use
 from sfumato.run.experiment import Experiment
@@ -206,7 +206,5 @@ def crossed(images: int, batch: int, interval: int) -> bool:
 
 def preview_labels(num_classes: int) -> Labels:
     """The classes of the pictures: a row of 8 for each of the first ten classes, or 4 rows."""
-    rows = min(num_classes, MAX_ROWS)
-    if rows == 0:
-        return torch.zeros(4 * COLUMNS, dtype=torch.int64)
-    return torch.arange(rows).repeat_interleave(COLUMNS)
+    classes = max(1, min(num_classes, MAX_ROWS))
+    return torch.arange(classes).repeat_interleave(rows_each(classes) * COLUMNS)

@@ -21,7 +21,8 @@ class Look(NamedTuple):
 
     Args:
         scores: a row of the log.
-        class_shares: of the samples, as the judge of labels sees them; empty without labels.
+        class_shares: of the samples, as the judge of labels sees them; empty where there are no
+            two classes.
         duplicates, real_duplicates: the shares of samples, and of as many held-out images, that
             have a twin among the others.
     """
@@ -70,7 +71,8 @@ class Quality:
             seen = evaluator.observe(images)
             found = evaluator.score_seen(seen, labels)["frechet_distance"]
             floor = evaluator.floors["frechet_distance"]
-            counts = class_histogram(seen, evaluator.splits.train.class_names)
+            names = evaluator.splits.train.class_names
+            counts = class_histogram(seen, names) if len(names) > 1 else {}
             return Look(
                 {"frechet_distance": found.value, "frechet_floor": floor.value},
                 {name: count / len(images) for name, count in counts.items()},

@@ -14,7 +14,7 @@ from sfumato.core.errors import RunError
 from sfumato.core.files import atomic_path, write_json
 from sfumato.core.images import Labels, UInt8Images
 from sfumato.core.model import GenerativeModel
-from sfumato.core.pictures import image_grid
+from sfumato.core.pictures import image_grid, rows_each
 from sfumato.data.catalogue import load
 from sfumato.data.dataset import Splits
 from sfumato.run.copies import PAIRS, save_pairs
@@ -135,13 +135,12 @@ def sampling(experiment: Experiment) -> dict[str, Any]:
 
 
 def preview_rows(labels: Labels | None, count: int) -> torch.Tensor:
-    """Which images the picture shows: the first 8 of each class, a class a row."""
+    """Which images the picture shows: the first of each class, in rows of 8 of one class."""
     if labels is None:
         return torch.arange(min(count, COLUMNS * ROWS // 2))
-    rows = [
-        torch.nonzero(labels == c).flatten()[:COLUMNS]
-        for c in range(min(int(labels.max()) + 1, ROWS))
-    ]
+    classes = min(int(labels.max()) + 1, ROWS)
+    found = [torch.nonzero(labels == c).flatten() for c in range(classes)]
+    rows = [row for c in found for row in torch.split(c, COLUMNS)[: rows_each(classes)]]
     full = [row for row in rows if len(row) == COLUMNS]  # a short row would shift the others
     return torch.cat(full or rows)
 
