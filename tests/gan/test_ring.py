@@ -57,7 +57,7 @@ def test_the_plain_gan_loses_modes_that_the_unrolled_one_finds(toy: ModuleType) 
     """The same settings but for the steps ahead; a minute or two of one core."""
     arms = toy.arms()
     assert toy.measure(arms["plain"], 0)["modes"] < 8
-    found = toy.measure(arms["unrolled-10"], 0)
+    found = toy.measure(arms["unrolled-5"], 0)
     assert found["modes"] == 8
     assert found["good"] > 0.5
 

@@ -30,6 +30,7 @@ PAIRS = {
         latent_dim=16, style_dim=16, channel_base=64, conditioning="tiled", residual=False
     ),
     "mlp": MLPGANConfig(latent_dim=8, width=16),
+    "mlp-tanh": MLPGANConfig(latent_dim=8, width=16, activation="tanh"),
 }
 pairs = pytest.mark.parametrize("config", PAIRS.values(), ids=PAIRS.keys())
 

@@ -15,7 +15,7 @@ from sfumato.core.noise import RandomStream
 
 @component
 class MLPGANConfig:
-    """A pair of perceptrons with ReLU, as Goodfellow et al. 2014 used them.
+    """A pair of perceptrons (Goodfellow et al. 2014).
 
     The class, where there is one, is a one-hot vector beside the input of both.
 
@@ -23,6 +23,8 @@ class MLPGANConfig:
         latent_dim: size of z.
         width: of the hidden layers.
         layers, discriminator_layers: hidden layers of the two.
+        activation: between the layers. With tanh a discriminator is smooth, and what it will
+            answer some steps ahead (unrolling) changes slowly with the images.
     """
 
     has_styles: ClassVar[bool] = False
@@ -33,6 +35,7 @@ class MLPGANConfig:
     width: int = 128
     layers: int = 2
     discriminator_layers: int = 2
+    activation: Literal["relu", "tanh"] = "relu"
 
     def __post_init__(self) -> None:
         for name in ("latent_dim", "width", "layers", "discriminator_layers"):
@@ -49,11 +52,12 @@ class MLPGANConfig:
         )
 
 
-def _perceptron(inputs: int, width: int, layers: int, outputs: int) -> nn.Sequential:
+def _perceptron(config: MLPGANConfig, inputs: int, layers: int, outputs: int) -> nn.Sequential:
     modules: list[nn.Module] = []
     for i in range(layers):
-        modules += [nn.Linear(width if i else inputs, width), nn.ReLU()]
-    return nn.Sequential(*modules, nn.Linear(width, outputs))
+        activation = nn.Tanh() if config.activation == "tanh" else nn.ReLU()
+        modules += [nn.Linear(config.width if i else inputs, config.width), activation]
+    return nn.Sequential(*modules, nn.Linear(config.width, outputs))
 
 
 def _with_class(
@@ -73,7 +77,7 @@ class MLPGenerator(nn.Module):
         self.latent_dim, self.num_classes = config.latent_dim, num_classes
         self.image_shape = image_shape
         inputs = config.latent_dim + num_classes
-        self.layers = _perceptron(inputs, config.width, config.layers, math.prod(image_shape))
+        self.layers = _perceptron(config, inputs, config.layers, math.prod(image_shape))
 
     def forward(
         self,
@@ -92,7 +96,7 @@ class MLPDiscriminator(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         inputs = math.prod(image_shape) + num_classes
-        self.layers = _perceptron(inputs, config.width, config.discriminator_layers, 1)
+        self.layers = _perceptron(config, inputs, config.discriminator_layers, 1)
 
     def forward(
         self, x: Float[Tensor, "B C H W"], labels: Int64[Tensor, " B"] | None = None
