@@ -85,7 +85,7 @@ STEPS = 3_000
 CRITIC_STEPS = 20_000
 """Two for each of the generator: with five it has too few of its own to settle on 25 points."""
 CRITIC_BATCH = 256
-FAST, SLOW = 4e-3, 1e-3
+FAST, SLOW = 8e-3, 4e-4
 """Learning rates of generator and discriminator: the generator outruns it."""
 BETAS = (0.5, 0.999)
 FRAMES = 5
