@@ -144,8 +144,8 @@ def _forget(mapping: dict[str, Any], gone: set[str]) -> None:
     mapping["compare"] = [pair for pair in mapping.get("compare", []) if not gone & set(pair)]
     published = mapping.get("published")
     if isinstance(published, dict):
-        figures = [
-            {k: v for k, v in figure.items() if k != "arm" or v not in gone}
+        figures = [  # without an arm and with a metric it would be that of real images
+            {**figure, "arm": None, "metric": None} if figure.get("arm") in gone else figure
             for figure in published.get("figures", [])
         ]
         mapping["published"] = published | {"figures": figures}
