@@ -200,6 +200,8 @@ def draw(found: dict[str, list[dict[str, Any]]], every: dict[str, Arm], path: Pa
                 axis.scatter(*centres.T, s=30, facecolors="none", edgecolors="0.7", lw=0.7)
                 axis.scatter(*points.T, s=1.5, alpha=0.4, lw=0)
                 axis.set_title(title, fontsize=8)
+            else:
+                axis.set_axis_off()
         axes[row][0].set_ylabel(name, fontsize=9)
     save_figure(figure, path)
 
