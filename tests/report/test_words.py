@@ -51,8 +51,8 @@ LINEAR, COSINE, DCGAN = ARMS
         (
             [(LINEAR, "not shown", COSINE), (LINEAR, "not shown", DCGAN), (DCGAN, "worse", COSINE)],
             None,
-            "lead, and which of the two is better is not shown; “dcgan” is shown to be worse than "
-            "at least one other arm",
+            "are not shown to be worse than any other arm, and which of the two is better is not "
+            "shown; “dcgan” is shown to be worse than at least one other arm",
         ),
         (
             [(LINEAR, "not shown", COSINE), (LINEAR, "not shown", DCGAN)],

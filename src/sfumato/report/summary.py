@@ -103,8 +103,10 @@ def _best(results: Results, metric: Metric) -> str:
     which = "which of the two is better" if len(leaders) == 2 else "which of them is best"
     by_all = all(losers <= beaten.get(leader, set()) for leader in leaders)
     both = "both" if len(leaders) == 2 else "all of them"
+    # An arm whose seeds lie far apart may be among them with a bad score: it does not lead.
+    place = "lead" if by_all else "are not shown to be worse than any other arm"
     return (
-        f"By {metric.label}, {quoted} lead, and {which} is not shown; {below} "
+        f"By {metric.label}, {quoted} {place}, and {which} is not shown; {below} "
         f"{'is' if len(losers) == 1 else 'are'} shown to be worse than "
         f"{both if by_all else 'at least one other arm'}."
     )
