@@ -30,9 +30,11 @@ def orthogonalized(
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = (matrices.mT if tall else matrices).bfloat16()
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(steps):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+    stack = x.reshape(-1, *x.shape[-2:])
+    for _ in range(steps):  # x <- a x + (b G + c G^2) x with G = x x^T
+        gram = stack @ stack.mT
+        stack = torch.baddbmm(stack, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), stack, beta=a)
+    x = stack.view_as(x)
     result: Tensor = (x.mT if tall else x).to(matrices)
     return result
 
