@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sfumato.core.noise import generator
 from sfumato.metrics.estimate import MetricError
-from sfumato.metrics.frechet import FrechetReference, frechet_distance
+from sfumato.metrics.frechet import FrechetReference, eigenvalues, frechet_distance
 from sfumato.metrics.frechet_interval import Jackknife, frechet_estimate
 
 
@@ -161,3 +161,13 @@ def test_unusable_features_are_refused() -> None:
         FrechetReference.of(torch.full((5, 3), torch.nan))
     few = frechet_estimate(x[:3], FrechetReference.of(x))
     assert (few.low, few.high, few.standard_error) == (None, None, None)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 60])
+def test_eigenvalues_are_those_of_the_lower_triangle(size: int) -> None:
+    """Whatever stands above the diagonal, and in either memory layout."""
+    x = torch.randn(size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    symmetric = x @ x.T
+    expected = torch.linalg.eigvalsh(symmetric)
+    for matrix in (symmetric.tril(), symmetric.tril().T.contiguous().T):
+        torch.testing.assert_close(eigenvalues(matrix), expected)

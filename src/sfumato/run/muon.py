@@ -33,7 +33,8 @@ def orthogonalized(
     stack = x.reshape(-1, *x.shape[-2:])
     for _ in range(steps):  # x <- a x + (b G + c G^2) x with G = x x^T
         gram = stack @ stack.mT
-        stack = torch.baddbmm(stack, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), stack, beta=a)
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        stack = torch.baddbmm(stack, polynomial, stack, beta=a)
     x = stack.view_as(x)
     result: Tensor = (x.mT if tall else x).to(matrices)
     return result
