@@ -221,7 +221,9 @@ def test_a_conditional_run_takes_the_label_frequencies_of_real_images(tmp_path: 
     assert results.protocol["labels"] == "frequencies of a draw of real images"
     both = compare(ours, ours, config(num_images=40, metrics=["kernel_distance"]))
     assert both.protocol["labels"] == "equal numbers"
-    assert both.scores["kernel_distance"].value < 0  # one and the same set, without own pairs
+    distance = both.scores["kernel_distance"]  # two draws of one model, with noise of their own
+    assert distance.standard_error is not None
+    assert 0 < abs(distance.value) < 4 * distance.standard_error
     digest = results.scores["frechet_distance"].protocol
     assert digest == results.floors["frechet_distance"].protocol
     assert digest != both.scores["kernel_distance"].protocol

@@ -1,5 +1,6 @@
 """How many images are drawn at once."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,13 +24,18 @@ GUIDED = DiffusionConfig(
     sampler=HeunSampler(steps=3),
     guidance=ClassifierFreeGuidance(scale=2.0),
 )
+GUIDED_LATER = replace(GUIDED, guidance=ClassifierFreeGuidance(scale=2.0, interval=(0.001, 1.0)))
 LABELS = torch.tensor([3, 1, 4, 1])
 
 
 @pytest.mark.parametrize(
     "model",
-    [GUIDED.build((1, 16, 16), 10), GANConfig(network=MLPGANConfig()).build((1, 16, 16), 10)],
-    ids=["diffusion", "gan"],
+    [
+        GUIDED.build((1, 16, 16), 10),
+        GUIDED_LATER.build((1, 16, 16), 10),
+        GANConfig(network=MLPGANConfig()).build((1, 16, 16), 10),
+    ],
+    ids=["diffusion", "guided-after-the-first-step", "gan"],
 )
 @torch.inference_mode()
 def test_as_many_images_as_half_of_the_memory_holds(model: Any) -> None:

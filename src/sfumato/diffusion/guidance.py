@@ -1,5 +1,8 @@
 """Guidance is itself a denoiser: weak + scale (strong - weak)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal
 
 import torch
@@ -13,11 +16,22 @@ from sfumato.diffusion.schedule import NoiseSchedule
 
 Interval = tuple[float, float]
 """Two noise levels sigma / alpha, between which guidance acts."""
+_everywhere: ContextVar[bool] = ContextVar("guidance acts at every noise level", default=False)
+
+
+@contextmanager
+def guided_everywhere() -> Iterator[None]:
+    """Guidance acts whatever its interval says: for those who measure what a guided step costs."""
+    token = _everywhere.set(True)
+    try:
+        yield
+    finally:
+        _everywhere.reset(token)
 
 
 def acts_at(schedule: NoiseSchedule, interval: Interval | None, t: Times) -> bool:
     """Whether guidance limited to `interval` acts at time t (the batch's first)."""
-    if interval is None:
+    if interval is None or _everywhere.get():
         return True
     noise_level = (-schedule.log_snr(t.flatten()[0]) / 2).exp().item()
     return interval[0] <= noise_level <= interval[1]

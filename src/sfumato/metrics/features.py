@@ -57,7 +57,7 @@ def float32() -> Iterator[None]:
     with ExitStack() as stack:
         for device in devices:
             stack.enter_context(torch.autocast(device, enabled=False))
-        stack.enter_context(torch.backends.cudnn.flags(allow_tf32=False))
+        stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
         torch.set_float32_matmul_precision("highest")
         try:
             yield

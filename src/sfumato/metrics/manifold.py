@@ -58,7 +58,7 @@ def precision_recall(
 ) -> dict[str, Estimate]:
     """Precision: fake images inside a real ball. Recall: real images inside a fake ball.
 
-    A jackknife overstates the variance of recall, a statistic of nearest neighbours, 1.7 to 3.5
+    A jackknife overstates the variance of recall, a statistic of nearest neighbours, 2.3 to 3.7
     times (docs/results/statistics.md). Its second-order part, found by leaving out all pairs, was
     always more than the half that `LeftOut` takes off at most; so that half is.
 

@@ -1,6 +1,7 @@
 """The distance between any two sets of images: a stand-alone FID tool with floor and interval."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ from sfumato.run.outcome import Results, too_few
 from sfumato.run.protocol import ClassifierFeatures, EvaluationConfig, Features, stamped
 from sfumato.run.scores import MOMENTS_SUFFICE, Reference, scores_of
 
+REFERENCE_SEEDS = 1_000_000
+"""Where the seeds of a run that is the reference begin: sides that share noise would be alike."""
 SMALLEST = 16
 """Pixels a side below which features of ImageNet say little."""
 
@@ -58,6 +61,7 @@ def compare(
     """
     cache = cache or cache_folder()
     a, b = drawn_alike(a, b, config.seed), drawn_alike(b, a, config.seed)
+    b = replace(b, first_seed=REFERENCE_SEEDS)
     if isinstance(config.features, ClassifierFeatures):
         return _with_classifier(a, b, config, cache)
     network = config.features.build(make_folder(cache / "weights"))
@@ -65,10 +69,10 @@ def compare(
     count = _count(a, b, config.num_images)
     size_b = len(b) or _count(b, a, config.num_images)
     seen = _observe(a, observer, draw(count, len(a) or count, config.seed), config.batch_size)
-    side = _Side(b, observer, config)
+    side = _Side(b, size_b, observer, config)
     everything = np.arange(size_b)
     scores = scores_of(config.metrics, seen, side.reference(everything), network, None)
-    floors, floor_sizes = side.floors(count, size_b)
+    floors, floor_sizes = side.floors(count)
     protocol: dict[str, str | int | float] = {
         "images": a.name,
         "num_images": count,
@@ -95,30 +99,41 @@ def compare(
 
 @dataclass(frozen=True)
 class _Side:
-    """The reference: any of its images as `Reference`, and its floors."""
+    """The reference: any of its `size` images as `Reference`, and its floors."""
 
     images: ImageSet
+    size: int
     observer: Observer
     config: EvaluationConfig
 
     def reference(self, at: Int64[np.ndarray, " _"]) -> Reference:
         if self.images.run is None and set(self.config.metrics) <= MOMENTS_SUFFICE:
             return Reference(self.observer.reference(self.images.rows(at)), None)
-        return Reference.of(
-            _observe(self.images, self.observer, at, self.config.batch_size).features
-        )
+        return Reference.of(self._seen(at).features)
 
-    def floors(self, count: int, size: int) -> tuple[dict[str, Estimate], tuple[int, int]]:
+    def _seen(self, at: Int64[np.ndarray, " _"]) -> Observed:
+        if self.images.run is None:
+            return _observe(self.images, self.observer, at, self.config.batch_size)
+        return Observed(self._generated.features[at], None)
+
+    @cached_property
+    def _generated(self) -> Observed:
+        """A run's images, drawn once for the reference and the floor."""
+        everything = np.arange(self.size)
+        return _observe(self.images, self.observer, everything, self.config.batch_size)
+
+    def floors(self, count: int) -> tuple[dict[str, Estimate], tuple[int, int]]:
         """The floors, and the numbers of images on their two sides."""
         metrics, network = self.config.metrics, self.observer.network
         if self.images.other is not None:
             other: Dataset = self.images.other
             rows = draw(min(count, len(other)), len(other), self.config.seed)
-            real, reference = self.observer.parts([(other, rows)]), self.reference(np.arange(size))
-            left = size
+            real = self.observer.parts([(other, rows)])
+            reference, left = self.reference(np.arange(self.size)), self.size
         else:
-            rows, rest = np.split(shuffled(size, self.config.seed), [min(count, size // 2)])
-            real = _observe(self.images, self.observer, rows, self.config.batch_size)
+            half = min(count, self.size // 2)
+            rows, rest = np.split(shuffled(self.size, self.config.seed), [half])
+            real = self._seen(rows)
             reference, left = self.reference(rest), len(rest)
         return scores_of(metrics, real, reference, network, None), (len(rows), left)
 

@@ -134,8 +134,10 @@ def draw_floor_curve(curve: FloorCurve, path: Path) -> None:
         points = [point for point in curve.points if point.disjoint == disjoint]
         n = [point.n for point in points]
         values = [point.distance.value for point in points]
-        low = [p.distance.value - (p.distance.low or p.distance.value) for p in points]
-        high = [(p.distance.high or p.distance.value) - p.distance.value for p in points]
+        low = [0.0 if p.distance.low is None else p.distance.value - p.distance.low for p in points]
+        high = [
+            0.0 if p.distance.high is None else p.distance.high - p.distance.value for p in points
+        ]
         face = "C0" if disjoint else "white"
         axes.errorbar(n, values, [low, high], fmt="o-" if disjoint else "o", color="C0",
                       markerfacecolor=face, capsize=3, label=label)  # fmt: skip

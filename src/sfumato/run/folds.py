@@ -48,8 +48,8 @@ def make_folds(splits: Splits, num_images: int | None, seed: int) -> Folds:
     if count > held_out:
         raise ConfigError(
             f"evaluation.num_images is {count}, but only {held_out} images are held out; set it "
-            f"to at most {min(held_out, reach)} (or leave it out), or hold out more with "
-            "data.held_out"
+            f"to at most {min(held_out, reach)} (or leave it out), hold out more with "
+            "data.held_out, or score against the training images: sfumato evaluate RUN DATA:train"
         )
     if count > reach:
         raise ConfigError(

@@ -37,6 +37,7 @@ class ImageSet:
         other: the other split of the same source: more images of the same distribution.
         classes: what classes a run samples, one after another and again; None: those of the run
             in equal numbers.
+        first_seed: of a run's samples.
     """
 
     name: str
@@ -44,6 +45,7 @@ class ImageSet:
     run: LoadedRun | None = None
     other: Dataset | None = None
     classes: Labels | None = None
+    first_seed: int = 0
 
     def __len__(self) -> int:
         """The number of images; 0 for a run, which has as many as it is asked for."""
@@ -68,7 +70,7 @@ class ImageSet:
         return found
 
     def generate(self, count: int, labels: Labels | None = None) -> Iterator[UInt8Images]:
-        """Samples of the run, seeds 0 to count - 1.
+        """Samples of the run, seeds `first_seed` to `first_seed` + count - 1.
 
         Args:
             count: how many.
@@ -83,9 +85,10 @@ class ImageSet:
             labels = self.classes[torch.arange(count) % len(self.classes)]
         elif labels is None:
             labels = balanced_labels(count, list(range(model.num_classes)))
+        seeds = range(self.first_seed, self.first_seed + count)
         done = 0
         with progress_bar(f"sampling {self.name}", count) as tell:
-            for images in sample_batches(model, labels, range(count)):
+            for images in sample_batches(model, labels, seeds):
                 done += len(images)
                 tell(done)
                 yield images

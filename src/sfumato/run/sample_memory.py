@@ -10,6 +10,7 @@ from torch import nn
 from sfumato.core.images import Labels
 from sfumato.core.model import GenerativeModel
 from sfumato.core.noise import Noise
+from sfumato.diffusion.guidance import guided_everywhere
 from sfumato.run.live_memory import LiveMemory
 
 SHARE = 0.5
@@ -43,7 +44,10 @@ def images_at_once(model: nn.Module, labels: Labels | None, free: int | None = N
 
 
 def _peak(model: nn.Module, labels: Labels | None, count: int) -> int:
-    """Bytes of all tensors alive at once in the first step of drawing `count` images."""
+    """Bytes of all tensors alive at once in the first step of drawing `count` images.
+
+    It counts as guided: with a guidance interval the first step may not be, and later ones are.
+    """
     assert isinstance(model, GenerativeModel)
     chosen = None if labels is None else labels[:1].repeat(count)
 
@@ -51,7 +55,7 @@ def _peak(model: nn.Module, labels: Labels | None, count: int) -> int:
         raise _Enough
 
     memory = LiveMemory()
-    with memory, suppress(_Enough):
+    with memory, guided_everywhere(), suppress(_Enough):
         model.sample(chosen, Noise(range(count)), stop)
     return memory.peak
 

@@ -1,7 +1,7 @@
 """Scoring a run: draw the samples that the protocol asks for, and compare them with real ones."""
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,8 @@ def protocol(evaluator: Evaluator, experiment: Experiment) -> dict[str, str | in
     return {
         **evaluator.protocol,
         "weights": f"{averages[0].kind} moving average" if averages else "as trained",
-        "performance": str(plan_of(experiment.training)),
+        # Sampling is never compiled, whatever training was.
+        "performance": str(replace(plan_of(experiment.training), compile=False)),
         "sampling_seeds": f"0 to {evaluator.num_images - 1}",
     }
 
