@@ -169,6 +169,7 @@ def test_terminal_tables_of_a_run_say_every_score_once(
         "excess": {"fd": excess},
         "classes": {"cat": {"label_accuracy": {"value": 0.75, "n": 40}}},
         "class_floors": {},
+        "class_histogram": {"cat": 38, "dog": 2},
         "copies": None,
         "warnings": ["too few"],
         "protocol": {
@@ -194,6 +195,8 @@ def test_terminal_tables_of_a_run_say_every_score_once(
         "class   N  Fréchet distance  floor  × floor  label accuracy",
         "───────────────────────────────────────────────────────────",
         "cat    40                 –      –        –           0.750",
+        "",
+        "classes as the judge sees them: cat 38, dog 2",
         "",
         "note: too few",
     ]

@@ -137,6 +137,7 @@ def test_planted_copies_are_drawn_beside_their_originals(
     assert main(["evaluate", str(tmp_path / "planted.npz"), "digits", "-o", str(path)]) == 0
     printed = capsys.readouterr().out.replace("\u00a0", " ")
     assert "suspected copies of training images, by pixels: 10.0 % (up to 17.4 %)" in printed
+    assert "classes as the judge sees them: 0 " in printed
     assert f"pairs of suspect and nearest training image, the first in {path}" in printed
     with Image.open(path) as picture:
         pixels = np.asarray(picture)[64:128:8, 64:]  # the top row of pairs, 8-fold

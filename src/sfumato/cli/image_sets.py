@@ -64,13 +64,23 @@ def compare_sets(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(mapping, indent=2))
         return
-    from sfumato.report.evaluation import copies_text, protocol_lines, score_table
+    from sfumato.report.evaluation import (
+        class_table,
+        copies_text,
+        histogram_text,
+        protocol_lines,
+        score_table,
+    )
 
     called = {metric.key: metric.label for metric in METRICS}
     if _is_fid(results.protocol):
         called["frechet_distance"] = "FID"
     print(f"{a.name} against {b.name}\n")
     print(score_table(called, mapping))
+    if results.classes:
+        print("\n" + class_table(mapping))
+    if results.class_histogram:
+        print("\n" + histogram_text(results.class_histogram))
     if results.copies is not None:
         print("\n" + copies_text(results.copies.to_mapping(), pairs))
     print("\n" + protocol_lines(results.protocol))

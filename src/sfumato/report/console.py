@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sfumato.report.evaluation import class_table, copies_text, score_table
+from sfumato.report.evaluation import class_table, copies_text, histogram_text, score_table
 from sfumato.report.numbers import MISSING
 from sfumato.report.records import Results
 from sfumato.report.results import load
@@ -49,6 +49,8 @@ def run_text(results: Results, evaluation: Mapping[str, Any], directory: Path) -
     blocks = [heading, score_table(labels, evaluation)]
     if evaluation["classes"]:
         blocks.append(class_table(evaluation))
+    if evaluation["class_histogram"]:
+        blocks.append(histogram_text(evaluation["class_histogram"]))
     if evaluation["copies"]:
         blocks.append(copies_text(evaluation["copies"], directory / "memorization.png"))
     blocks += [f"note: {warning}" for warning in evaluation["warnings"]]

@@ -57,7 +57,8 @@ def class_rows(evaluation: Mapping[str, Any]) -> list[list[str]]:
     for name, scores in classes.items():
         floors = evaluation["class_floors"].get(name, {})
         distance, floor = scores.get("frechet_distance"), floors.get("frechet_distance")
-        ratio = distance["value"] / floor["value"] if distance and floor else None
+        comparable = distance and floor and floor["value"]
+        ratio = distance["value"] / floor["value"] if comparable else None
         rows.append(
             [
                 name,
@@ -69,6 +70,12 @@ def class_rows(evaluation: Mapping[str, Any]) -> list[list[str]]:
             ]
         )
     return rows
+
+
+def histogram_text(counts: Mapping[str, int]) -> str:
+    """How many of the images the judge takes for each class, in a terminal's width."""
+    seen = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    return textwrap.fill(f"classes as the judge sees them: {seen}", WIDTH, subsequent_indent="  ")
 
 
 def _beside(score: Mapping[str, Any] | None, floor: Mapping[str, Any] | None) -> str:
