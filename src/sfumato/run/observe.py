@@ -13,8 +13,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from sfumato.core.errors import RunError
+from sfumato.core.files import atomic_path
 from sfumato.core.images import UInt8Images
-from sfumato.data.cache import make_folder
+from sfumato.data.cache import make_folder, require_space
 from sfumato.data.dataset import Dataset
 from sfumato.metrics.features import FeatureNetwork, weight_digest
 from sfumato.metrics.frechet import FrechetReference
@@ -59,14 +60,20 @@ class Observer:
     def images(self, batches: Iterable[UInt8Images], count: int) -> Observed:
         """See `count` images in one pass. Memory for images is that of one batch."""
         features = _storage(count, self.network.dim)
+        return Observed(features, self._see(batches, features))
+
+    def _see(
+        self, batches: Iterable[UInt8Images], features: Float[Tensor, "N d"]
+    ) -> Int64[Tensor, " N"] | None:
+        """Write the features of all images into `features`; the classes the judge sees."""
         predicted, done = [], 0
         for images in batches:
             features[done : done + len(images)] = self.network(images)
             done += len(images)
             if self.judge is not None:
                 predicted.append(classify(self.judge, images))
-        assert done == count, f"{done} images came where {count} were announced"
-        return Observed(features, torch.cat(predicted) if predicted else None)
+        assert done == len(features), f"{done} images came for {len(features)} announced"
+        return torch.cat(predicted) if predicted else None
 
     def tensor(self, images: UInt8Images) -> Observed:
         """See images that are in memory."""
@@ -77,19 +84,30 @@ class Observer:
         return self.parts([(dataset, np.arange(len(dataset)) if rows is None else rows)])
 
     def parts(self, parts: Sequence[Part]) -> Observed:
-        """The same for images of several sets, one after another."""
-        path = self._path("seen", parts)
+        """The same for images of several sets, one after another.
+
+        The features are mapped from a file of the cache: memory does not grow with their number.
+
+        Raises:
+            DataError: the cache has no room for them.
+        """
+        path = self._path("seen", parts).with_suffix(".npy")
+        classes = path.with_suffix(".classes.npy")
         try:
-            tensors = read_tensors(path)
-            return Observed(tensors["features"], tensors.get("predicted"))
-        except (RunError, KeyError):  # not there, or damaged
+            predicted = None if self.judge is None else _mapped(classes)
+            return Observed(_mapped(path), predicted)
+        except (OSError, ValueError, EOFError):  # not there, or damaged
             count = sum(len(rows) for _, rows in parts)
-            seen = self.images(batches_of(parts, self._batch_size), count)
-        tensors = {"features": seen.features}
-        if seen.predicted is not None:
-            tensors["predicted"] = seen.predicted
-        write_tensors(path, tensors)
-        return seen
+        require_space(path.parent, 4 * count * self.network.dim)
+        with atomic_path(path) as temporary:
+            shape = (count, self.network.dim)
+            features = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
+            seen = self._see(batches_of(parts, self._batch_size), torch.from_numpy(features))
+            features.flush()
+        if seen is not None:
+            with atomic_path(classes) as temporary, temporary.open("wb") as file:
+                np.save(file, seen.numpy(), allow_pickle=False)
+        return Observed(_mapped(path), seen)
 
     def reference(self, parts: Sequence[Part]) -> FrechetReference:
         """Only mean and covariance, in memory that does not grow with the number of images."""
@@ -126,6 +144,11 @@ def batches_of(parts: Sequence[Part], size: int) -> Iterator[UInt8Images]:
     for dataset, rows in parts:
         for start in range(0, len(rows), size):
             yield dataset.take(rows[start : start + size])
+
+
+def _mapped(path: Path) -> Tensor:
+    """An array of the cache; what is written to it stays with the process."""
+    return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
 
 
 def _storage(count: int, dim: int) -> Float[Tensor, "N d"]:
