@@ -97,7 +97,8 @@ def nearest(
 ) -> Nearest:
     """The nearest of `others`, in blocks; not the image itself if `skip_own`.
 
-    Vectors may be of any type, uint8 included, and are widened block by block.
+    Vectors may be of any type, uint8 included. `others` are widened to float32 as a whole, twice:
+    twice 4 T d bytes.
 
     Raises:
         MetricError: an empty set.
