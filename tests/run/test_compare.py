@@ -222,6 +222,7 @@ def test_a_conditional_run_takes_the_label_frequencies_of_real_images(tmp_path: 
     assert results.protocol["labels"] == "frequencies of a draw of real images"
     both = compare(ours, ours, config(num_images=40, metrics=["kernel_distance"]))
     assert both.protocol["labels"] == "equal numbers"
+    assert both.protocol["floor"] == "40 against 40 images of the reference's source"
     distance = both.scores["kernel_distance"]  # two draws of one model, with noise of their own
     assert distance.standard_error is not None
     assert 0 < abs(distance.value) < 4 * distance.standard_error

@@ -69,10 +69,10 @@ def compare(
     count = _count(a, b, config.num_images)
     size_b = len(b) or _count(b, a, config.num_images)
     seen = _observe(a, observer, draw(count, len(a) or count, config.seed), config.batch_size)
-    side = _Side(b, size_b, observer, config)
+    side = _Side(b, size_b, count, observer, config)
     everything = np.arange(size_b)
     scores = scores_of(config.metrics, seen, side.reference(everything), network, None)
-    floors, floor_sizes = side.floors(count)
+    floors, floor_sizes = side.floors()
     protocol: dict[str, str | int | float] = {
         "images": a.name,
         "num_images": count,
@@ -99,10 +99,11 @@ def compare(
 
 @dataclass(frozen=True)
 class _Side:
-    """The reference: any of its `size` images as `Reference`, and its floors."""
+    """The reference: any of its `size` images as `Reference`, and the floors of `count` images."""
 
     images: ImageSet
     size: int
+    count: int
     observer: Observer
     config: EvaluationConfig
 
@@ -118,20 +119,24 @@ class _Side:
 
     @cached_property
     def _generated(self) -> Observed:
-        """A run's images, drawn once for the reference and the floor."""
-        everything = np.arange(self.size)
+        """A run's images: those of the reference, then the floor's, drawn together."""
+        everything = np.arange(self.size + self.count)
         return _observe(self.images, self.observer, everything, self.config.batch_size)
 
-    def floors(self, count: int) -> tuple[dict[str, Estimate], tuple[int, int]]:
+    def floors(self) -> tuple[dict[str, Estimate], tuple[int, int]]:
         """The floors, and the numbers of images on their two sides."""
         metrics, network = self.config.metrics, self.observer.network
-        if self.images.other is not None:
+        everything = np.arange(self.size)
+        if self.images.run is not None:
+            rows = np.arange(self.size, self.size + self.count)
+            real, reference, left = self._seen(rows), self.reference(everything), self.size
+        elif self.images.other is not None:
             other: Dataset = self.images.other
-            rows = draw(min(count, len(other)), len(other), self.config.seed)
-            real = self.observer.parts([(other, rows)])
-            reference, left = self.reference(np.arange(self.size)), self.size
+            rows = draw(min(self.count, len(other)), len(other), self.config.seed)
+            real, reference = self.observer.parts([(other, rows)]), self.reference(everything)
+            left = self.size
         else:
-            half = min(count, self.size // 2)
+            half = min(self.count, self.size // 2)
             rows, rest = np.split(shuffled(self.size, self.config.seed), [half])
             real = self._seen(rows)
             reference, left = self.reference(rest), len(rest)

@@ -19,7 +19,7 @@ from sfumato.data.dataset import Dataset
 from sfumato.data.packing import pack
 from sfumato.data.select import select_whole
 from sfumato.run.observe import Part
-from sfumato.run.sample import LoadedRun, balanced_labels, load_run, sample_batches
+from sfumato.run.sample import LoadedRun, load_run, sample_batches
 
 SPLITS = ("train", "held-out")
 SAMPLES = 5_000
@@ -84,7 +84,7 @@ class ImageSet:
         elif labels is None and self.classes is not None:
             labels = self.classes[torch.arange(count) % len(self.classes)]
         elif labels is None:
-            labels = balanced_labels(count, list(range(model.num_classes)))
+            labels = torch.arange(count) % model.num_classes
         seeds = range(self.first_seed, self.first_seed + count)
         done = 0
         with progress_bar(f"sampling {self.name}", count) as tell:
