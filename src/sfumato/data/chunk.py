@@ -6,8 +6,9 @@ Imported by processes that should start fast: nothing here imports torch.
 import hashlib
 import os
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -36,6 +37,19 @@ class Header:
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     num_coloured: int = 0
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as a packing process answers."""
+        return {
+            "sizes": [[*size, n] for size, n in self.sizes.items()],
+            "coloured": self.num_coloured,
+        }
+
+    @staticmethod
+    def from_json(found: dict[str, Any]) -> "Header":
+        """What `to_json` made plain."""
+        sizes = Counter({(height, width): n for height, width, n in found["sizes"]})
+        return Header(sizes, found["coloured"])
+
 
 @dataclass
 class Chunk:
@@ -51,12 +65,24 @@ class Chunk:
     notes: dict[str, list[int]] = field(default_factory=dict)
     hashes: list[str] = field(default_factory=list)
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as a packing process answers and as a finished chunk is recorded."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(found: dict[str, Any]) -> "Chunk":
+        """What `to_json` made plain."""
+        dropped = {int(row): (kind, reason) for row, (kind, reason) in found["dropped"].items()}
+        return Chunk(dropped, found["notes"], found["hashes"])
+
 
 @dataclass(frozen=True)
 class ScanJob:
     """Reads the headers of a range of images."""
 
     records: Records
+
+    answer = Header
 
     def __call__(self, start: int, stop: int) -> Header:
         return scan(self.records, start, stop)
@@ -74,6 +100,7 @@ class PrepareJob:
     preparation: Preparation
     path: Path
     offset: int
+    answer = Chunk
 
     def __call__(self, start: int, stop: int) -> Chunk:
         images, chunk = prepare(self.records, start, stop, self.preparation)
@@ -89,6 +116,7 @@ class PrepareStoredJob:
     preparation: Preparation
     path: Path
     offset: int
+    answer = Chunk
 
     def __call__(self, start: int, stop: int) -> Chunk:
         images = prepare_array(self.images.read(start, stop), self.preparation)

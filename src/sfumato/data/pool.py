@@ -5,6 +5,7 @@ that a script needs no `if __name__ == "__main__"`, no thread of torch is copied
 that dies on a bad file is replaced.
 """
 
+import json
 import os
 import pickle
 import subprocess
@@ -12,11 +13,33 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from queue import Empty, SimpleQueue
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+
+from sfumato.core.errors import DataError
 
 T = TypeVar("T")
-Job = Callable[[int, int], T]
-"""A picklable function of a range of images [start, stop)."""
+T_co = TypeVar("T_co", covariant=True)
+
+
+@runtime_checkable
+class Answer(Protocol[T_co]):
+    """What makes a result of the plain values that a process answers with (`to_json`)."""
+
+    def from_json(self, found: dict[str, Any]) -> T_co: ...
+
+
+@runtime_checkable
+class Job(Protocol[T_co]):
+    """A picklable function of a range of images [start, stop).
+
+    The job is pickled on its way to a process. Answers are JSON: the process reads files that
+    nobody vouches for, and what comes back from it shall be unable to execute anything.
+    """
+
+    @property
+    def answer(self) -> Answer[T_co]: ...
+
+    def __call__(self, start: int, stop: int) -> T_co: ...
 
 
 class WorkerDiedError(Exception):
@@ -26,7 +49,8 @@ class WorkerDiedError(Exception):
 class _Worker(Generic[T]):
     """One process that runs a job on ranges."""
 
-    def __init__(self, job: bytes) -> None:
+    def __init__(self, job: bytes, answer: Answer[T]) -> None:
+        self._answer = answer
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
             "OMP_NUM_THREADS": "1",
@@ -41,15 +65,15 @@ class _Worker(Generic[T]):
 
     def run(self, start: int, stop: int) -> T:
         """The result for a range. Raises what the job raises, or WorkerDiedError."""
-        self._send(pickle.dumps((start, stop)))
+        self._send(json.dumps([start, stop]).encode() + b"\n")
         assert self._process.stdout is not None
-        try:
-            succeeded, answer = pickle.load(self._process.stdout)
-        except (EOFError, pickle.UnpicklingError):
-            raise WorkerDiedError from None
-        if not succeeded:
-            raise answer
-        return answer  # type: ignore[no-any-return]
+        line = self._process.stdout.readline()
+        if not line.endswith(b"\n"):
+            raise WorkerDiedError
+        found = json.loads(line)
+        if "error" in found:
+            raise _error(*found["error"])
+        return self._answer.from_json(found["answer"])
 
     def close(self) -> None:
         self._process.kill()
@@ -62,6 +86,13 @@ class _Worker(Generic[T]):
             self._process.stdin.flush()
         except OSError:
             raise WorkerDiedError from None
+
+
+def _error(kind: str, values: Sequence[Any]) -> Exception:
+    """The error of a process: as it was where callers tell it apart, else by name."""
+    if kind == "OSError":
+        return OSError(*values)
+    return DataError(*values) if kind == "DataError" else RuntimeError(f"{kind}: {values[0]}")
 
 
 def run_ranges(
@@ -84,7 +115,7 @@ def run_ranges(
     idle: SimpleQueue[_Worker[T]] = SimpleQueue()
 
     def run(start: int, stop: int) -> T:
-        worker = _idle_or_new(idle, pickled)
+        worker = _idle_or_new(idle, pickled, job.answer)
         try:
             result = worker.run(start, stop)
         except WorkerDiedError:
@@ -111,11 +142,11 @@ def run_ranges(
             idle.get().close()
 
 
-def _idle_or_new(idle: "SimpleQueue[_Worker[T]]", job: bytes) -> _Worker[T]:
+def _idle_or_new(idle: "SimpleQueue[_Worker[T]]", job: bytes, answer: Answer[T]) -> _Worker[T]:
     try:
         return idle.get_nowait()
     except Empty:
-        return _Worker(job)
+        return _Worker(job, answer)
 
 
 def available_cores() -> int:

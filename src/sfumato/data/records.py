@@ -4,7 +4,6 @@ In the folder of an unfinished split, `images.npy` already has its full length; 
 `chunks/<start>.json` appears once the pixels of that chunk are safely in it.
 """
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Sequence
@@ -71,7 +70,7 @@ def pack_records(
     with progress_bar(f"packing {name}", len(records)) as show:
         show(done)
         for start, stop, chunk in results:
-            write_json(folder / "chunks" / f"{start}.json", dataclasses.asdict(chunk))
+            write_json(folder / "chunks" / f"{start}.json", chunk.to_json())
             chunks[start] = chunk
             show(done := done + stop - start)
     _finish(folder, name, part, class_names, preparation, [chunks[s] for s in sorted(chunks)])
@@ -144,9 +143,7 @@ def _keep_rows(path: Path, rows: np.ndarray) -> None:
 def _read_chunks(folder: Path) -> dict[int, Chunk]:
     chunks = {}
     for path in (folder / "chunks").glob("[0-9]*.json"):
-        found = json.loads(path.read_text())
-        dropped = {int(row): (kind, reason) for row, (kind, reason) in found["dropped"].items()}
-        chunks[int(path.stem)] = Chunk(dropped, found["notes"], found["hashes"])
+        chunks[int(path.stem)] = Chunk.from_json(json.loads(path.read_text()))
     return chunks
 
 

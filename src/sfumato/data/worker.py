@@ -1,5 +1,8 @@
-"""The program of a packing process: jobs and ranges come by stdin, results go to stdout."""
+"""The program of a packing process: a job (pickled by the parent, which made it) and then ranges
+come by stdin; results go to stdout as JSON, a line each.
+"""
 
+import json
 import os
 import pickle
 import signal
@@ -15,15 +18,16 @@ def main() -> None:
     os.dup2(2, 1)
     job = pickle.load(requests)
     while True:
-        try:
-            start, stop = pickle.load(requests)
-        except EOFError:
+        line = requests.readline()
+        if not line.endswith(b"\n"):
             return
         try:
-            answer = (True, job(start, stop))
+            answer = {"answer": job(*json.loads(line)).to_json()}
+        except OSError as error:
+            answer = {"error": ["OSError", [error.errno, error.strerror or str(error)]]}
         except Exception as error:
-            answer = (False, error)
-        pickle.dump(answer, answers)
+            answer = {"error": [type(error).__name__, [str(error)]]}
+        answers.write(json.dumps(answer).encode() + b"\n")
         answers.flush()
 
 

@@ -1,0 +1,19 @@
+"""A job of packing processes that fails; in a module that they can import."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from sfumato.data.chunk import Header
+
+
+@dataclass(frozen=True)
+class Failing:
+    """Reads three images, or fails in one of the ways a job can."""
+
+    error: Exception | None
+    answer = Header
+
+    def __call__(self, start: int, stop: int) -> Header:
+        if self.error is not None:
+            raise self.error
+        return Header(Counter({(4, 6): stop - start}), start)
