@@ -55,7 +55,7 @@ class RandomStream(ABC):
     def normal_like(self, x: Float[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:
         """Standard normal numbers with the shape, dtype and device of `x`."""
         assert len(x) == len(self), f"noise for {len(self)} images asked for {len(x)}"
-        return self.normal(*x.shape[1:]).to(x)
+        return self.normal(*x.shape[1:]).to(x, non_blocking=True)
 
     def first(self, count: int) -> "RandomStream":
         """The streams of the first `count` images."""

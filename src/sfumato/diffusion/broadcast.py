@@ -17,4 +17,11 @@ def per_image(coefficient: Float64[Tensor, "*B"], x: Float[Tensor, "B ..."]) -> 
     """
     if coefficient.ndim == 0:
         return coefficient
-    return coefficient.to(x).view(-1, *[1] * (x.ndim - 1))
+    return one_each(coefficient, x).view(-1, *[1] * (x.ndim - 1))
+
+
+def one_each(coefficient: Float64[Tensor, "*B"], x: Float[Tensor, "B ..."]) -> Float[Tensor, " B"]:
+    """`coefficient` as one number an image, of x's dtype and device, which nobody waits for."""
+    if coefficient.ndim == 0:
+        return x.new_full((len(x),), coefficient.item())
+    return coefficient.to(x, non_blocking=True)

@@ -13,7 +13,7 @@ from sfumato.core.errors import ConfigError
 from sfumato.core.images import Batch, Images, Labels, Shape
 from sfumato.core.model import OnStep, Phase
 from sfumato.core.noise import RandomStream
-from sfumato.diffusion.broadcast import Times, per_image
+from sfumato.diffusion.broadcast import Times, one_each, per_image
 from sfumato.diffusion.denoiser import Denoised, Denoiser
 from sfumato.diffusion.discrete_schedules import LinearBetaSchedule
 from sfumato.diffusion.guidance import Interval, acts_at
@@ -72,7 +72,7 @@ class NoisyClassifier(nn.Module):
         """Logits of the classes of x_t, at one time for all or one an image."""
         alpha, sigma = self.schedule.alpha_sigma(t)
         scale = (alpha**2 + sigma**2).rsqrt()
-        label = noise_label(self.schedule, t).to(x_t).expand(len(x_t))
+        label = one_each(noise_label(self.schedule, t), x_t)
         scores: Tensor = self.network(per_image(scale, x_t) * x_t, label, None)
         return scores.mean((2, 3))
 

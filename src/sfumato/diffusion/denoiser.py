@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfumato.core.images import Images, Labels
-from sfumato.diffusion.broadcast import Times, per_image
+from sfumato.diffusion.broadcast import Times, one_each, per_image
 from sfumato.diffusion.parameterization import Coefficients, Parameterization
 from sfumato.diffusion.schedule import NoiseSchedule
 
@@ -85,7 +85,7 @@ class Denoiser(nn.Module):
         Args:
             augment_labels: how images in training were changed, for a network that is told.
         """
-        noise_label = c.c_noise.to(x_t).expand(len(x_t))
+        noise_label = one_each(c.c_noise, x_t)
         told = () if augment_labels is None else (augment_labels,)
         output = self.network(per_image(c.c_in, x_t) * x_t, noise_label, labels, *told)
         if not self.learned_variance:

@@ -30,7 +30,10 @@ def guided_everywhere() -> Iterator[None]:
 
 
 def acts_at(schedule: NoiseSchedule, interval: Interval | None, t: Times) -> bool:
-    """Whether guidance limited to `interval` acts at time t (the batch's first)."""
+    """Whether guidance limited to `interval` acts at time t (the batch's first).
+
+    Times are on the CPU: no device is waited for.
+    """
     if interval is None or _everywhere.get():
         return True
     noise_level = (-schedule.log_snr(t.flatten()[0]) / 2).exp().item()
