@@ -9,7 +9,7 @@ from torch import nn
 
 from run.experiments import DIFFUSION, experiment
 from run.processes import silent
-from sfumato.run.muon import Muon, orthogonalized
+from sfumato.run.muon import COEFFICIENTS, Muon, orthogonalized
 from sfumato.run.train import train
 
 
@@ -23,6 +23,40 @@ def test_an_orthogonalized_matrix_keeps_its_singular_vectors(shape: tuple[int, i
     torch.testing.assert_close(rotated, rotated.diag().diag(), atol=0.05, rtol=0)
     assert rotated.diag().min() > 0.65
     assert rotated.diag().max() < 1.25
+
+
+@pytest.mark.parametrize("shape", [(24, 60), (60, 24)])
+def test_in_float32_the_singular_values_are_those_of_the_polynomial(shape: tuple[int, int]) -> None:
+    """The iteration maps each singular value s, of a norm of 1, to a s + b s^3 + c s^5."""
+    random = torch.Generator().manual_seed(0)
+    u, _, v = torch.linalg.svd(torch.randn(*shape, generator=random), full_matrices=False)
+    s = torch.linspace(1.0, 0.1, min(shape))
+    mapped = (s / s.norm()).double()
+    a, b, c = COEFFICIENTS
+    for _ in range(5):
+        mapped = a * mapped + b * mapped**3 + c * mapped**5
+    exact = u @ mapped.float().diag() @ v
+    polar = u @ v
+    errors = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        found = orthogonalized(u @ s.diag() @ v, dtype)
+        errors[dtype] = (found - exact).abs().max().item()
+        assert torch.linalg.matrix_norm(found - polar, ord=2) < 0.35
+    assert errors[torch.float32] < 1e-5
+    assert errors[torch.bfloat16] > 100 * errors[torch.float32]
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_muon_iterates_in_bfloat16_only_when_it_is_to_be_fast(fast: bool) -> None:
+    module = nn.Linear(32, 16, bias=False)
+    before = module.weight.detach().clone()
+    module.weight.grad = torch.randn(16, 32, generator=torch.Generator().manual_seed(0))
+    ahead = (1 - 0.95**2) * module.weight.grad  # Nesterov's momentum after one step
+    Muon(module, 0.1, 0.95, (0.9, 0.999), 1e-8, 0.0, fast).step()
+    found = (before - module.weight) / (0.1 * 0.2 * 32**0.5)
+    for dtype, same in ((torch.bfloat16, fast), (torch.float32, not fast)):
+        expected = orthogonalized(ahead, dtype)
+        assert torch.allclose(found, expected, atol=1e-4) == same
 
 
 @pytest.mark.parametrize("shape", [(24, 60), (60, 24)])

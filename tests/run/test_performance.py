@@ -33,6 +33,7 @@ from sfumato.run.plan_search import TOLERANCE, Choice, Search, choose_plan
 from sfumato.run.sample import load_run, sample_images
 from sfumato.run.train import train
 from sfumato.run.trainer import Trainer
+from sfumato.run.trainer_state import restore_tensors, trainer_tensors
 
 CPU = torch.device("cpu")
 FAST = Plan(precision="bfloat16", layout="channels_last", kernels=find_compiler() is not None)
@@ -119,6 +120,74 @@ def test_short_runs_and_reference_runs_time_nothing() -> None:
     # "reference" switches everything off, whatever else a recipe says.
     off = fixed(FAST, performance="reference")
     assert Trainer(off.training, build_model(off, data), CPU).plan == REFERENCE
+
+
+def tf32_flags() -> tuple[bool, bool]:
+    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+
+def test_tf32_is_allowed_while_a_fast_plan_computes_and_never_under_the_reference() -> None:
+    """Flags of the process, which exist without a GPU; the backward pass counts too."""
+    data = load(experiment(DIFFUSION).data).train
+    images = next(data.batches(16, 0))
+    seen: list[tuple[bool, bool]] = []
+
+    def note(*_: Any) -> None:
+        seen.append(tf32_flags())
+
+    for plan in (FAST, REFERENCE, Plan(layout="channels_last"), REFERENCE):
+        config = fixed(plan)
+        trainer = Trainer(config.training, build_model(config, data), CPU)
+        trainer.model.denoiser.network.register_forward_hook(note)
+        next(trainer.model.denoiser.parameters()).register_hook(note)
+        trainer.step(trainer.prepare(*images))
+        sample_images(trainer.model.eval(), torch.arange(2), range(2), batch_size=2)
+        assert seen == [(plan.is_fast,) * 2] * 5  # forward, backward, three sampling steps
+        assert tf32_flags() == (False, False)
+        seen.clear()
+
+
+def exchange(source: Trainer, target: Trainer) -> dict[str, torch.Tensor]:
+    """Bring one trainer to the state of another, as a checkpoint does; returns the state."""
+    tensors = {name: tensor.clone() for name, tensor in trainer_tensors(source).items()}
+    restore_tensors(target, {name: t.clone() for name, t in tensors.items()}, "test")
+    return tensors
+
+
+@pytest.mark.parametrize("kind", ["adam", "adamw", "muon"])
+def test_optimizers_are_fused_under_fast_plans_alone_and_exchange_their_state(kind: str) -> None:
+    base = merge(DIFFUSION, {"model": {"network": {"channels": 16, "dropout": 0.0}}})
+    config = experiment(base, optimizer={"kind": kind}, batch_size=16)
+    data = load(config.data).train
+    batches = data.batches(16, 0)
+    fast, other, reference = (
+        Trainer(with_plan(config, plan).training, build_model(config, data), CPU)
+        for plan in (FAST, Plan(layout="channels_last"), REFERENCE)
+    )
+    for trainer, fused in ((fast, True), (other, True), (reference, False)):
+        (optimizer,) = trainer.optimizers.values()
+        assert all(bool(group["fused"]) == fused for group in optimizer.param_groups)
+    fast.step(fast.prepare(*next(batches)))
+    for source, target in ((fast, reference), (reference, other)):
+        tensors = exchange(source, target)
+        kept = trainer_tensors(target)
+        assert kept.keys() == tensors.keys()
+        assert all(torch.equal(kept[name], tensors[name]) for name in tensors)
+        target.step(target.prepare(*next(batches)))
+    # The next step agrees too: the state means the same to both.
+    exchange(other, reference)
+    before = {name: p.detach().clone() for name, p in other.model.named_parameters()}
+    moved_by = []
+    for trainer in (other, reference):
+        random = torch.Generator().manual_seed(0)
+        for parameter in trainer.model.parameters():
+            drawn = torch.randn(parameter.shape, generator=random)
+            parameter.grad = torch.empty_like(parameter).copy_(drawn)  # laid out alike
+        next(iter(trainer.optimizers.values())).step()
+        moved = [(p.detach() - before[n]).flatten() for n, p in trainer.model.named_parameters()]
+        moved_by.append(torch.cat(moved))
+    error = (moved_by[0] - moved_by[1]).norm() / moved_by[0].norm()
+    assert error < (0.02 if kind == "muon" else 1e-4)
 
 
 def test_the_plan_is_in_the_run_directory_and_a_resumed_run_keeps_it(

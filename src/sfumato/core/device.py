@@ -1,6 +1,8 @@
 """Which device to compute on."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -18,3 +20,15 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     """A context that computes in `precision` ("float32" switches autocast off)."""
     dtype = torch.bfloat16 if precision == "float32" else getattr(torch, precision)
     return torch.autocast(device.type, dtype=dtype, enabled=precision != "float32")
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Inside, float32 products and convolutions on CUDA are in TF32 or not; then as before."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before

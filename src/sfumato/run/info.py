@@ -156,7 +156,7 @@ def _memory(model: GenerativeModel, config: TrainingConfig) -> Memory:
     """What a step of the recipe's batch, or micro-batch, keeps alive at its worst moment."""
     assert isinstance(model, nn.Module)
     optimizers = {
-        module: config.optimizer.build(module, config.learning_rate)
+        module: config.optimizer.build(module, config.learning_rate, plan_of(config).is_fast)
         for module in {phase.module for phase in model.phases()}
     }
     for parameter in model.parameters():

@@ -19,16 +19,20 @@ one side of which are pixels, are better left to AdamW."""
 
 
 def orthogonalized(
-    matrices: Float[Tensor, "*stack rows columns"], steps: int = 5
+    matrices: Float[Tensor, "*stack rows columns"],
+    dtype: torch.dtype = torch.bfloat16,
+    steps: int = 5,
 ) -> Float[Tensor, "*stack rows columns"]:
     """Nearly U V^T of the singular value decompositions U S V^T, by Newton-Schulz iteration.
 
-    Singular values above about 1e-3 of the norm come out between 0.7 and 1.2. Computed in bfloat16,
-    as by the authors: that is exact enough for a direction.
+    Singular values above about 1e-3 of the norm come out between 0.7 and 1.2.
+
+    Args:
+        dtype: of the iteration. The authors' is bfloat16: exact enough for a direction.
     """
     a, b, c = COEFFICIENTS
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x = (matrices.mT if tall else matrices).bfloat16()
+    x = (matrices.mT if tall else matrices).to(dtype)
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     stack = x.reshape(-1, *x.shape[-2:])
     for _ in range(steps):  # x <- a x + (b G + c G^2) x with G = x x^T
@@ -51,6 +55,7 @@ class Muon(torch.optim.AdamW):
         learning_rate: of both: the update of a matrix has the root mean square, 0.2, of AdamW's.
         momentum: of the matrices (Nesterov's form).
         betas, eps, weight_decay: AdamW's; the weight decay is both's.
+        fast: AdamW is fused, and matrices are made orthogonal in bfloat16; else in float32.
     """
 
     def __init__(
@@ -61,7 +66,9 @@ class Muon(torch.optim.AdamW):
         betas: tuple[float, float],
         eps: float,
         weight_decay: float,
+        fast: bool = True,
     ) -> None:
+        self._dtype = torch.bfloat16 if fast else torch.float32
         embeddings = {m.weight for m in module.modules() if isinstance(m, nn.Embedding)}
         matrices = [p for p in module.parameters() if _is_matrix(p) and p not in embeddings]
         chosen = set(matrices)
@@ -76,7 +83,7 @@ class Muon(torch.optim.AdamW):
             betas=betas,
             eps=eps,
             weight_decay=weight_decay,
-            fused=True,
+            fused=fast or None,
         )
 
     @torch.no_grad()
@@ -110,7 +117,8 @@ class Muon(torch.optim.AdamW):
             ahead = parameter.grad.lerp(buffer, momentum).flatten(1)
             alike.setdefault((ahead.shape[0], ahead.shape[1]), []).append((parameter, ahead))
         for shape, members in alike.items():
-            updates = orthogonalized(torch.stack([ahead for _, ahead in members]))
+            stack = torch.stack([ahead for _, ahead in members])
+            updates = orthogonalized(stack, self._dtype)
             for (parameter, _), update in zip(members, updates, strict=True):
                 parameter.mul_(1 - rate * group["weight_decay"])
                 parameter.add_(update.view_as(parameter), alpha=-rate * 0.2 * max(shape) ** 0.5)

@@ -29,10 +29,16 @@ class Adam:
     def __post_init__(self) -> None:
         _check_betas("adam", self.betas)
 
-    def build(self, module: torch.nn.Module, learning_rate: float) -> torch.optim.Optimizer:
-        """The optimizer, in its fused form."""
+    def build(
+        self, module: torch.nn.Module, learning_rate: float, fast: bool = True
+    ) -> torch.optim.Optimizer:
+        """The optimizer; fused where it is to be fast."""
         return torch.optim.Adam(
-            module.parameters(), lr=learning_rate, betas=self.betas, eps=self.epsilon, fused=True
+            module.parameters(),
+            lr=learning_rate,
+            betas=self.betas,
+            eps=self.epsilon,
+            fused=fast or None,  # None: PyTorch's own choice, which is never the fused form
         )
 
 
@@ -49,15 +55,17 @@ class AdamW:
     def __post_init__(self) -> None:
         _check_betas("adamw", self.betas)
 
-    def build(self, module: torch.nn.Module, learning_rate: float) -> torch.optim.Optimizer:
-        """The optimizer, in its fused form."""
+    def build(
+        self, module: torch.nn.Module, learning_rate: float, fast: bool = True
+    ) -> torch.optim.Optimizer:
+        """The optimizer; fused where it is to be fast."""
         return torch.optim.AdamW(
             module.parameters(),
             lr=learning_rate,
             betas=self.betas,
             eps=self.epsilon,
             weight_decay=self.weight_decay,
-            fused=True,
+            fused=fast or None,
         )
 
 
@@ -69,7 +77,9 @@ class SGD:
     kind: Literal["sgd"] = "sgd"
     momentum: float = 0.9
 
-    def build(self, module: torch.nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+    def build(
+        self, module: torch.nn.Module, learning_rate: float, fast: bool = True
+    ) -> torch.optim.Optimizer:
         """The optimizer. (Its fused form knows no sharded parameters.)"""
         return torch.optim.SGD(module.parameters(), lr=learning_rate, momentum=self.momentum)
 
@@ -82,7 +92,9 @@ class RMSprop:
     kind: Literal["rmsprop"] = "rmsprop"
     smoothing: float = 0.99
 
-    def build(self, module: torch.nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+    def build(
+        self, module: torch.nn.Module, learning_rate: float, fast: bool = True
+    ) -> torch.optim.Optimizer:
         """The optimizer."""
         return torch.optim.RMSprop(module.parameters(), lr=learning_rate, alpha=self.smoothing)
 
@@ -101,8 +113,10 @@ class MuonConfig:
     def __post_init__(self) -> None:
         _check_betas("muon", (*self.betas, self.momentum))
 
-    def build(self, module: torch.nn.Module, learning_rate: float) -> torch.optim.Optimizer:
-        """The optimizer, whose AdamW is in its fused form.
+    def build(
+        self, module: torch.nn.Module, learning_rate: float, fast: bool = True
+    ) -> torch.optim.Optimizer:
+        """The optimizer; fast, its AdamW is fused and its iteration in bfloat16.
 
         Raises:
             ConfigError: the parameters are sharded; a matrix is made orthogonal as a whole.
@@ -113,7 +127,7 @@ class MuonConfig:
                 "matrices; leave training.shard out, or use adamw"
             )
         return Muon(
-            module, learning_rate, self.momentum, self.betas, self.epsilon, self.weight_decay
+            module, learning_rate, self.momentum, self.betas, self.epsilon, self.weight_decay, fast
         )
 
 

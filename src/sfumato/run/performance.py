@@ -6,7 +6,7 @@ and samples are drawn with it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -15,11 +15,11 @@ from torch import nn
 
 from sfumato.core.allocator import keep_freed_memory
 from sfumato.core.config import component
-from sfumato.core.device import autocast
+from sfumato.core.device import autocast, default_device, tf32
 from sfumato.core.model import Phase
 from sfumato.data.cache import cache_folder
 from sfumato.networks.fast import use_kernels
-from sfumato.networks.norm_kernel import NoCompiler, norm_kernel
+from sfumato.networks.norm_kernel import NoCompiler, find_compiler, norm_kernel
 from sfumato.run.experiment import Experiment, TrainingConfig
 
 KEYS = ("precision", "layout", "kernels", "compile")
@@ -28,6 +28,9 @@ KEYS = ("precision", "layout", "kernels", "compile")
 @component
 class Plan:
     """How to compute. As it stands it is the reference, which every other plan is checked against.
+
+    Under any plan but the reference optimizers are fused and Muon iterates in bfloat16, float32 is
+    TF32 on a GPU, and freed memory stays with the process.
 
     Args:
         precision: of convolutions and matrix products; weights stay float32. float16 scales the
@@ -47,6 +50,11 @@ class Plan:
         words = [self.precision, self.layout.replace("_", " ")]
         words += ["kernels"] * self.kernels + ["compiled"] * self.compile
         return ", ".join(words)
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether it is any but the reference."""
+        return self != REFERENCE
 
 
 REFERENCE = Plan()
@@ -76,7 +84,9 @@ def with_plan(experiment: Experiment, plan: Plan) -> Experiment:
 
 
 def available(plan: Plan) -> Plan:
-    """The plan as far as it can be had on this machine: without a compiler there are no kernels."""
+    """The plan as far as it can be had on this machine, which a compiler decides."""
+    if plan.compile and not can_compile(default_device()):
+        plan = replace(plan, compile=False)
     if not plan.kernels:
         return plan
     try:
@@ -86,13 +96,21 @@ def available(plan: Plan) -> Plan:
     return plan
 
 
+def can_compile(device: torch.device) -> bool:
+    """Whether networks can be compiled for a device: for a CPU, torch.compile writes C++."""
+    return device.type != "cpu" or find_compiler() is not None
+
+
 def apply_plan(model: nn.Module, plan: Plan) -> None:
     """Put a model's weights and layers under a plan; precision comes with `computing`.
+
+    From here on this process does without TF32 but where `computing` or a `Trainer` allows it.
 
     Raises:
         NoCompiler: the plan has kernels, and they cannot be built.
     """
-    if plan != REFERENCE:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    if plan.is_fast:
         keep_freed_memory()
     is_channels_last = plan.layout == "channels_last"
     layout = torch.channels_last if is_channels_last else torch.contiguous_format
@@ -105,9 +123,6 @@ def apply_plan(model: nn.Module, plan: Plan) -> None:
                 parameter.data = laid_out.copy_(parameter.data)
     model.performance_plan = plan  # type: ignore[assignment]
     use_kernels(model, norm_kernel(cache_folder() / "kernels") if plan.kernels else None)
-    if torch.cuda.is_available():
-        torch.backends.cuda.matmul.allow_tf32 = plan != REFERENCE
-        torch.backends.cudnn.allow_tf32 = plan != REFERENCE
 
 
 def plan_in_force(model: nn.Module) -> Plan:
@@ -115,9 +130,11 @@ def plan_in_force(model: nn.Module) -> Plan:
     return getattr(model, "performance_plan", REFERENCE)
 
 
-def computing(device: torch.device, plan: Plan) -> AbstractContextManager[object]:
+@contextmanager
+def computing(device: torch.device, plan: Plan) -> Iterator[None]:
     """The context in which forward passes have the precision of a plan."""
-    return autocast(device, plan.precision)
+    with tf32(plan.is_fast), autocast(device, plan.precision):
+        yield
 
 
 def compiled_forwards(phases: Sequence[Phase]) -> dict[nn.Module, Callable[..., Any]]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sfumato.augment.geometric import Augmentation
 from sfumato.core import distributed
+from sfumato.core.device import tf32
 from sfumato.core.errors import ConfigError
 from sfumato.core.images import Batch, Labels, UInt8Images, from_uint8
 from sfumato.core.model import GenerativeModel, Observed, Phase
@@ -65,7 +66,7 @@ class Trainer:
         for phase in self.phases:  # phases of one module share its optimizer
             if phase.module not in self.optimizers:
                 self.optimizers[phase.module] = config.optimizer.build(
-                    phase.module, config.learning_rate
+                    phase.module, config.learning_rate, fast=self.plan.is_fast
                 )
         # Finding the parameters in a module takes time that every step would pay.
         self._parameters = {module: list(module.parameters()) for module in self.optimizers}
@@ -99,9 +100,10 @@ class Trainer:
         position, size = self.position, self.config.batch_size
         self._seed_dropout()
         self._set_learning_rate()
-        for phase in self.phases:
-            if position.step % phase.every == 0:
-                self._run_phase(phase, batch)
+        with tf32(self.plan.is_fast):  # also what follows the forward pass
+            for phase in self.phases:
+                if position.step % phase.every == 0:
+                    self._run_phase(phase, batch)
         position.step += 1
         position.images += size
         for average in self.averages:
