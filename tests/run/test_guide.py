@@ -15,6 +15,7 @@ from sfumato.data.catalogue import load
 from sfumato.diffusion.classifier_guidance import NoisyClassifier
 from sfumato.run.experiment import Experiment
 from sfumato.run.guide import Guide
+from sfumato.run.performance import plan_in_force
 from sfumato.run.sample import LoadedRun, load_run, sample_images
 from sfumato.run.train import train
 
@@ -49,6 +50,28 @@ def draw(loaded: LoadedRun, labels: torch.Tensor) -> UInt8Images:
 
 
 LABELS = torch.arange(10)
+
+
+@pytest.mark.parametrize("guide", [{"autoguide": "weak"}, {"classifier": "classifier"}])
+def test_guided_samples_are_computed_by_the_plan_of_the_run(
+    runs: Path, guide: dict[str, str]
+) -> None:
+    ((kind, name),) = guide.items()
+    images, autocast = [], []
+    for precision in ("float32", "bfloat16"):
+        strong = load_run(runs / "strong", [f"training.precision={precision}"])
+        guided = Guide(**{kind: runs / name}, scale=2.0).apply(strong)
+        assert plan_in_force(guided.model) == plan_in_force(strong.model)
+        assert plan_in_force(guided.model).precision == precision
+        strong.model.denoiser.network.register_forward_hook(
+            lambda *_: autocast.append(torch.is_autocast_enabled("cpu"))
+        )
+        images.append(draw(guided, LABELS).double())
+    error = (images[0] - images[1]).square().mean().sqrt()
+    assert error < 4  # of 255 levels
+    half = len(autocast) // 2
+    assert half > 0
+    assert autocast == [False] * half + [True] * half
 
 
 def test_the_trained_classifier_knows_clean_digits_and_not_noise(runs: Path) -> None:

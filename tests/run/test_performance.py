@@ -13,7 +13,8 @@ from run.experiments import DIFFUSION, GAN, experiment
 from run.processes import silent
 from run.test_train import tensors
 from sfumato.core.config import merge, to_mapping
-from sfumato.core.errors import RunError
+from sfumato.core.errors import RunError, SfumatoError
+from sfumato.core.files import write_json
 from sfumato.core.noise import Noise
 from sfumato.data.catalogue import load
 from sfumato.networks.norm_kernel import find_compiler
@@ -31,6 +32,7 @@ from sfumato.run.performance import (
 )
 from sfumato.run.plan_search import TOLERANCE, Choice, Search, choose_plan
 from sfumato.run.sample import load_run, sample_images
+from sfumato.run.sample_compiled import say_once
 from sfumato.run.train import train
 from sfumato.run.trainer import Trainer
 from sfumato.run.trainer_state import restore_tensors, trainer_tensors
@@ -120,6 +122,30 @@ def test_short_runs_and_reference_runs_time_nothing() -> None:
     # "reference" switches everything off, whatever else a recipe says.
     off = fixed(FAST, performance="reference")
     assert Trainer(off.training, build_model(off, data), CPU).plan == REFERENCE
+
+
+def test_a_compiled_plan_without_a_compiler_is_refused_and_sampling_does_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = fixed(Plan(compile=True), budget_images=32, sample_images=0)
+    run_dir = tmp_path / "run"
+    train(fixed(REFERENCE, budget_images=32, sample_images=0), run_dir, tell=silent)
+    write_json(run_dir / "config.json", to_mapping(config))
+    assert plan_in_force(load_run(run_dir).model).compile == (find_compiler() is not None)
+    monkeypatch.setenv("CXX", "")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    data = load(config.data).train
+    with pytest.raises(SfumatoError, match=r"training\.compile is true, but there is no C\+\+"):
+        choose_plan(config, data, CPU)
+    with pytest.raises(SfumatoError, match=r"set training\.compile=false"):
+        train(config, tmp_path / "new", tell=silent)
+    assert not (tmp_path / "new").exists()
+    say_once.cache_clear()
+    capsys.readouterr()
+    loaded = [load_run(run_dir) for _ in range(2)][-1]
+    assert plan_in_force(loaded.model) == REFERENCE
+    assert loaded.experiment.training.compile is False
+    assert capsys.readouterr().err.count("there is no C++ compiler") == 1
 
 
 def tf32_flags() -> tuple[bool, bool]:

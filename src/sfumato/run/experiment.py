@@ -41,11 +41,13 @@ class TrainingConfig:
         clip_gradient: largest norm of the gradient of a module; None: no clipping.
         averages: weight averages kept during training; the first is the one sampled with.
         performance: "auto" chooses by timing what is "auto" in the next four, at the start of a
-            run; "reference" is float32, contiguous and eager, whatever they say.
+            run; "reference" switches all of it off, whatever they say: float32, contiguous, eager,
+            without own kernels, fused optimizers or TF32.
         precision: of the forward and backward pass; weights stay float32. float16 scales the loss.
         layout: of images and weights in memory.
         kernels: own compiled kernels on a CPU; need a C++ compiler.
-        compile: networks through torch.compile.
+        compile: networks through torch.compile, in sampling where it pays; for a CPU it needs a C++
+            compiler.
         recompute_activations: keep less for the backward pass and compute it again: less memory,
             more time, the same results.
         shard: spread a diffusion model over the processes (FSDP2); nothing happens with one.

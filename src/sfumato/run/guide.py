@@ -15,6 +15,7 @@ from sfumato.diffusion.denoiser import Denoiser
 from sfumato.diffusion.guidance import AutoGuided, Interval
 from sfumato.diffusion.model import DiffusionModel
 from sfumato.run.checkpoint import load_checkpoint, load_into, read_tensors
+from sfumato.run.performance import plan_in_force
 from sfumato.run.sample import LoadedRun, load_run
 
 
@@ -113,6 +114,7 @@ class GuidedModel(nn.Module):
         self.denoiser = denoiser
         self.image_shape = model.image_shape
         self.num_classes = model.num_classes
+        self.performance_plan = plan_in_force(model)
 
     @property
     def nfe(self) -> int:

@@ -30,7 +30,16 @@ from sfumato.networks.norm_kernel import SOURCE, find_compiler
 from sfumato.run.build import build_model
 from sfumato.run.directory import environment
 from sfumato.run.experiment import Experiment
-from sfumato.run.performance import KEYS, REFERENCE, Plan, available, fixed_plan, plan_of, with_plan
+from sfumato.run.performance import (
+    KEYS,
+    REFERENCE,
+    Plan,
+    available,
+    can_compile,
+    fixed_plan,
+    plan_of,
+    with_plan,
+)
 from sfumato.run.trainer import Trainer
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.05}
@@ -116,7 +125,7 @@ def choose_plan(experiment: Experiment, dataset: Dataset, device: torch.device) 
     config = experiment.training
     given = fixed_plan(config)
     if given is not None:
-        _check_given(given)
+        _check_given(given, device)
         return Choice(plan=given, source="given")
     steps = number_of_steps(experiment)
     if steps is not None and steps < FEWEST_STEPS:
@@ -162,7 +171,12 @@ def number_of_steps(experiment: Experiment) -> int | None:
     return None
 
 
-def _check_given(plan: Plan) -> None:
+def _check_given(plan: Plan, device: torch.device) -> None:
+    if plan.compile and not can_compile(device):
+        raise SfumatoError(
+            "training.compile is true, but there is no C++ compiler, which torch.compile needs for "
+            "a CPU; install one or set training.compile=false"
+        )
     if plan.kernels and not available(plan).kernels:
         raise SfumatoError(
             "training.kernels is true, but the kernels cannot be built: "
@@ -235,7 +249,7 @@ class Search:
             yield other
 
     def _compiled(self, best: Plan) -> Iterator[Plan]:
-        if self.device.type == "cuda" or find_compiler() is not None:
+        if can_compile(self.device):
             yield replace(best, kernels=False, compile=True)
             if best.layout == "contiguous":  # a compiler makes a normalization of its own
                 yield replace(best, layout="channels_last", kernels=False, compile=True)

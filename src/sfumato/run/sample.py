@@ -1,5 +1,6 @@
 """Drawing images from a trained run."""
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,12 @@ from sfumato.run.performance import (
     apply_plan,
     available,
     computing,
+    in_place_of,
     plan_in_force,
     plan_of,
     with_plan,
 )
+from sfumato.run.sample_compiled import say_once, worth_compiling
 from sfumato.run.sample_memory import images_at_once
 
 
@@ -66,7 +69,10 @@ def load_run(run_dir: Path, overrides: list[str] | None = None) -> LoadedRun:
     model = experiment.model.build(tuple(data["image_shape"]), num_classes)
     load_into(model, read_tensors(weights), str(weights))
     model.to(default_device()).eval().requires_grad_(False)
-    plan = available(plan_of(experiment.training))
+    wanted = plan_of(experiment.training)
+    plan = available(wanted)
+    if plan != wanted:
+        say_once(f"computing by {plan}: for {wanted} there is no C++ compiler that works")
     apply_plan(model, plan)
     experiment = with_plan(experiment, plan)
     return LoadedRun(run_dir, experiment, model, data)
@@ -81,7 +87,8 @@ def sample_batches(
 ) -> Iterator[UInt8Images]:
     """Generate one image (uint8, on the CPU) for each seed, in batches.
 
-    Image i depends on seeds[i] and labels[i] alone. Computes by the plan that the model is under.
+    Image i depends on seeds[i] and labels[i] alone. Computes by the plan that the model is under;
+    where that compiles, the first batch and a smaller one at the end are eager all the same.
 
     Args:
         batch_size: None: as many as fit into memory, at most 128 on a CPU.
@@ -91,12 +98,19 @@ def sample_batches(
     if batch_size is None:
         with torch.inference_mode(), computing(device, plan):
             batch_size = images_at_once(model, labels)
-    for start in range(0, len(seeds), batch_size):
-        some = seeds[start : start + batch_size]
-        chosen = None if labels is None else labels[start : start + batch_size]
-        with torch.inference_mode(), computing(device, plan):
-            images = model.sample(chosen, Noise(some), on_step)
-        yield to_uint8(images).cpu()
+    whole = len(seeds) // batch_size  # another size would be compiled by itself
+    compiled: dict[nn.Module, Callable[..., Any]] = {}
+    for number in range(-(-len(seeds) // batch_size)):
+        part = slice(number * batch_size, (number + 1) * batch_size)
+        chosen = None if labels is None else labels[part]
+        forwards = compiled if number < whole else {}
+        began = time.perf_counter()
+        with torch.inference_mode(), computing(device, plan), in_place_of(forwards):
+            images = to_uint8(model.sample(chosen, Noise(seeds[part]), on_step)).cpu()
+        if number == 0:
+            seconds = time.perf_counter() - began
+            compiled = worth_compiling(model, seconds * (whole - 1))
+        yield images
 
 
 def sample_images(

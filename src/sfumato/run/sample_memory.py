@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import psutil
 import torch
@@ -12,12 +13,18 @@ from sfumato.core.model import GenerativeModel
 from sfumato.core.noise import Noise
 from sfumato.diffusion.guidance import guided_everywhere
 from sfumato.run.live_memory import LiveMemory
+from sfumato.run.performance import Plan, plan_in_force
 
 SHARE = 0.5
 """Of the free memory that images are allowed to take: kernels need some that is not counted."""
 MOST = 512
 MOST_ON_CPU = 128
 """More at once are no faster, and on a CPU slower (docs/results/speed.md)."""
+
+_needed: WeakKeyDictionary[nn.Module, dict[tuple[bool, torch.device, Plan], int]] = (
+    WeakKeyDictionary()
+)
+"""Bytes for an image more, by model, and by whether it has a label, device and plan."""
 
 
 class _Enough(Exception):
@@ -27,7 +34,8 @@ class _Enough(Exception):
 def images_at_once(model: nn.Module, labels: Labels | None, free: int | None = None) -> int:
     """The number of images to draw at once, so that they fit into memory.
 
-    Call it in the context in which the images will be drawn.
+    Call it in the context in which the images will be drawn. What an image needs is found once for
+    a model, what is free anew in every call.
 
     Args:
         model: a generative model.
@@ -37,10 +45,13 @@ def images_at_once(model: nn.Module, labels: Labels | None, free: int | None = N
     device = next(model.parameters()).device
     if free is None:
         free = _free_memory(device)
-    # The second image costs what an image costs; the first, what does not depend on their number.
-    per_image = _peak(model, labels, 2) - _peak(model, labels, 1)
+    known = _needed.setdefault(model, {})
+    key = (labels is not None, device, plan_in_force(model))
+    if key not in known:
+        # The second image costs what one costs; the first, what does not depend on their number.
+        known[key] = max(_peak(model, labels, 2) - _peak(model, labels, 1), 1)
     most = MOST_ON_CPU if device.type == "cpu" else MOST
-    return max(1, min(most, int(SHARE * free / max(per_image, 1))))
+    return max(1, min(most, int(SHARE * free / known[key])))
 
 
 def _peak(model: nn.Module, labels: Labels | None, count: int) -> int:
