@@ -138,8 +138,12 @@ def test_a_compiled_plan_without_a_compiler_is_refused_and_sampling_does_without
     with pytest.raises(SfumatoError, match=r"training\.compile is true, but there is no C\+\+"):
         choose_plan(config, data, CPU)
     with pytest.raises(SfumatoError, match=r"set training\.compile=false"):
-        train(config, tmp_path / "new", tell=silent)
+        train(experiment(DIFFUSION, **OPEN | {"compile": True}), tmp_path / "new", tell=silent)
     assert not (tmp_path / "new").exists()
+    with monkeypatch.context() as patched:  # where no kernel has been built before
+        patched.setenv("SFUMATO_CACHE", str(tmp_path / "cache"))
+        with pytest.raises(SfumatoError, match=r"set training\.kernels=false"):
+            choose_plan(experiment(DIFFUSION, **OPEN | {"kernels": True}), data, CPU)
     say_once.cache_clear()
     capsys.readouterr()
     loaded = [load_run(run_dir) for _ in range(2)][-1]

@@ -120,12 +120,12 @@ def choose_plan(experiment: Experiment, dataset: Dataset, device: torch.device) 
 
     In a process group all processes must call this; they time in step and agree.
     Raises:
-        SfumatoError: a plan that the config names cannot be had here.
+        SfumatoError: what the config asks for cannot be had here.
     """
     config = experiment.training
+    _check_given(plan_of(config), device)
     given = fixed_plan(config)
     if given is not None:
-        _check_given(given, device)
         return Choice(plan=given, source="given")
     steps = number_of_steps(experiment)
     if steps is not None and steps < FEWEST_STEPS:
