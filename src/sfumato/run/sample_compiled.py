@@ -15,8 +15,8 @@ from sfumato.run.performance import plan_in_force
 from sfumato.run.shard import is_sharded
 
 COMPILE_PAYS = 600.0
-"""Seconds that the batches still to be drawn take eagerly, from which on the networks are compiled:
-on a CPU that took 17 to 112 s, twice where guidance has an interval, and gains some tenths."""
+"""Seconds that the batches still to be drawn take eagerly, from which on the networks are compiled.
+Compiling takes half a minute to two on a CPU, and that twice where guidance has an interval."""
 
 _failed: WeakSet[nn.Module] = WeakSet()
 
