@@ -19,7 +19,7 @@ from sfumato.data.config import DataConfig
 from sfumato.data.dataset import Splits
 from sfumato.metrics.estimate import MetricError
 from sfumato.metrics.frechet import FrechetReference, frechet_distance
-from sfumato.run.copies import save_pairs
+from sfumato.run.copies import SHOWN, save_pairs
 from sfumato.run.evaluate import METRICS, EvaluationConfig, Evaluator
 from sfumato.run.folds import make_folds
 from sfumato.run.observe import Observer
@@ -258,15 +258,18 @@ def test_features_of_real_images_are_kept(
     assert again.value == pytest.approx(evaluator.floors["frechet_distance"].value, rel=1e-6)
 
 
-def test_planted_copies_are_suspected(evaluator: Evaluator, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [6, 60])
+def test_planted_copies_are_suspected(evaluator: Evaluator, tmp_path: Path, count: int) -> None:
+    """1 % and 10 % of the samples, in features and in pixels; the others are held-out images."""
     images = evaluator.splits.held_out.take(np.arange(evaluator.num_images))
-    images[:6] = evaluator.splits.train.take(np.arange(100, 106))
+    images[:count] = evaluator.splits.train.take(np.arange(100, 100 + count))
     found = evaluator.results(images, evaluator.labels).copies
     assert found is not None
+    planted = {(i, 100 + i) for i in range(count)}
     for seen in (found.features, found.pixels):
-        assert {(i, 100 + i) for i in range(6)} <= {tuple(p) for p in seen.suspects.tolist()}
-        assert seen.held_out.value < 0.01
-        assert seen.copies.value < 0.02
+        assert {tuple(pair) for pair in seen.suspects.tolist()} == planted
+        assert seen.copies.value == pytest.approx(count / evaluator.num_images)
+        assert seen.held_out.value == 0
     assert found.diversity == pytest.approx(1, abs=0.01)
     assert found.duplicates.value < 0.02
     path = tmp_path / "pairs.png"
@@ -274,7 +277,7 @@ def test_planted_copies_are_suspected(evaluator: Evaluator, tmp_path: Path) -> N
     with Image.open(path) as picture:
         pixels = np.asarray(picture)
     train = evaluator.splits.train
-    for k, (ours, theirs) in enumerate(found.pairs):
+    for k, (ours, theirs) in enumerate(found.pairs[:SHOWN]):
         row, column = divmod(k, 6)
         top, left = 64 + row * 128, 64 + column * (17 * 8 + 64)  # images of 8 pixels, 8-fold
         for image, start in ((images[ours], left), (train.take(np.array([theirs]))[0], left + 72)):
