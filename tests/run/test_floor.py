@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
+from metrics.random_networks import write_random_inception, write_random_timm
 from sfumato.data.catalogue import load
 from sfumato.data.config import DataConfig
 from sfumato.metrics.features import FeatureNetwork
@@ -30,35 +30,31 @@ def efficientnet(tmp_path: Path) -> FeatureNetwork:
     return EfficientNetFeatures().build(tmp_path)
 
 
-def timm(tmp_path: Path) -> FeatureNetwork:
+def timm(tmp_path: Path, model: str = "test_efficientnet") -> FeatureNetwork:
     """With random weights: the published ones cannot be had everywhere."""
-    library = pytest.importorskip("timm")
-    torch.manual_seed(0)
-    model = library.create_model("test_efficientnet", pretrained=False)
-    torch.save(model.state_dict(), tmp_path / "w.pth")
-    return TimmFeatures(model="test_efficientnet", weights=tmp_path / "w.pth").build(tmp_path)
+    write_random_timm(tmp_path / "w.pth", model)
+    return TimmFeatures(model=model, weights=tmp_path / "w.pth").build(tmp_path)
+
+
+def dinov2(tmp_path: Path) -> FeatureNetwork:
+    """The smallest of the family, through the same code as the one that is the default."""
+    return timm(tmp_path, "vit_small_patch14_dinov2.lvd142m")
 
 
 def inception(tmp_path: Path) -> FeatureNetwork:
-    """The same, scaled so that the signal of the images reaches the last layer."""
-    library = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
-    torch.manual_seed(0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(library.torch, "load", lambda *_, **__: {})
-        patch.setattr(torch.nn.Module, "load_state_dict", lambda *_, **__: None)
-        patch.setattr(library, "load_state_dict_from_url", lambda *_, **__: {}, raising=False)
-        network = library.FeatureExtractorInceptionV3(
-            "inception", ["2048"], feature_extractor_weights_path="none"
-        )
-    for layer in network.modules():
-        if isinstance(layer, torch.nn.Conv2d):
-            torch.nn.init.kaiming_normal_(layer.weight)
-    torch.save(network.state_dict(), tmp_path / "w.pth")
+    write_random_inception(tmp_path / "w.pth")
     return InceptionFeatures(weights=tmp_path / "w.pth").build(tmp_path)
 
 
+def inception_clean(tmp_path: Path) -> FeatureNetwork:
+    write_random_inception(tmp_path / "w.pth")
+    return InceptionFeatures(weights=tmp_path / "w.pth", resize="clean").build(tmp_path)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("build", [classifier, efficientnet, timm, inception])
+@pytest.mark.parametrize(
+    "build", [classifier, efficientnet, timm, dinov2, inception, inception_clean]
+)
 def test_train_against_held_out_is_held_out_against_held_out(build: object, tmp_path: Path) -> None:
     """Both against the same held-out images; the interval of the difference holds 0."""
     network: FeatureNetwork = build(tmp_path)  # type: ignore[operator]
