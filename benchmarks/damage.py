@@ -5,6 +5,8 @@
 Half of the images (of both splits) are the reference; the other half is scored as it is (the
 floor) and damaged in each of these ways. With several classes, the second half of them is left
 out as well; that leaves half as many images, and `--missing-only` has a floor of as many.
+`--copies` says instead how many of 400 training images are suspected copies, as they are and
+changed a little.
 """
 
 import argparse
@@ -18,7 +20,9 @@ from sfumato.core.noise import derive_seed
 from sfumato.data.cache import cache_folder, make_folder
 from sfumato.data.catalogue import load
 from sfumato.data.config import DataConfig
+from sfumato.data.dataset import Splits
 from sfumato.metrics.estimate import Estimate
+from sfumato.metrics.memorization import memorization
 from sfumato.metrics.pretrained import EfficientNetFeatures
 from sfumato.report.evaluation import aligned, floor_table
 from sfumato.report.numbers import number
@@ -39,6 +43,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="at most so many in all")
     parser.add_argument("--limit", type=int, help="load at most so many training images")
     parser.add_argument("--missing-only", action="store_true", help="no JPEG, no noise")
+    parser.add_argument("--copies", action="store_true", help="suspected copies, nothing else")
     parser.add_argument("--floor-curve", action="store_true")
     options = parser.parse_args()
     config = DataConfig(source=options.source, classes=tuple(options.classes), limit=options.limit)
@@ -47,6 +52,9 @@ def main() -> None:
     network = EfficientNetFeatures().build(make_folder(cache_folder() / "weights"))
     observer = Observer(network, None, cache_folder(), 100)
     real = observer.parts(parts)  # cached, and the floor curve's too
+    if options.copies:
+        print(copies_found(splits, real.features, observer))
+        return
     order = shuffled(len(real.features), 0)[: options.images]
     ours, theirs = np.array_split(order, 2)
     reference = Reference.of(real.features[theirs])
@@ -75,6 +83,28 @@ def main() -> None:
     if options.floor_curve:
         evaluation = EvaluationConfig(features=EfficientNetFeatures())
         print("\n" + floor_table(floor_curve(splits, evaluation).to_mapping()))
+
+
+def copies_found(splits: Splits, features: torch.Tensor, observer: Observer) -> str:
+    """A table of the shares of copies of training images that are suspected."""
+    train, held_out = (part.take(np.arange(len(part))) for part in (splits.train, splits.held_out))
+    planted = train[:400]
+    changed = {
+        "as they are": planted,
+        "noise, standard deviation 2": noisy(planted, 2.0),
+        "shifted by one pixel": torch.cat([planted[..., :1], planted[..., :-1]], dim=3),
+        "mirrored": planted.flip(3),
+    }
+    known = torch.tensor_split(features, [len(train)])
+    rows = [["", "features", "pixels"]]
+    for name, images in changed.items():
+        found = (
+            memorization(observer.tensor(images).features, *known),
+            memorization(images.flatten(1), train.flatten(1), held_out.flatten(1)),
+        )
+        rows.append([name, *(f"{100 * seen.copies.value:.0f} %" for seen in found)])
+    accused = [f"{100 * seen.held_out.value:.1f} %" for seen in found]
+    return aligned([*rows, ["held-out images", *accused]])
 
 
 def cell(estimate: Estimate) -> str:
