@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sfumato.core.noise import generator
+from sfumato.metrics import blocks
 from sfumato.metrics.estimate import MetricError
 from sfumato.metrics.kernel import kernel_estimate
 
@@ -16,7 +17,9 @@ def draw(n: int, d: int, seed: object, shift: float = 0.0) -> Tensor:
     return torch.randn(n, d, generator=generator("kernel", str(seed))) + shift
 
 
-def test_it_is_the_mean_over_all_pairs() -> None:
+@pytest.mark.parametrize("largest", [2, 1_000])
+def test_it_is_the_mean_over_all_pairs(largest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "LARGEST", largest)
     x, y = draw(7, 3, 0).double(), draw(5, 3, 1).double()
 
     def k(a: Tensor, b: Tensor) -> float:

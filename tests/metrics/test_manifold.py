@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sfumato.core.noise import generator
+from sfumato.metrics import blocks
 from sfumato.metrics.estimate import Estimate, MetricError
 from sfumato.metrics.manifold import density_coverage, precision_recall
 
@@ -17,9 +18,13 @@ def draw(n: int, seed: int, scale: float = 1.0) -> Tensor:
     return scale * torch.randn(n, 4, generator=generator("manifold", seed))
 
 
+@pytest.mark.parametrize("largest", [7, 1_000])
 @pytest.mark.parametrize("k", [3, 5])
 @pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
-def test_agrees_with_prdc(k: int, scale: float) -> None:
+def test_agrees_with_prdc(
+    k: int, scale: float, largest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "LARGEST", largest)
     prdc = pytest.importorskip("prdc")
     fake, real = draw(60, 0, scale), draw(80, 1)
     theirs = prdc.compute_prdc(real_features=real.numpy(), fake_features=fake.numpy(), nearest_k=k)
@@ -27,8 +32,12 @@ def test_agrees_with_prdc(k: int, scale: float) -> None:
     assert {key: ours[key].value for key in theirs} == pytest.approx(theirs, rel=1e-6)
 
 
+@pytest.mark.parametrize("largest", [7, 1_000])
 @pytest.mark.parametrize("key", ["recall", "density", "coverage"])
-def test_the_jackknife_equals_leaving_out_one_by_one(key: str) -> None:
+def test_the_jackknife_equals_leaving_out_one_by_one(
+    key: str, largest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "LARGEST", largest)
     fake, real = draw(30, 2, 1.2), draw(40, 3)
 
     def measure(fake: Tensor) -> Estimate:

@@ -12,7 +12,8 @@ from sfumato.core.noise import generator
 from sfumato.data.catalogue import load
 from sfumato.data.config import DataConfig
 from sfumato.data.dataset import Dataset
-from sfumato.metrics.memorization import diversity, duplicates, memorization
+from sfumato.metrics import blocks
+from sfumato.metrics.memorization import diversity, duplicates, memorization, nearest
 from sfumato.metrics.pretrained import EfficientNetFeatures
 
 
@@ -62,6 +63,26 @@ def test_duplicates_among_samples_are_counted() -> None:
     assert duplicates(samples, 1e-6).value == 0
     samples[10] = samples[11]
     assert duplicates(samples, 1e-6).value == pytest.approx(2 / 50)
+
+
+@pytest.mark.parametrize("largest", [1, 7, 1_000])
+def test_the_nearest_are_found_whatever_the_blocks(
+    largest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images of bytes, by their shape or as vectors; equal ones are at a distance of exactly 0."""
+    monkeypatch.setattr(blocks, "LARGEST", largest)
+    random = generator("bytes")
+    x, y = (torch.randint(256, (n, 3, 5, 5), generator=random, dtype=torch.uint8) for n in (30, 20))
+    x[4] = y[17]
+    between = torch.cdist(x.flatten(1).double(), y.flatten(1).double())
+    for images, others in ((x, y), (x.flatten(1), y)):
+        found = nearest(images, others)
+        assert found.index.tolist() == between.argmin(1).tolist()
+        assert found.distance.tolist() == pytest.approx(between.min(1).values.tolist(), abs=1e-6)
+        assert found.distance[4] == 0
+        own = nearest(images, x, skip_own=True)
+        assert (own.index != torch.arange(30)).all()
+        assert (own.distance > 0).all()
 
 
 def test_diversity_is_the_ratio_of_spreads() -> None:

@@ -5,10 +5,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sfumato.core.noise import generator
+from sfumato.metrics.blocks import blocks, positions, read
 from sfumato.metrics.estimate import Estimate, MetricError, jackknifed
 from sfumato.metrics.jackknife import LeftOut, Strata, interaction
 
-ROWS = 1_000
 PAIRS = 2_000
 
 
@@ -29,16 +29,16 @@ def kernel_estimate(
     Args:
         fake, real: features.
         strata: as for `frechet_estimate`.
-    Source: Binkowski et al. 2018 (Demystifying MMD GANs). Cost: O((N + M)^2 d), in blocks.
+    Source: Binkowski et al. 2018 (Demystifying MMD GANs). Cost: O((N + M)^2 d). Memory: O(N), the
+    features are read in blocks and may be mapped from a file.
     Raises:
         MetricError: fewer than four fake or two real images.
     """
     n, m = len(fake), len(real)
     if n < 4 or m < 2:
         raise MetricError(f"a kernel distance needs 4 fake and 2 real images, got {n} and {m}")
-    x, y = fake.double(), real.double()
-    within, across = _row_sums(x, x, skip_own=True), _row_sums(x, y)
-    real_part = float(_row_sums(y, y, skip_own=True).sum()) / (m * (m - 1))
+    within, across = _row_sums(fake, fake, skip_own=True), _row_sums(fake, real)
+    real_part = float(_row_sums(real, real, skip_own=True).sum()) / (m * (m - 1))
 
     def statistic(count: int, inner: Tensor, outer: Tensor) -> Tensor:
         return inner / (count * (count - 1)) + real_part - 2 * outer / (count * m)
@@ -49,7 +49,8 @@ def kernel_estimate(
     g = generator("kernel pairs")
     i = torch.randint(n, (PAIRS,), generator=g)
     j = (i + 1 + torch.randint(n - 1, (PAIRS,), generator=g)) % n
-    between = _kernel((x[i] * x[j]).sum(1), x.shape[1])
+    products = [(read(fake, i[at]) * read(fake, j[at])).sum(1) for at in positions(fake, PAIRS)]
+    between = _kernel(torch.cat(products), fake.shape[1])
     both = statistic(
         n - 2, inner - 2 * (within[i] + within[j] - between), outer - across[i] - across[j]
     )
@@ -65,6 +66,11 @@ def _row_sums(
     x: Float[Tensor, "N d"], y: Float[Tensor, "M d"], skip_own: bool = False
 ) -> Float[Tensor, " N"]:
     """sum_j k(x_i, y_j), without j = i if `skip_own`."""
-    d = x.shape[1]
-    sums = torch.cat([_kernel(rows @ y.T, d).sum(1) for rows in torch.split(x, ROWS)])
-    return sums - _kernel(x.square().sum(1), d) if skip_own else sums
+    sums = torch.zeros(len(x), dtype=torch.float64)
+    for at, rows in blocks(x):
+        for others, columns in blocks(y):
+            between = _kernel(rows @ columns.T, x.shape[1])
+            if skip_own and at[0] == others[0]:
+                between.fill_diagonal_(0)
+            sums[at] += between.sum(1)
+    return sums

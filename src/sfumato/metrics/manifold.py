@@ -1,7 +1,8 @@
 """Precision, recall, density and coverage: fidelity and diversity told apart.
 
 Each set is taken for the union of balls around its images, up to the k-th neighbour. Intervals are
-over draws of fake images, the real ones fixed.
+over draws of fake images, the real ones fixed. Memory is O(N + M): features are read in blocks and
+may be mapped from a file.
 """
 
 import math
@@ -9,45 +10,41 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from sfumato.metrics.blocks import Smallest, blocks, squared_distances
 from sfumato.metrics.estimate import Estimate, MetricError, jackknifed, share_of
 from sfumato.metrics.jackknife import LeftOut, Strata
 
-ROWS = 500
-
 
 @dataclass(frozen=True)
-class Manifold:
-    """A set of features with the distances to their nearest others of the set.
+class Balls:
+    """Of each image of a set, how near its nearest others of the set are.
 
     Args:
-        features: [N, d], float64.
-        radii: to the k-th and the (k+1)-th neighbour.
+        radii: squared distances to the k-th and the (k+1)-th neighbour.
         neighbours: which images the k nearest are.
     """
 
-    features: Float[Tensor, "N d"]
     radii: Float[Tensor, "N 2"]
     neighbours: Int64[Tensor, "N k"]
 
     @staticmethod
-    def of(features: Float[Tensor, "N d"], k: int) -> "Manifold":
+    def of(features: Float[Tensor, "N d"], k: int) -> "Balls":
         """Raises MetricError when there are not more than k + 1 images."""
         if len(features) < k + 2:
             raise MetricError(
                 f"balls up to neighbour {k} need at least {k + 2} images, got {len(features)}"
             )
-        x = features.double()
-        distances, indices = [], []
-        for rows in torch.split(torch.arange(len(x)), ROWS):
-            between = torch.cdist(x[rows], x)
-            between[torch.arange(len(rows)), rows] = math.inf
-            nearest = between.topk(k + 1, largest=False)
-            distances.append(nearest.values)
-            indices.append(nearest.indices)
-        return Manifold(x, torch.cat(distances)[:, k - 1 :], torch.cat(indices)[:, :k])
+        nearest = Smallest(len(features), k + 1)
+        for at, rows in blocks(features):
+            for others, columns in blocks(features):
+                between = squared_distances(rows, columns)
+                if at[0] == others[0]:
+                    between.fill_diagonal_(math.inf)
+                nearest.see(at, others, between)
+        return Balls(nearest.values[:, k - 1 :], nearest.columns[:, :k])
 
 
 def precision_recall(
@@ -66,26 +63,62 @@ def precision_recall(
     Raises:
         MetricError: fewer than k + 2 images on a side.
     """
-    fakes, reals = Manifold.of(fake, k), Manifold.of(real, k)
-    inside = []
+    fakes, reals = Balls.of(fake, k), Balls.of(real, k)
+    inside = torch.zeros(len(fake), dtype=torch.bool)
     covered = torch.zeros((), dtype=torch.int64)
     left_out = torch.zeros(len(fake), dtype=torch.int64)
-    for rows in torch.split(fakes.features, ROWS):
-        between = torch.cdist(rows, reals.features)
-        inside.append((between < reals.radii[:, 0]).any(1))
-    for rows in torch.split(reals.features, ROWS):
-        between = torch.cdist(rows, fakes.features)
-        within = between < fakes.radii[:, 0]
-        covered += within.any(1).sum()
-        # Without fake j its ball is gone, and those that counted it among their k nearest grow.
-        grown = (~within & (between < fakes.radii[:, 1])).int()
-        balls = within.sum(1, keepdim=True) - within.int()
-        for column in fakes.neighbours.T:
-            balls.index_add_(1, column, grown.to(balls.dtype))
-        left_out += (balls > 0).sum(0)
+    for at, rows in blocks(real):
+        balls = torch.zeros(len(at), dtype=torch.int64)  # that hold each real image
+        inner, outer = [], []
+        for others, columns in blocks(fake):
+            between = squared_distances(rows, columns)
+            inside[others] |= (between < reals.radii[at, :1]).any(0)
+            within = between < fakes.radii[others, 0]
+            # Without fake j its ball is gone, and those that counted it among their k nearest grow.
+            grown = ~within & (between < fakes.radii[others, 1])
+            balls += within.sum(1)
+            inner.append(_pairs(within, others, balls < 2))
+            outer.append(_pairs(grown, others, balls < 2))
+        covered += (balls > 0).sum()
+        left_out += (balls > 0).sum() + _change(balls, torch.cat(inner), torch.cat(outer), fakes)
     without = LeftOut(left_out.double() / len(real), second=0.5, strata=strata)
     recall = jackknifed(int(covered) / len(real), without, 0.0, 1.0)
-    return {"precision": share_of(torch.cat(inside), strata), "recall": recall}
+    return {"precision": share_of(inside, strata), "recall": recall}
+
+
+def _pairs(
+    found: Bool[Tensor, "n m"], columns: Int64[Tensor, " m"], rows: Bool[Tensor, " n"]
+) -> Int64[Tensor, "_ 2"]:
+    """The row and the column of everything that was found in some of the rows."""
+    i, j = (found & rows[:, None]).nonzero().T
+    return torch.stack([i, columns[j]], dim=1)
+
+
+def _change(
+    balls: Int64[Tensor, " n"],
+    inner: Int64[Tensor, "_ 2"],
+    outer: Int64[Tensor, "_ 2"],
+    fakes: Balls,
+) -> Int64[Tensor, " N"]:
+    """How many more of n real images are held without each of the fake images.
+
+    Args:
+        balls: how many hold each real image; it matters where that is one or none.
+        inner: pairs of a real image and a fake one whose ball holds it.
+        outer: pairs of a real image and a fake one whose ball would, if it reached one neighbour
+            farther.
+        fakes: the fake images.
+    """
+    count = len(fakes.radii)
+    row, ball = outer.T
+    grown = (row[:, None] * count + fakes.neighbours[ball]).unique()  # held without that neighbour
+    row, ball = inner.T
+    lost = (row * count + ball)[balls[row] == 1]
+    lost = lost[~torch.isin(lost, grown)]
+    gained = grown[balls[grown // count] == 0]
+    change: Tensor = torch.bincount(gained % count, minlength=count)
+    change -= torch.bincount(lost % count, minlength=count)
+    return change
 
 
 def density_coverage(
@@ -102,21 +135,23 @@ def density_coverage(
     """
     if len(fake) < 2:
         raise MetricError(f"density and coverage need at least 2 fake images, got {len(fake)}")
-    reals = Manifold.of(real, k)
-    fakes = fake.double()
+    reals = Balls.of(real, k)
     n = len(fake)
     depth = torch.zeros(n, dtype=torch.int64)
     lost = torch.zeros(n, dtype=torch.int64)
     covered, by_two = 0, []
-    for rows, radii in zip(
-        torch.split(reals.features, ROWS), torch.split(reals.radii[:, :1], ROWS), strict=True
-    ):
-        within = torch.cdist(rows, fakes) < radii
-        hits = within.sum(1)
-        depth += within.sum(0)
+    for at, rows in blocks(real):
+        hits = torch.zeros(len(at), dtype=torch.int64)
+        found = []
+        for others, columns in blocks(fake):
+            within = squared_distances(rows, columns) < reals.radii[at, :1]
+            hits += within.sum(1)
+            depth[others] += within.sum(0)
+            found.append(_pairs(within, others, hits < 3))
         covered += int((hits > 0).sum())
-        lost += within[hits == 1].sum(0)
-        by_two.append(within[hits == 2].nonzero()[:, 1].reshape(-1, 2))
+        row, held = torch.cat(found).T
+        lost += held[hits[row] == 1].bincount(minlength=n)
+        by_two.append(held[row.argsort(stable=True)][hits[row.sort().values] == 2].reshape(-1, 2))
     counts = depth.double() / k
     without = LeftOut((counts.sum() - counts) / (n - 1), strata=strata)
     density = jackknifed(float(counts.mean()), without, least=0.0)

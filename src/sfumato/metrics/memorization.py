@@ -1,14 +1,15 @@
 """Are samples copies of training images, or of each other?"""
 
+import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Float, Int64
 from torch import Tensor
 
+from sfumato.metrics.blocks import Rows, Smallest, blocks, mean_of, positions, read
 from sfumato.metrics.estimate import Estimate, MetricError, proportion
 
-ROWS = 500
 CANDIDATES = 8
 """Nearest images by a fast product of float32 matrices, among which distances decide."""
 SHARE, FACTOR = 0.01, 0.5
@@ -42,9 +43,7 @@ class Memorization:
     suspects: Int64[Tensor, "S 2"]
 
 
-def memorization(
-    samples: Shaped[Tensor, "N d"], train: Shaped[Tensor, "T d"], held_out: Shaped[Tensor, "M d"]
-) -> Memorization:
+def memorization(samples: Rows, train: Rows, held_out: Rows) -> Memorization:
     """Suspect samples much nearer to a training image than held-out images ever are.
 
     The vectors may be features or pixels; a copy that was shifted is found in features, one of a
@@ -70,7 +69,7 @@ def memorization(
     )
 
 
-def suspicious_distance(held_out: Shaped[Tensor, "M d"], train: Shaped[Tensor, "T d"]) -> float:
+def suspicious_distance(held_out: Rows, train: Rows) -> float:
     """The distance below which `memorization` suspects a copy.
 
     Raises:
@@ -79,26 +78,28 @@ def suspicious_distance(held_out: Shaped[Tensor, "M d"], train: Shaped[Tensor, "
     return FACTOR * float(nearest(held_out, train).distance.quantile(SHARE))
 
 
-def duplicates(samples: Shaped[Tensor, "N d"], threshold: float) -> Estimate:
+def duplicates(samples: Rows, threshold: float) -> Estimate:
     """The share of samples with another sample nearer than `threshold`, or equal."""
     distance = nearest(samples, samples, skip_own=True).distance
     return proportion(int(((distance < threshold) | (distance == 0)).sum()), len(samples))
 
 
-def diversity(samples: Float[Tensor, "N d"], real: Float[Tensor, "M d"]) -> float:
+def diversity(samples: Rows, real: Rows) -> float:
     """The spread of the samples over that of real images: sqrt of the ratio of total variances."""
     if len(samples) < 2 or len(real) < 2:
         raise MetricError("diversity needs at least 2 images on either side")
-    return float((samples.double().var(0).sum() / real.double().var(0).sum()).sqrt())
+    return math.sqrt(_total_variance(samples) / _total_variance(real))
 
 
-def nearest(
-    images: Shaped[Tensor, "N d"], others: Shaped[Tensor, "T d"], skip_own: bool = False
-) -> Nearest:
-    """The nearest of `others`, in blocks; not the image itself if `skip_own`.
+def _total_variance(x: Rows) -> float:
+    mean = mean_of(x)
+    return sum(float((rows - mean).square().sum()) for _, rows in blocks(x)) / (len(x) - 1)
 
-    Vectors may be of any type, uint8 included. `others` are widened to float32 as a whole, twice:
-    twice 4 T d bytes.
+
+def nearest(images: Rows, others: Rows, skip_own: bool = False) -> Nearest:
+    """The nearest of `others`; not the image itself if `skip_own`.
+
+    Vectors may be of any type, uint8 included. Memory: O(N), both sides are read in blocks.
 
     Raises:
         MetricError: an empty set.
@@ -107,20 +108,24 @@ def nearest(
         raise MetricError(
             f"nearest images need images on both sides, got {len(images)} and {len(others)}"
         )
-    x, y = images, others.float()
-    centre = y.mean(0)  # short vectors keep more digits in the product
-    y = y - centre
-    squares = y.square().sum(1)
+    centre = mean_of(others).float()  # short vectors keep more digits in the product
+    near = Smallest(len(images), min(CANDIDATES, len(others) - skip_own), torch.float32)
+    for those, columns in blocks(others, torch.float32):
+        columns -= centre
+        squares = columns.square().sum(1)
+        for at, rows in blocks(images, torch.float32):
+            rows -= centre
+            # Without the squares of the rows, which change no order.
+            between = torch.addmm(squares, rows, columns.T, alpha=-2)
+            if skip_own and at[0] == those[0]:
+                between.fill_diagonal_(torch.inf)
+            near.see(at, those, between)
     distances, indices = [], []
-    for rows in torch.split(torch.arange(len(x)), ROWS):
-        block = x[rows].float() - centre
-        between = torch.addmm(squares, block, y.T, alpha=-2)  # without the squares of `block`
-        if skip_own:
-            between[torch.arange(len(rows)), rows] = torch.inf
-        near = between.topk(min(CANDIDATES, len(y) - skip_own), dim=1, largest=False).indices
+    for at in positions(images):
+        x = read(images, at)
         # Differences, not a product of matrices: equal images must be at distance 0.
-        exact = (x[rows].double()[:, None] - others[near].double()).square().sum(2)
-        found = exact.min(1)
+        exact = [(x - read(others, column)).square().sum(1) for column in near.columns[at].T]
+        found = torch.stack(exact, dim=1).min(1)
         distances.append(found.values.sqrt())
-        indices.append(near.gather(1, found.indices[:, None]).squeeze(1))
+        indices.append(near.columns[at].gather(1, found.indices[:, None]).squeeze(1))
     return Nearest(torch.cat(distances), torch.cat(indices))

@@ -1,20 +1,22 @@
 """Are generated images copies of training images, or of each other?"""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from sfumato.core.files import atomic_path
 from sfumato.core.images import UInt8Images
 from sfumato.core.pictures import GUTTER, image_grid
-from sfumato.data.dataset import Dataset
+from sfumato.data.dataset import Splits
 from sfumato.metrics.estimate import Estimate
 from sfumato.metrics.memorization import Memorization, diversity, duplicates, memorization
+from sfumato.run.observe import Observer, Part
 
 PAIRS = "memorization.png"
 """The picture of suspected copies, in the directory of a run."""
@@ -72,29 +74,60 @@ class Copies:
         }
 
 
-Seen = tuple[UInt8Images, Float[Tensor, "B d"]]
-"""Images and their features."""
-SeenData = tuple[Dataset, Float[Tensor, "_ d"]]
+class Pictures:
+    """Images of data sets, one set after another, which are read when they are asked for."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self._parts = parts
+        self._ends = np.cumsum([len(rows) for _, rows in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, at: Int64[Tensor, " b"] | slice) -> UInt8Images:
+        positions = np.arange(len(self))[at] if isinstance(at, slice) else at.numpy()
+        part = np.searchsorted(self._ends, positions, side="right")
+        shape = self._parts[0][0].image_shape
+        images = torch.empty(len(positions), *shape, dtype=torch.uint8)
+        for k in np.unique(part):
+            (dataset, rows), inside = self._parts[k], part == k
+            start = self._ends[k] - len(rows)
+            images[torch.from_numpy(inside)] = dataset.take(rows[positions[inside] - start])
+        return images
 
 
-def find_copies(generated: Seen, train: SeenData, held_out: SeenData) -> Copies:
-    """Compare generated images with all training images, beside held-out images.
+def find_copies(
+    images: UInt8Images | Pictures,
+    features: Float[Tensor, "N d"],
+    splits: Splits,
+    observer: Observer,
+) -> Copies:
+    """Compare images with all training images, beside as many held-out images.
 
+    Args:
+        images: those under suspicion.
+        features: theirs.
+        splits: the images they may be copies of, and those they cannot be.
+        observer: sees the features of these, if it has not seen them already.
     Raises:
         MetricError: an empty set, or fewer than two images to compare with each other.
     """
-    images, features = generated
-    by_features = memorization(features, train[1], held_out[1])
-    pixels = [_pixels(dataset) for dataset, _ in (train, held_out)]
-    by_pixels = memorization(images.flatten(1), pixels[0], pixels[1])
-    ours, theirs = np.array(_pairs(by_features, by_pixels)[:SHOWN], dtype=np.int64).reshape(-1, 2).T
+    train, held_out = (observer.dataset(part).features for part in (splits.train, splits.held_out))
+    held_out = held_out[: len(features)]
+    by_features = memorization(features, train, held_out)
+    originals, others = (
+        Pictures([(dataset, np.arange(len(seen)))])
+        for dataset, seen in ((splits.train, train), (splits.held_out, held_out))
+    )
+    by_pixels = memorization(images, originals, others)
+    shown = torch.tensor(_pairs(by_features, by_pixels)[:SHOWN], dtype=torch.int64).reshape(-1, 2)
     return Copies(
         features=by_features,
         pixels=by_pixels,
         duplicates=duplicates(features, by_features.threshold),
-        real_duplicates=duplicates(held_out[1], by_features.threshold),
-        diversity=diversity(features, held_out[1]),
-        shown=torch.stack([images[torch.from_numpy(ours)].cpu(), train[0].take(theirs)], dim=1),
+        real_duplicates=duplicates(held_out, by_features.threshold),
+        diversity=diversity(features, held_out),
+        shown=torch.stack([images[shown[:, 0]], originals[shown[:, 1]]], dim=1),
     )
 
 
@@ -121,7 +154,3 @@ def _pairs(*kinds: Memorization) -> list[tuple[int, int]]:
     """(generated, training) suspects of all kinds, each once."""
     found = [pair for kind in kinds for pair in kind.suspects.tolist()]
     return list(dict.fromkeys((int(i), int(j)) for i, j in found))
-
-
-def _pixels(dataset: Dataset) -> UInt8[Tensor, "N D"]:
-    return dataset.take(np.arange(len(dataset))).flatten(1)

@@ -18,7 +18,7 @@ from sfumato.metrics.features import FeatureNetwork, weight_digest
 from sfumato.metrics.memorization import duplicates, suspicious_distance
 from sfumato.networks.classifier import Classifier, ClassifierConfig
 from sfumato.run.classifier import classifier_features, train_classifier
-from sfumato.run.copies import Copies, find_copies
+from sfumato.run.copies import find_copies
 from sfumato.run.folds import Folds, make_folds
 from sfumato.run.observe import Observed, Observer
 from sfumato.run.outcome import Results, too_few
@@ -124,6 +124,9 @@ class Evaluator:
         """Scores with floor, protocol, classes and copies; raises as `score`."""
         seen = self.observe(images)
         scores = self._scores(seen, labels)
+        copies = None
+        if self.config.memorization:
+            copies = find_copies(images, seen.features, self.splits, self._observer)
         return Results(
             scores=scores,
             floors=self.floors,
@@ -131,7 +134,7 @@ class Evaluator:
             class_histogram=class_histogram(seen, self.splits.train.class_names),
             classes={} if labels is None else self._by_class(seen, labels),
             class_floors=self.class_floors,
-            copies=self._copies(images, seen) if self.config.memorization else None,
+            copies=copies,
             warnings=self._warnings(scores),
         )
 
@@ -190,17 +193,6 @@ class Evaluator:
         rows = slice(self.num_images)
         training = self._observer.dataset(self.splits.train).features
         return suspicious_distance(self._held_out.features[rows], training)
-
-    def _copies(self, images: UInt8Images, seen: Observed) -> Copies:
-        """Copies among generated images, by their features and by their pixels."""
-        train, held_out = self.splits.train, self.splits.held_out
-        everything = self._observer.dataset(train).features
-        rows = slice(self.num_images)  # as many held-out images as there are generated ones
-        return find_copies(
-            (images, seen.features),
-            (train, everything),
-            (held_out.subset(np.arange(len(held_out))[rows]), self._held_out.features[rows]),
-        )
 
     def _scores(self, seen: Observed, labels: Labels | None) -> dict[str, Estimate]:
         found = scores_of(self.config.metrics, seen, self._reference, self.network, labels)
