@@ -17,6 +17,7 @@ def estimate(value: float, n: int = 50) -> dict[str, Any]:
 
 
 EVALUATION: dict[str, Any] = {
+    "metrics": [{"key": "frechet_distance", "label": "Fréchet distance", "better": "lower"}],
     "classes": {
         "cat": {
             "frechet_distance": estimate(6.0),
@@ -61,6 +62,8 @@ def test_a_class_stands_beside_its_own_floor() -> None:
         ["<dog>", "4", "–", "–", "–", "–", "0.500"],
     ]  # fmt: skip
     assert class_rows(EVALUATION | {"class_floors": {}})[0][-1] == "label accuracy"
+    fid = EVALUATION["metrics"][0] | {"label": "FID"}
+    assert class_rows(EVALUATION | {"metrics": [fid]})[0][2] == "FID"
     lines = class_table(EVALUATION).splitlines()
     assert len({len(line) for line in lines[2:]}) == 1  # the numbers stand below one another
 

@@ -26,6 +26,7 @@ from sfumato.run.compare import compare, default_features, has_classes
 from sfumato.run.floor_curve import floor_curve, sizes
 from sfumato.run.imageset import draw, drawn_alike, image_set
 from sfumato.run.observe import Observer
+from sfumato.run.outcome import Results
 from sfumato.run.protocol import EvaluationConfig
 from sfumato.run.train import train
 
@@ -145,6 +146,111 @@ def test_planted_copies_are_drawn_beside_their_originals(
     assert (pixels[:, :64:8] == images[0, 0].numpy()).all()
 
 
+def test_copies_are_looked_for_whatever_the_features(tmp_path: Path) -> None:
+    """Of the training images of a data set, from either split of it, or of a run."""
+    splits = load(DataConfig(source="digits"))
+    images = splits.held_out.take(np.arange(60))
+    images[:6] = splits.train.take(np.arange(100, 106))
+    planted = image_set(save_npz(tmp_path / "planted.npz", images[:, 0].numpy()))
+    run = train(experiment(DIFFUSION, sample_images=0, budget_images=32), tmp_path / "run")
+    ours = str(run.directory)
+    for name, settings in (("digits", {}), ("digits:train", {}), (ours, {"num_images": 60})):
+        found = compare(planted, image_set(name), config(**settings)).copies
+        assert found is not None
+        pairs = [(i, 100 + i) for i in range(6)]
+        assert [tuple(pair) for pair in found.pixels.suspects.tolist()] == pairs
+        assert found.pixels.held_out.value == 0
+        at = found.pairs.index((0, 100))
+        assert torch.equal(found.shown[at, 0], images[0])
+        assert torch.equal(found.shown[at, 1], images[0])
+    sampled = compare(image_set(ours), image_set("digits"), config(num_images=40)).copies
+    assert sampled is not None
+    assert sampled.pixels.copies.n == 40
+    assert compare(planted, planted, config()).copies is None  # no split of anything
+    off = config(memorization=False)
+    assert compare(planted, image_set("digits"), off).copies is None
+    (run.directory / "data.json").write_text(
+        (run.directory / "data.json").read_text().replace(splits.train.digest, "0" * 64)
+    )
+    changed = compare(planted, image_set(ours), config(num_images=60))
+    assert changed.copies is None
+    assert any("have changed since it was trained" in warning for warning in changed.warnings)
+    large = image_set(save_npz(tmp_path / "large.npz", pictures(30, 6)[..., 0]))
+    told = compare(large, image_set("digits"), config())
+    assert told.copies is None
+    assert any("images of their size alone" in warning for warning in told.warnings)
+
+
+def test_each_class_is_scored_beside_its_floor_whatever_the_features(tmp_path: Path) -> None:
+    splits = load(DataConfig(source="digits"))
+    digits, ours = image_set("digits"), image_set("digits:train")
+    results = compare(ours, digits, config(memorization=False))
+    assert set(results.classes) == set(results.class_floors) == set("0123456789")
+    sides = []
+    for part in (splits.train, splits.held_out):
+        assert part.labels is not None
+        sides.append(colours(part.take(np.flatnonzero(part.labels == 3))))
+    expected = frechet_distance(sides[0], FrechetReference.of(sides[1]))
+    three = results.classes["3"]["frechet_distance"]
+    assert three.value == pytest.approx(expected, rel=1e-5)
+    assert three.n == len(sides[0])
+    assert three.protocol == results.class_floors["3"]["frechet_distance"].protocol
+    assert three.protocol not in (None, results.scores["frechet_distance"].protocol)
+    excess = results.to_mapping()["class_excess"]["3"]["frechet_distance"]  # type: ignore[index]
+    floor = results.class_floors["3"]["frechet_distance"].value
+    assert excess["excess"] == pytest.approx(three.value - floor)
+    assert excess["low"] < excess["excess"] < excess["high"]
+    fewer = image_set("digits:train", ["data.classes=[3,5]"])
+    assert compare(fewer, digits, config()).classes == {}  # other classes
+    run = train(experiment(DIFFUSION, sample_images=0, budget_images=32), tmp_path / "run")
+    sampled = compare(image_set(str(run.directory)), digits, config(num_images=200))
+    assert digits.other is not None
+    real = np.bincount(digits.other.labels[draw(200, len(digits.other), 0)])
+    counts = {name: own["frechet_distance"].n for name, own in sampled.classes.items()}
+    assert counts == {str(c): k for c, k in enumerate(real) if k >= 10}
+    floors = {name: own["frechet_distance"].n for name, own in sampled.class_floors.items()}
+    assert floors == counts
+
+
+def test_real_images_have_classes_by_the_classifier_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sfumato.run.classifier.REPEATS", 2)
+    monkeypatch.setattr("sfumato.run.classifier.SHORTEST", 0)
+    by_classifier = config(
+        features={"kind": "classifier"}, num_images=200, metrics=["label_accuracy"]
+    )
+    results = compare(image_set("digits:train"), image_set("digits"), by_classifier)
+    assert sum(own["label_accuracy"].n for own in results.classes.values()) == 200
+    assert results.scores == {}  # no classes were asked for
+
+
+def test_only_the_features_of_the_fid_make_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Between two sets, of a run, and over N."""
+    monkeypatch.setattr("sfumato.run.classifier.REPEATS", 2)
+    monkeypatch.setattr("sfumato.run.classifier.SHORTEST", 0)
+    run = train(experiment(DIFFUSION, sample_images=0, budget_images=32), tmp_path / "run")
+    ours = str(run.directory)
+    for resize, heading in (("tensorflow", "FID"), ("clean", "Fréchet distance")):
+        network = FeatureNetwork("inception", "0" * 64, 6, resize, colours)
+        monkeypatch.setattr(EfficientNetFeatures, "build", lambda self, cache, n=network: n)
+        fast = ["--features", "efficientnet-lite0", "--metrics", "frechet_distance"]
+        path = str(tmp_path / "floor.png")
+        for arguments in (
+            [ours, "digits", "evaluation.num_images=40"],
+            [ours, "evaluation.num_images=40"],
+            ["digits", "--floor-curve", "-o", path],
+        ):
+            assert main(["evaluate", *arguments, *fast]) == 0
+            printed = capsys.readouterr().out
+            assert heading in printed
+            assert ("FID" in printed) == (heading == "FID")
+    protocol = {"features": "inception", "resize": "tensorflow"}
+    scores = compare(image_set("digits"), image_set("digits"), config(num_images=40)).scores
+    (column,) = Results(scores, scores, protocol).to_mapping()["metrics"]  # type: ignore[misc]
+    assert column["label"] == "FID"
+
+
 def test_only_moments_are_kept_where_they_suffice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,6 +329,15 @@ def test_a_conditional_run_takes_the_label_frequencies_of_real_images(tmp_path: 
     both = compare(ours, ours, config(num_images=40, metrics=["kernel_distance"]))
     assert both.protocol["labels"] == "equal numbers"
     assert both.protocol["floor"] == "40 against 40 images of the reference's source"
+    assert both.protocol["sampler"] == both.protocol["reference_sampler"]
+    assert str(both.protocol["sampler"]).startswith("ddim, steps 3")
+    assert both.protocol["guidance"] == "classifier_free, scale 1.0"
+    assert both.protocol["weights"] == "exponential moving average"
+    assert both.protocol["training_steps"] == both.protocol["reference_training_steps"] == 2
+    assert both.protocol["sampling_seeds"] == "0 to 39"
+    assert both.protocol["reference_sampling_seeds"] == "1000000 to 1000039"
+    assert both.classes == {}  # four images of a class are too few
+    assert not any(key.startswith("reference_s") for key in results.protocol)
     distance = both.scores["kernel_distance"]  # two draws of one model, with noise of their own
     assert distance.standard_error is not None
     assert 0 < abs(distance.value) < 4 * distance.standard_error
@@ -277,6 +392,10 @@ def test_floor_curve_falls_and_says_where_it_is_no_floor(
     assert [p.disjoint for p in points] == [True, True, True, False, False]
     assert points[0].distance.value > points[2].distance.value > points[-1].distance.value
     assert points[-1].distance.value < 1e-6 * points[0].distance.value
+    renamed = load(DataConfig(source=save_npz(tmp_path / "y.npz", pictures(600, 14))))
+    protocols = [point.distance.protocol for point in points]
+    assert [p.distance.protocol for p in floor_curve(renamed, config()).points] == protocols
+    assert len({*protocols, None}) == len(points) + 1  # each N is a protocol of its own
     path = tmp_path / "floor.png"
     assert main(["evaluate", str(tmp_path / "x.npz"), "--floor-curve", "-o", str(path)]) == 0
     assert "no floor: 600 images on both sides" in capsys.readouterr().out

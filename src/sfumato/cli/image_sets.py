@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sfumato.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sfumato.run.protocol import EvaluationConfig, Protocol
+    from sfumato.run.protocol import EvaluationConfig
 
 KINDS = ("inception", "efficientnet-lite0", "classifier", "timm")
 STAND_ALONE = ["frechet_distance", "kernel_distance", "precision", "recall"]
@@ -48,7 +48,6 @@ def compare_sets(options: argparse.Namespace) -> None:
     from sfumato.run.compare import compare, default_features, has_classes
     from sfumato.run.copies import PAIRS, save_pairs
     from sfumato.run.imageset import image_set
-    from sfumato.run.protocol import METRICS
 
     ours, theirs = _divided(options.overrides)
     a, b = (image_set(str(name), theirs) for name in (options.run_dir, options.reference))
@@ -72,11 +71,8 @@ def compare_sets(options: argparse.Namespace) -> None:
         score_table,
     )
 
-    called = {metric.key: metric.label for metric in METRICS}
-    if _is_fid(results.protocol):
-        called["frechet_distance"] = "FID"
     print(f"{a.name} against {b.name}\n")
-    print(score_table(called, mapping))
+    print(score_table(mapping))
     if results.classes:
         print("\n" + class_table(mapping))
     if results.class_histogram:
@@ -153,7 +149,3 @@ def _feature_overrides(name: str) -> list[str]:
     if kind != name:
         chosen.append(f"evaluation.features.model={DINOV2 if name == 'dinov2' else name}")
     return chosen
-
-
-def _is_fid(protocol: "Protocol") -> bool:
-    return protocol["features"] == "inception" and protocol["resize"] == "tensorflow"

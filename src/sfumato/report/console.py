@@ -45,8 +45,7 @@ def run_text(results: Results, evaluation: Mapping[str, Any], directory: Path) -
         f"{protocol['num_images']:,} samples against {protocol['reference_images']:,} images of "
         f"{protocol['reference']}, features: {protocol['features']}"
     )
-    labels = {metric["key"]: metric["label"] for metric in evaluation["metrics"]}
-    blocks = [heading, score_table(labels, evaluation)]
+    blocks = [heading, score_table(evaluation)]
     if evaluation["classes"]:
         blocks.append(class_table(evaluation))
     if evaluation["class_histogram"]:

@@ -93,8 +93,8 @@ def sampler_figures(results: Results) -> list[Figure]:
             if points:
                 x, y = [float(x) for x, _ in points], [y for _, y in points]
                 curves.append(Curve(arm.name, index % NUM_COLOURS, x, y))
-    floor = metric.floor if metric else None
-    figure = curve_figure("Fréchet distance", "NFE", curves, floor)
+    label, floor = (metric.label, metric.floor) if metric else ("Fréchet distance", None)
+    figure = curve_figure(label, "NFE", curves, floor)
     return [("sampler-nfe", figure)] if figure else []
 
 

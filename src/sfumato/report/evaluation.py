@@ -11,13 +11,14 @@ CLASS_HEADINGS = {"frechet_infinity": "N → ∞"}
 WIDTH = 100
 
 
-def score_table(labels: Mapping[str, str], evaluation: Mapping[str, Any]) -> str:
+def score_table(evaluation: Mapping[str, Any]) -> str:
     """A line for each metric: score, interval, floor, score / floor and excess.
 
     Args:
-        labels: key of the metric -> its name.
-        evaluation: "scores" and "excess" by the key of the metric, as written to JSON.
+        evaluation: "metrics", and "scores" and "excess" by the key of the metric, as written to
+            JSON.
     """
+    labels = _labels(evaluation)
     header = ["", "score", "95 % interval", "floor", "× floor", "excess", "95 % interval"]
     rows = []
     for key, score in evaluation["scores"].items():
@@ -34,6 +35,11 @@ def score_table(labels: Mapping[str, str], evaluation: Mapping[str, Any]) -> str
             ]
         )
     return aligned([header, *rows])
+
+
+def _labels(evaluation: Mapping[str, Any]) -> dict[str, str]:
+    """Key of the metric -> its name."""
+    return {metric["key"]: metric["label"] for metric in evaluation["metrics"]}
 
 
 def class_table(evaluation: Mapping[str, Any]) -> str:
@@ -53,17 +59,17 @@ def class_rows(evaluation: Mapping[str, Any]) -> list[list[str]]:
         CLASS_HEADINGS.get(key, key.replace("_", " ")) + (" (floor)" if key in beside else "")
         for key in others
     ]
-    rows = [["class", "N", "Fréchet distance", "floor", "× floor", *headings]]
+    distance = _labels(evaluation).get("frechet_distance", "Fréchet distance")
+    rows = [["class", "N", distance, "floor", "× floor", *headings]]
     for name, scores in classes.items():
         floors = evaluation["class_floors"].get(name, {})
-        distance, floor = scores.get("frechet_distance"), floors.get("frechet_distance")
-        comparable = distance and floor and floor["value"]
-        ratio = distance["value"] / floor["value"] if comparable else None
+        score, floor = scores.get("frechet_distance"), floors.get("frechet_distance")
+        ratio = score["value"] / floor["value"] if score and floor and floor["value"] else None
         rows.append(
             [
                 name,
                 str(next(iter(scores.values()))["n"]),
-                number(distance and distance["value"]),
+                number(score and score["value"]),
                 number(floor and floor["value"]),
                 number(ratio),
                 *(_beside(scores.get(key), floors.get(key)) for key in others),
@@ -115,7 +121,7 @@ def copies_lines(copies: Mapping[str, Any]) -> list[str]:
 
 def floor_table(curve: Mapping[str, Any]) -> str:
     """A line for each N; says which points cannot come from disjoint sets."""
-    rows = [["N", "Fréchet distance", "95 % interval", ""]]
+    rows = [["N", curve["metric"], "95 % interval", ""]]
     for point in curve["points"]:
         note = "" if point["disjoint"] else f"no floor: {point['shared']:,} images on both sides"
         distance = point["distance"]

@@ -58,7 +58,7 @@ def to_markdown(view: View) -> str:
         images = [_image(line, f"figures/{name}.svg") for (name, _), line in pairs]
         blocks += ["## What quality costs", _list(view.fronts), "\n".join(images)]
     if view.sampler_figures:
-        images = [_image("Fréchet distance against NFE", f"figures/{name}.svg")
+        images = [_image("Distance against NFE", f"figures/{name}.svg")
                   for name, _ in view.sampler_figures]  # fmt: skip
         blocks += ["## Number of sampling steps", *images]
     if view.warnings:

@@ -218,7 +218,8 @@ def _classes(results: Results) -> list[tuple[str, list[list[str]]]]:
     for arm in results.arms:
         if arm.runs and arm.runs[0].classes:
             run = arm.runs[0].model_dump()
-            found.append((arm.name, class_rows(run)))
+            metrics = [metric.model_dump() for metric in results.metrics]
+            found.append((arm.name, class_rows(run | {"metrics": metrics})))
     return found
 
 
@@ -243,10 +244,10 @@ def _terms(results: Results) -> list[tuple[str, str]]:
     """Short explanations of the words that this report uses."""
     keys = {metric.key for metric in results.metrics}
     terms = []
-    if "frechet_distance" in keys:
+    if (distance := results.metric("frechet_distance")) is not None:
         terms.append(
             (
-                "Fréchet distance",
+                distance.label,
                 "How far the distribution of the samples is from that of "
                 "real images, both seen through a feature network. Lower is better.",
             )

@@ -1,7 +1,7 @@
 """The distance between any two sets of images: a stand-alone FID tool with floor and interval."""
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,21 +9,29 @@ import torch
 from jaxtyping import Int64
 
 from sfumato.core.console import say
-from sfumato.core.errors import ConfigError
-from sfumato.core.images import Shape
+from sfumato.core.errors import ConfigError, SfumatoError
+from sfumato.core.images import Shape, UInt8Images
 from sfumato.data.cache import cache_folder, make_folder
 from sfumato.data.dataset import Dataset, Splits
 from sfumato.data.split import as_items
-from sfumato.metrics.estimate import Estimate, MetricError
+from sfumato.metrics.estimate import MetricError
 from sfumato.metrics.features import FeatureNetwork
 from sfumato.metrics.inception import InceptionFeatures, standard_weights
 from sfumato.metrics.pretrained import EfficientNetFeatures
+from sfumato.run.copies import Copies, Pictures, find_copies
 from sfumato.run.evaluate import Evaluator
-from sfumato.run.imageset import SAMPLES, ImageSet, draw, drawn_alike, shuffled
-from sfumato.run.observe import Observed, Observer
+from sfumato.run.imageset import SAMPLES, ImageSet, draw, drawn_alike
+from sfumato.run.observe import Observed, Observer, storage
+from sfumato.run.origin import origin, training_images
 from sfumato.run.outcome import Results, too_few
-from sfumato.run.protocol import ClassifierFeatures, EvaluationConfig, Features, stamped
-from sfumato.run.scores import MOMENTS_SUFFICE, Reference, scores_of
+from sfumato.run.protocol import (
+    ClassifierFeatures,
+    EvaluationConfig,
+    Features,
+    stamped,
+    stamped_classes,
+)
+from sfumato.run.side import Side
 
 REFERENCE_SEEDS = 1_000_000
 """Where the seeds of a run that is the reference begin: sides that share noise would be alike."""
@@ -68,10 +76,11 @@ def compare(
     observer = Observer(network, None, cache, config.batch_size)
     count = _count(a, b, config.num_images)
     size_b = len(b) or _count(b, a, config.num_images)
-    seen = _observe(a, observer, draw(count, len(a) or count, config.seed), config.batch_size)
-    side = _Side(b, size_b, count, observer, config)
-    everything = np.arange(size_b)
-    scores = scores_of(config.metrics, seen, side.reference(everything), network, None)
+    names = a.class_names if a.class_names == b.class_names else ()
+    side = Side(b, size_b, count, observer, config, names)
+    at = draw(count, len(a) or count, config.seed)
+    images, seen = _observe(a, at, observer)
+    scores = side.score(seen, a.labels(at))
     floors, floor_sizes = side.floors()
     protocol: dict[str, str | int | float] = {
         "images": a.name,
@@ -87,70 +96,81 @@ def compare(
         "evaluation_seed": config.seed,
         "interval": "95 %, over draws of the images, the reference fixed",
     }
-    if any(images.run is not None and images.run.data["class_names"] for images in (a, b)):
+    if any(images.run is not None and images.class_names for images in (a, b)):
         alike = any(images.classes is not None for images in (a, b))
         protocol["labels"] = "frequencies of a draw of real images" if alike else "equal numbers"
     if b.parts:
         protocol["reference_digest"] = " ".join(part.digest[:16] for part in b.parts)
-    results = Results(stamped(scores, protocol), stamped(floors, protocol), protocol)
-    told = _warnings(a, b, results, network, (count, size_b), floor_sizes, config)
-    return replace(results, warnings=tuple(told))
+    protocol |= {f"reference_{key}": value for key, value in origin(b, size_b).items()}
+    copies, told = _copies(a, b, images, seen, observer) if config.memorization else (None, [])
+    results = Results(
+        scores.scores,
+        floors.scores,
+        protocol,
+        classes=scores.classes,
+        class_floors=floors.classes,
+        copies=copies,
+    )
+    notes = _warnings(a, b, results, network, (count, size_b), floor_sizes, config)
+    return _stamped(replace(results, warnings=(*notes, *told)), origin(a, count))
 
 
-@dataclass(frozen=True)
-class _Side:
-    """The reference: any of its `size` images as `Reference`, and the floors of `count` images."""
+def _stamped(results: Results, of_images: Mapping[str, str | int]) -> Results:
+    """All scores with the digest of the protocol, which then also tells how images were drawn.
 
-    images: ImageSet
-    size: int
-    count: int
-    observer: Observer
-    config: EvaluationConfig
-
-    def reference(self, at: Int64[np.ndarray, " _"]) -> Reference:
-        if self.images.run is None and set(self.config.metrics) <= MOMENTS_SUFFICE:
-            return Reference(self.observer.reference(self.images.rows(at)), None)
-        return Reference.of(self._seen(at).features)
-
-    def _seen(self, at: Int64[np.ndarray, " _"]) -> Observed:
-        if self.images.run is None:
-            return _observe(self.images, self.observer, at, self.config.batch_size)
-        return Observed(self._generated.features[at], None)
-
-    @cached_property
-    def _generated(self) -> Observed:
-        """A run's images: those of the reference, then the floor's, drawn together."""
-        everything = np.arange(self.size + self.count)
-        return _observe(self.images, self.observer, everything, self.config.batch_size)
-
-    def floors(self) -> tuple[dict[str, Estimate], tuple[int, int]]:
-        """The floors, and the numbers of images on their two sides."""
-        metrics, network = self.config.metrics, self.observer.network
-        everything = np.arange(self.size)
-        if self.images.run is not None:
-            rows = np.arange(self.size, self.size + self.count)
-            real, reference, left = self._seen(rows), self.reference(everything), self.size
-        elif self.images.other is not None:
-            other: Dataset = self.images.other
-            rows = draw(min(self.count, len(other)), len(other), self.config.seed)
-            real, reference = self.observer.parts([(other, rows)]), self.reference(everything)
-            left = self.size
-        else:
-            half = min(self.count, self.size // 2)
-            rows, rest = np.split(shuffled(self.size, self.config.seed), [half])
-            real = self._seen(rows)
-            reference, left = self.reference(rest), len(rest)
-        return scores_of(metrics, real, reference, network, None), (len(rows), left)
+    That is no part of the digest: models and samplers are what is compared.
+    """
+    protocol = results.protocol
+    return replace(
+        results,
+        scores=stamped(results.scores, protocol),
+        floors=stamped(results.floors, protocol),
+        classes=stamped_classes(results.classes, protocol),
+        class_floors=stamped_classes(results.class_floors, protocol),
+        protocol={**protocol, **of_images},
+    )
 
 
 def _observe(
-    images: ImageSet, observer: Observer, at: Int64[np.ndarray, " _"], batch_size: int
-) -> Observed:
+    images: ImageSet, at: Int64[np.ndarray, " _"], observer: Observer
+) -> tuple[UInt8Images | Pictures, Observed]:
+    """The images at positions `at`, and what was seen of them."""
     if images.run is None:
-        return observer.parts(images.rows(at))
-    count = int(at.max()) + 1
-    seen = observer.images(images.generate(count), count)
-    return Observed(seen.features[at], None)
+        parts = images.rows(at)
+        return Pictures(parts), observer.parts(parts)
+    kept = storage((len(at), *images.image_shape), torch.uint8)
+
+    def batches() -> Iterator[UInt8Images]:
+        done = 0
+        for batch in images.generate(len(at)):
+            kept[done : done + len(batch)] = batch
+            done += len(batch)
+            yield batch
+
+    return kept, observer.images(batches(), len(at))
+
+
+def _copies(
+    a: ImageSet,
+    b: ImageSet,
+    images: UInt8Images | Pictures,
+    seen: Observed,
+    observer: Observer,
+) -> tuple[Copies | None, list[str]]:
+    """Copies of the training images of the reference, where it has any; else why they are not."""
+    try:
+        splits = training_images(b)
+    except SfumatoError as error:
+        return None, [f"no training images of {b.name} to look for copies of: {error}"]
+    if splits is None:
+        return None, []
+    if splits.train.image_shape != a.image_shape:
+        return None, ["copies of training images are looked for among images of their size alone"]
+    say(
+        f"looking for copies of {len(splits.train):,} training images; "
+        "evaluation.memorization=false leaves this out"
+    )
+    return find_copies(images, seen.features, splits, observer), []
 
 
 def _with_classifier(a: ImageSet, b: ImageSet, config: EvaluationConfig, cache: Path) -> Results:
@@ -172,28 +192,21 @@ def _with_classifier(a: ImageSet, b: ImageSet, config: EvaluationConfig, cache: 
     if len(a) and chosen > len(a):
         raise _too_many(a, chosen)
     evaluator = Evaluator(Splits(train, reference), replace(config, num_images=chosen), cache)
-    labels = None
-    if a.run is None:
-        images = [part.take(rows) for part, rows in a.rows(draw(chosen, len(a), config.seed))]
-    else:
-        if a.run.data["class_names"] == list(train.class_names):
-            labels = evaluator.labels  # both sides are drawn alike
+    labels = classes = None
+    if a.run is not None:
+        labels = evaluator.labels if a.class_names == train.class_names else None  # drawn alike
         images = list(a.generate(chosen, labels))
-    results = evaluator.results(torch.cat(images), labels)
+    else:
+        at = draw(chosen, len(a), config.seed)
+        classes = a.labels(at) if a.class_names == train.class_names else None
+        images = [part.take(rows) for part, rows in a.rows(at)]
+    results = evaluator.results(torch.cat(images), labels, classes)
     protocol = {**results.protocol, "images": a.name}
     if labels is None:
         del protocol["labels"]
-    return replace(
-        results,
-        scores=stamped(results.scores, protocol),
-        floors=stamped(results.floors, protocol),
-        protocol=protocol,
-        warnings=(
-            *_sameness(a, b),
-            *_learned(a, train.subset(evaluator.folds.features)),
-            *results.warnings,
-        ),
-    )
+    told = [*_sameness(a, b), *_learned(a, train.subset(evaluator.folds.features))]
+    results = replace(results, protocol=protocol, warnings=(*told, *results.warnings))
+    return _stamped(results, origin(a, chosen))
 
 
 def _count(a: ImageSet, b: ImageSet, wanted: int | None) -> int:

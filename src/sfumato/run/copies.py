@@ -16,6 +16,7 @@ from sfumato.core.pictures import GUTTER, image_grid
 from sfumato.data.dataset import Splits
 from sfumato.metrics.estimate import Estimate
 from sfumato.metrics.memorization import Memorization, diversity, duplicates, memorization
+from sfumato.run.imageset import draw
 from sfumato.run.observe import Observer, Part
 
 PAIRS = "memorization.png"
@@ -112,14 +113,13 @@ def find_copies(
     Raises:
         MetricError: an empty set, or fewer than two images to compare with each other.
     """
-    train, held_out = (observer.dataset(part).features for part in (splits.train, splits.held_out))
-    held_out = held_out[: len(features)]
+    count = len(splits.held_out)
+    honest = [(splits.held_out, np.sort(draw(min(len(features), count), count, seed=0)))]
+    known = [(splits.train, np.arange(len(splits.train)))]
+    train, held_out = (observer.parts(parts).features for parts in (known, honest))
     by_features = memorization(features, train, held_out)
-    originals, others = (
-        Pictures([(dataset, np.arange(len(seen)))])
-        for dataset, seen in ((splits.train, train), (splits.held_out, held_out))
-    )
-    by_pixels = memorization(images, originals, others)
+    originals = Pictures(known)
+    by_pixels = memorization(images, originals, Pictures(honest))
     shown = torch.tensor(_pairs(by_features, by_pixels)[:SHOWN], dtype=torch.int64).reshape(-1, 2)
     return Copies(
         features=by_features,

@@ -120,8 +120,16 @@ class Evaluator:
         """
         return self._scores(self.observe(images), labels)
 
-    def results(self, images: UInt8Images, labels: Labels | None) -> "Results":
-        """Scores with floor, protocol, classes and copies; raises as `score`."""
+    def results(
+        self, images: UInt8Images, labels: Labels | None, classes: Labels | None = None
+    ) -> "Results":
+        """Scores with floor, protocol, classes and copies; raises as `score`.
+
+        Args:
+            images, labels: as for `score`.
+            classes: of images that were not made for labels, where they are known.
+        """
+        classes = labels if classes is None else classes
         seen = self.observe(images)
         scores = self._scores(seen, labels)
         copies = None
@@ -132,7 +140,7 @@ class Evaluator:
             floors=self.floors,
             protocol=self.protocol,
             class_histogram=class_histogram(seen, self.splits.train.class_names),
-            classes={} if labels is None else self._by_class(seen, labels),
+            classes={} if classes is None else self._by_class(seen, classes),
             class_floors=self.class_floors,
             copies=copies,
             warnings=self._warnings(scores),

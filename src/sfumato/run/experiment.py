@@ -14,8 +14,8 @@ from sfumato.diffusion.classifier_guidance import NoisyClassifierConfig
 from sfumato.diffusion.model import DiffusionConfig
 from sfumato.gan.model import GANConfig
 from sfumato.run.ema import AverageProfile, ExponentialAverage
-from sfumato.run.evaluate import EvaluationConfig
 from sfumato.run.optimizer import Adam, ConstantRate, Optimizer, RateSchedule
+from sfumato.run.protocol import EvaluationConfig
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 

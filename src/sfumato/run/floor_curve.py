@@ -18,7 +18,7 @@ from sfumato.metrics.frechet_interval import frechet_estimate
 from sfumato.run.evaluate import Evaluator
 from sfumato.run.imageset import shuffled
 from sfumato.run.observe import Observer
-from sfumato.run.protocol import ClassifierFeatures, EvaluationConfig
+from sfumato.run.protocol import ClassifierFeatures, EvaluationConfig, named, stamped
 
 FIRST = 100
 POINTS_A_DECADE = 4
@@ -52,6 +52,11 @@ class FloorCurve:
     points: list[FloorPoint]
     protocol: dict[str, str | int]
 
+    @property
+    def metric(self) -> str:
+        """What the distance is called."""
+        return named(self.protocol)["frechet_distance"].label
+
     def to_mapping(self) -> dict[str, Any]:
         """Plain values, as written to JSON."""
         points = [
@@ -63,7 +68,7 @@ class FloorCurve:
             }
             for point in self.points
         ]
-        return {"protocol": self.protocol, "points": points}
+        return {"metric": self.metric, "protocol": self.protocol, "points": points}
 
 
 def floor_curve(splits: Splits, config: EvaluationConfig, cache: Path | None = None) -> FloorCurve:
@@ -93,12 +98,6 @@ def floor_curve(splits: Splits, config: EvaluationConfig, cache: Path | None = N
     observer = Observer(network, None, cache, config.batch_size)
     parts = [(train, rows), (held_out, np.arange(len(held_out)))]
     features = observer.parts(parts).features[shuffled(total, config.seed)]
-    points = []
-    with progress_bar("floor curve", len(sizes(total))) as tell:
-        for done, n in enumerate(sizes(total)):
-            distance = frechet_estimate(features[:n], FrechetReference.of(features[-n:]))
-            points.append(FloorPoint(n, distance, max(0, 2 * n - total)))
-            tell(done + 1)
     protocol: dict[str, str | int] = {
         "data": train.name,
         "images": total,
@@ -110,6 +109,13 @@ def floor_curve(splits: Splits, config: EvaluationConfig, cache: Path | None = N
         "resize": network.resize,
         "evaluation_seed": config.seed,
     }
+    points = []
+    with progress_bar("floor curve", len(sizes(total))) as tell:
+        for done, n in enumerate(sizes(total)):
+            distance = frechet_estimate(features[:n], FrechetReference.of(features[-n:]))
+            (point,) = stamped({"": distance}, {**protocol, "num_images": n}).values()
+            points.append(FloorPoint(n, point, max(0, 2 * n - total)))
+            tell(done + 1)
     return FloorCurve(points, protocol)
 
 
@@ -146,7 +152,7 @@ def draw_floor_curve(curve: FloorCurve, path: Path) -> None:
     axes.set_yscale("symlog", linthresh=max(curve.points[0].distance.value / 1000, 1e-9))
     axes.set_ylim(bottom=0)
     axes.set_xlabel("N, images a side")
-    axes.set_ylabel(f"Fréchet distance ({curve.protocol['features']})")
+    axes.set_ylabel(f"{curve.metric} ({curve.protocol['features']})")
     axes.set_title(f"{curve.protocol['data']}: real images against real images")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)

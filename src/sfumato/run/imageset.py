@@ -59,6 +59,24 @@ class ImageSet:
         channels, height, width = self.run.data["image_shape"]
         return channels, height, width
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of all images; () where their classes are not known."""
+        if self.run is not None:
+            return tuple(self.run.data["class_names"]) if self.run.experiment.conditional else ()
+        first, *others = (part.class_names for part in self.parts)
+        return first if all(names == first for names in others) else ()
+
+    def labels(self, at: Int64[np.ndarray, " k"]) -> Labels | None:
+        """The classes of the images at positions `at`, in the order of `rows`; None: not known."""
+        names = self.class_names
+        if not names:
+            return None
+        if self.run is not None:
+            classes = torch.arange(len(names)) if self.classes is None else self.classes
+            return classes[torch.from_numpy(at) % len(classes)]
+        return torch.cat([torch.from_numpy(part.labels)[rows] for part, rows in self.rows(at)])
+
     def rows(self, at: Int64[np.ndarray, " k"]) -> list[Part]:
         """The images at positions `at` (in their order) of all parts together."""
         found, start = [], 0
@@ -79,12 +97,7 @@ class ImageSet:
         assert self.run is not None
         model = self.run.model
         assert isinstance(model, GenerativeModel)
-        if model.num_classes == 0:
-            labels = None
-        elif labels is None and self.classes is not None:
-            labels = self.classes[torch.arange(count) % len(self.classes)]
-        elif labels is None:
-            labels = torch.arange(count) % model.num_classes
+        labels = self.labels(np.arange(count)) if labels is None else labels
         seeds = range(self.first_seed, self.first_seed + count)
         done = 0
         with progress_bar(f"sampling {self.name}", count) as tell:
@@ -134,7 +147,7 @@ def drawn_alike(images: ImageSet, real: ImageSet, seed: int) -> ImageSet:
     """
     if images.run is None or not real.parts:
         return images
-    names = tuple(images.run.data["class_names"])
+    names = images.class_names
     parts = real.parts if real.other is None else (real.other,)
     if not names or any(part.labels is None or part.class_names != names for part in parts):
         return images

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from sfumato.run.checkpoint import read_tensors, write_tensors
 from sfumato.run.classifier import classify
 
 IN_MEMORY = 2**28
-"""Features of more bytes than this lie in a temporary file that is mapped into memory."""
+"""Features or images of more bytes than this lie in a temporary file that is mapped into memory."""
 Rows = Int64[np.ndarray, " k"]
 Part = tuple[Dataset, Int64[np.ndarray, " _"]]
 """A data set and which of its images."""
@@ -59,7 +60,7 @@ class Observer:
 
     def images(self, batches: Iterable[UInt8Images], count: int) -> Observed:
         """See `count` images in one pass. Memory for images is that of one batch."""
-        features = _storage(count, self.network.dim)
+        features = storage((count, self.network.dim), torch.float32)
         return Observed(features, self._see(batches, features))
 
     def _see(
@@ -151,10 +152,11 @@ def _mapped(path: Path) -> Tensor:
     return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
 
 
-def _storage(count: int, dim: int) -> Float[Tensor, "N d"]:
-    """Room for features: in memory, or when large in a file that has no name any more."""
-    if 4 * count * dim <= IN_MEMORY:
-        return torch.empty(count, dim)
+def storage(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Room for features or images: in memory, or when large in a file that has no name any more."""
+    size = math.prod(shape)
+    if dtype.itemsize * size <= IN_MEMORY:
+        return torch.empty(shape, dtype=dtype)
     with tempfile.NamedTemporaryFile(prefix="sfumato-features-") as file:
         # Unlinked on leaving; the mapping keeps the space until the tensor is gone.
-        return torch.from_file(file.name, shared=True, size=count * dim).view(count, dim)
+        return torch.from_file(file.name, shared=True, size=size, dtype=dtype).view(shape)

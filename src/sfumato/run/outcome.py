@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from sfumato.metrics.estimate import Estimate, Excess
 from sfumato.run.copies import Copies
-from sfumato.run.protocol import Protocol
+from sfumato.run.protocol import Protocol, named
 
 POWER = 1.53
 """Times its interval's half-width that a difference must be to be found with 85 % probability."""
@@ -43,14 +44,20 @@ class Results:
 
     def to_mapping(self) -> dict[str, object]:
         """Plain values, as written to JSON."""
+        class_excess = {
+            name: beside_floor(own, self.class_floors.get(name, {}))
+            for name, own in self.classes.items()
+        }
         return {
+            "metrics": metric_columns(self.floors, self.protocol),
             "scores": plain(self.scores),
             "floors": plain(self.floors),
-            "excess": {key: excess.to_mapping() for key, excess in self.excess.items()},
+            "excess": _plain_excess(self.excess),
             "protocol": dict(self.protocol),
             "class_histogram": dict(self.class_histogram),
             "classes": {name: plain(scores) for name, scores in self.classes.items()},
             "class_floors": {name: plain(scores) for name, scores in self.class_floors.items()},
+            "class_excess": {name: _plain_excess(own) for name, own in class_excess.items()},
             "copies": None if self.copies is None else self.copies.to_mapping(),
             "warnings": list(self.warnings),
         }
@@ -59,6 +66,19 @@ class Results:
 def plain(scores: Mapping[str, Estimate]) -> dict[str, dict[str, float | int | str | None]]:
     """Estimates as plain dictionaries."""
     return {key: estimate.to_mapping() for key, estimate in scores.items()}
+
+
+def _plain_excess(excess: Mapping[str, Excess]) -> dict[str, dict[str, float | None]]:
+    return {key: found.to_mapping() for key, found in excess.items()}
+
+
+def metric_columns(floors: Mapping[str, Estimate], protocol: Protocol) -> list[dict[str, Any]]:
+    """The metrics with their floors, as results.json lists them."""
+    return [
+        asdict(metric) | {"floor": floors[key].to_mapping()}
+        for key, metric in named(protocol).items()
+        if key in floors
+    ]
 
 
 def beside_floor(

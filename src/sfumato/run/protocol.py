@@ -51,12 +51,21 @@ MetricName = Literal[
 Protocol = Mapping[str, str | int | float]
 
 
+def named(protocol: Protocol) -> dict[str, Metric]:
+    """The metrics by their keys. A Fréchet distance of the FID's features is called FID."""
+    if (protocol["features"], protocol["resize"]) != ("inception", "tensorflow"):
+        return {metric.key: metric for metric in METRICS}
+    return {m.key: replace(m, label=m.label.replace("Fréchet distance", "FID")) for m in METRICS}
+
+
 def protocol_digest(protocol: Protocol) -> str:
     """A short name of all that scores must have in common to be compared.
 
     Names of sets are no part of it where a digest of their content is.
     """
-    names = {"images", "reference"} if "reference_digest" in protocol else {"images"}
+    names = {"images", "data"}
+    if {"reference_digest", "reference_checkpoint"} & protocol.keys():
+        names.add("reference")
     same = {key: value for key, value in protocol.items() if key not in names}
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -65,6 +74,13 @@ def stamped(scores: Mapping[str, Estimate], protocol: Protocol) -> dict[str, Est
     """The same scores, which now say what protocol they are of."""
     digest = protocol_digest(protocol)
     return {key: replace(score, protocol=digest) for key, score in scores.items()}
+
+
+def stamped_classes(
+    classes: Mapping[str, Mapping[str, Estimate]], protocol: Protocol
+) -> dict[str, dict[str, Estimate]]:
+    """The same for the scores of each class."""
+    return {name: stamped(own, {**protocol, "class": name}) for name, own in classes.items()}
 
 
 @component

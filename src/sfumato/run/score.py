@@ -1,7 +1,6 @@
 """Scoring a run: draw the samples that the protocol asks for, and compare them with real ones."""
 
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from sfumato.data.catalogue import load
 from sfumato.data.dataset import Splits
 from sfumato.run.copies import PAIRS, save_pairs
 from sfumato.run.draws import Scores, save_draws
-from sfumato.run.evaluate import METRICS, Evaluator
+from sfumato.run.evaluate import Evaluator
 from sfumato.run.experiment import Experiment
 from sfumato.run.performance import plan_of
 from sfumato.run.sample import LoadedRun, load_run, sample_images
@@ -58,14 +57,23 @@ def load_with_data(run_dir: Path, overrides: list[str]) -> tuple[LoadedRun, Spli
                 "evaluation.*, model.sampler.*, model.guidance.* and training.performance may "
                 "change"
             )
+    return loaded, data_of(loaded)
+
+
+def data_of(loaded: LoadedRun) -> Splits:
+    """The very data a run was trained on.
+
+    Raises:
+        DataError, RunError: they cannot be had, or have changed since.
+    """
     splits = load(loaded.experiment.data)
     if loaded.data["digest"] != splits.train.digest:
         raise RunError(
-            f"the data of {run_dir} have changed since it was trained (digest "
+            f"the data of {loaded.directory} have changed since it was trained (digest "
             f"{loaded.data['digest'][:12]}, now {splits.train.digest[:12]}); restore them, or "
             "train anew"
         )
-    return loaded, splits
+    return splits
 
 
 def score_run(
@@ -90,7 +98,6 @@ def score_run(
     results = evaluator.results(images, given)
     shown = preview_rows(labels, evaluator.num_images)
     evaluation = {
-        "metrics": metric_columns(evaluator),
         "protocol": protocol(evaluator, loaded.experiment),
         "nfe": loaded.model.nfe,
         "sampling": sampling(loaded.experiment),
@@ -108,24 +115,19 @@ def score_run(
     return evaluation
 
 
-def metric_columns(evaluator: Evaluator) -> list[dict[str, Any]]:
-    """The metrics with their floors, as results.json lists them."""
-    return [
-        asdict(metric) | {"floor": evaluator.floors[metric.key].to_mapping()}
-        for metric in METRICS
-        if metric.key in evaluator.floors
-    ]
-
-
 def protocol(evaluator: Evaluator, experiment: Experiment) -> dict[str, str | int | float]:
     """What a score depends on beside the model: the evaluator's part, and the sampling's."""
+    return {**evaluator.protocol, **drawing(experiment, range(evaluator.num_images))}
+
+
+def drawing(experiment: Experiment, seeds: range) -> dict[str, str]:
+    """With what weights, by what plan and from what noise images are drawn."""
     averages, plan = experiment.training.averages, plan_of(experiment.training)
     return {
-        **evaluator.protocol,
         "weights": f"{averages[0].kind} moving average" if averages else "as trained",
         # What is compiled hangs on the time it takes, by which no two runs shall differ.
         "performance": str(plan) + " where it pays" * plan.compile,
-        "sampling_seeds": f"0 to {evaluator.num_images - 1}",
+        "sampling_seeds": f"{seeds.start} to {seeds.stop - 1}",
     }
 
 

@@ -14,8 +14,9 @@ from sfumato.core.files import atomic_path
 from sfumato.data.dataset import Dataset, Splits
 from sfumato.run.directory import environment, read_json
 from sfumato.run.draws import Scores
-from sfumato.run.outcome import plain
-from sfumato.run.score import metric_columns, preview_rows, protocol, row_classes, save_grid
+from sfumato.run.outcome import metric_columns, plain
+from sfumato.run.protocol import named
+from sfumato.run.score import preview_rows, protocol, row_classes, save_grid
 from sfumato.study import statistics
 from sfumato.study.compare import compare_runs
 from sfumato.study.evaluators import Evaluators
@@ -37,7 +38,10 @@ def study_results(
     first = next(iter(study.arms))
     splits, evaluator = evaluators.splits(first), evaluators.main
     real_rows = _write_real_grid(splits.held_out, directory / "real.png")
-    columns = [*metric_columns(evaluator), *_class_columns(study, evaluators)]
+    columns = [
+        *metric_columns(evaluator.floors, evaluator.protocol),
+        *_class_columns(study, evaluators),
+    ]
     scores = {name: arm_scores(study, directory, name, evaluators) for name in study.arms}
     found = [_arm(study, directory, name, scores[name]) for name in study.arms]
     arms = [arm for name, arm in zip(study.arms, found, strict=True) if arm["runs"]]
@@ -98,10 +102,11 @@ def _class_columns(study: Study, evaluators: Evaluators) -> list[dict[str, Any]]
     """A column for each class, with the floor of its own."""
     if not study.measure.by_class:
         return []
+    distance = named(evaluators.main.protocol)["frechet_distance"].label
     return [
         {
             "key": class_key(name),
-            "label": f"Fréchet distance, {name}",
+            "label": f"{distance}, {name}",
             "better": "lower",
             "floor": floors["frechet_distance"].to_mapping(),
         }
