@@ -155,7 +155,7 @@ def test_copies_are_looked_for_whatever_the_features(tmp_path: Path) -> None:
     run = train(experiment(DIFFUSION, sample_images=0, budget_images=32), tmp_path / "run")
     ours = str(run.directory)
     for name, settings in (("digits", {}), ("digits:train", {}), (ours, {"num_images": 60})):
-        found = compare(planted, image_set(name), config(**settings)).copies
+        found = compare(planted, image_set(name), config(memorization=True, **settings)).copies
         assert found is not None
         pairs = [(i, 100 + i) for i in range(6)]
         assert [tuple(pair) for pair in found.pixels.suspects.tolist()] == pairs
@@ -163,20 +163,21 @@ def test_copies_are_looked_for_whatever_the_features(tmp_path: Path) -> None:
         at = found.pairs.index((0, 100))
         assert torch.equal(found.shown[at, 0], images[0])
         assert torch.equal(found.shown[at, 1], images[0])
-    sampled = compare(image_set(ours), image_set("digits"), config(num_images=40)).copies
+    looking = config(memorization=True, num_images=40)
+    sampled = compare(image_set(ours), image_set("digits"), looking).copies
     assert sampled is not None
     assert sampled.pixels.copies.n == 40
-    assert compare(planted, planted, config()).copies is None  # no split of anything
-    off = config(memorization=False)
-    assert compare(planted, image_set("digits"), off).copies is None
+    looking = config(memorization=True)
+    assert compare(planted, planted, looking).copies is None  # no split of anything
+    assert compare(planted, image_set("digits"), config()).copies is None  # unless it is asked for
     (run.directory / "data.json").write_text(
         (run.directory / "data.json").read_text().replace(splits.train.digest, "0" * 64)
     )
-    changed = compare(planted, image_set(ours), config(num_images=60))
+    changed = compare(planted, image_set(ours), config(memorization=True, num_images=60))
     assert changed.copies is None
     assert any("have changed since it was trained" in warning for warning in changed.warnings)
     large = image_set(save_npz(tmp_path / "large.npz", pictures(30, 6)[..., 0]))
-    told = compare(large, image_set("digits"), config())
+    told = compare(large, image_set("digits"), looking)
     assert told.copies is None
     assert any("images of their size alone" in warning for warning in told.warnings)
 

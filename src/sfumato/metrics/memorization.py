@@ -46,8 +46,8 @@ class Memorization:
 def memorization(samples: Rows, train: Rows, held_out: Rows) -> Memorization:
     """Suspect samples much nearer to a training image than held-out images ever are.
 
-    The vectors may be features or pixels; a copy that was shifted is found in features, one of a
-    class that the features ignore in pixels. The threshold is half the distance within which
+    The vectors may be features or pixels: a changed copy may be near in one and not in the other
+    (docs/evaluation.md has how many are found). The threshold is half the distance within which
     1 % of the held-out images have their nearest training image.
 
     Raises:

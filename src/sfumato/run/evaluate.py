@@ -133,7 +133,7 @@ class Evaluator:
         seen = self.observe(images)
         scores = self._scores(seen, labels)
         copies = None
-        if self.config.memorization:
+        if self.config.memorization is not False:
             copies = find_copies(images, seen.features, self.splits, self._observer)
         return Results(
             scores=scores,

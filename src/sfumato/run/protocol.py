@@ -123,7 +123,9 @@ class EvaluationConfig:
         metrics: which to compute. Every metric more costs every comparison of a study some power.
             Label accuracy needs labels, the Inception Score the features "inception".
             The extrapolation to N → ∞ needs 4 images a side for each feature.
-        memorization: compare samples with every training image, in features and in pixels.
+        memorization: compare samples with every training image, in features and in pixels. None:
+            those of runs, and of two sets where the features are the classifier's; others would
+            have to be computed for all training images.
         seed: of the folds and the classifiers.
         batch_size: images at a time; changes no score.
     """
@@ -131,7 +133,7 @@ class EvaluationConfig:
     num_images: int | None = None
     features: Features = ClassifierFeatures()
     metrics: tuple[MetricName, ...] = ("frechet_distance", "label_accuracy")
-    memorization: bool = True
+    memorization: bool | None = None
     seed: int = 0
     batch_size: int = 250
 
