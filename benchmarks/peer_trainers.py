@@ -1,7 +1,7 @@
 """The peers' own training loops, step by step, for benchmarks/time_to_quality.py.
 
-Each trains with its project's defaults on the same images, padded from 28x28 to 32x32 (both
-networks halve the resolution several times), and samples with DDIM. Grey images are given as grey.
+Each trains with its project's defaults on the same images, 28x28 padded to 32x32 (both networks
+halve the resolution several times), and samples with DDIM. Grey images are given as grey.
 """
 
 import contextlib
@@ -33,29 +33,30 @@ class Peer(Protocol):
         ...
 
     def sample(self, count: int, steps: int) -> Tensor:
-        """`count` images in [0, 1], [count, 1, 32, 32]."""
+        """`count` images in [0, 1], [count, C, 32, 32]."""
         ...
 
 
 def padded(images: np.ndarray) -> np.ndarray:
-    """[N, 1, 28, 28] to [N, 1, 32, 32], zeros around."""
-    return np.pad(images, ((0, 0), (0, 0), (2, 2), (2, 2)))
+    """[N, C, h, h] to [N, C, 32, 32], zeros around."""
+    pad = (SIZE - images.shape[-1]) // 2
+    return np.pad(images, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
 
 
 class DenoisingDiffusionPytorch:
     """denoising-diffusion-pytorch: `Trainer` on `GaussianDiffusion(Unet(64))`.
 
     Defaults of the library: v-prediction, sigmoid schedule, batch 16, Adam 1e-4, EMA 0.995 every
-    10 steps, horizontal flips, float32.
+    10 steps, horizontal flips, float32 (unless `bfloat16`).
     """
 
     name = "denoising-diffusion-pytorch"
     batch_size = 16
 
-    def __init__(self, folder: Path, sampling_steps: int) -> None:
+    def __init__(self, folder: Path, sampling_steps: int, channels: int, bfloat16: bool) -> None:
         from denoising_diffusion_pytorch import GaussianDiffusion, Trainer, Unet
 
-        network = Unet(dim=64, dim_mults=(1, 2, 4, 8), channels=1)
+        network = Unet(dim=64, dim_mults=(1, 2, 4, 8), channels=channels)
         diffusion = GaussianDiffusion(
             network, image_size=SIZE, timesteps=1000, sampling_timesteps=sampling_steps
         )
@@ -67,7 +68,8 @@ class DenoisingDiffusionPytorch:
             train_num_steps=0,
             save_and_sample_every=10**9,
             calculate_fid=False,
-            convert_image_to="L",
+            amp=bfloat16,
+            mixed_precision_type="bf16",
             results_folder=str(folder.parent / "peer-results"),
         )
 
@@ -107,10 +109,11 @@ class DiffusersExample:
         torch.manual_seed(0)
         down = ("DownBlock2D",) * 4 + ("AttnDownBlock2D", "DownBlock2D")
         up = ("UpBlock2D", "AttnUpBlock2D") + ("UpBlock2D",) * 4
+        self.channels = images.shape[1]
         self.model = UNet2DModel(
             sample_size=SIZE,
-            in_channels=1,
-            out_channels=1,
+            in_channels=images.shape[1],
+            out_channels=images.shape[1],
             layers_per_block=2,
             block_out_channels=(128, 128, 256, 256, 512, 512),
             down_block_types=down,
@@ -167,7 +170,7 @@ class DiffusersExample:
 
         scheduler = DDIMScheduler.from_config(self.scheduler.config)
         scheduler.set_timesteps(steps)
-        x = torch.randn(count, 1, SIZE, SIZE)
+        x = torch.randn(count, self.channels, SIZE, SIZE)
         for t in scheduler.timesteps:
             x = scheduler.step(self.model.eval()(x, t).sample, t, x).prev_sample
         return ((x + 1) / 2).clamp(0, 1)
