@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,6 @@ from sfumato.networks.unet import UNetConfig
 from sfumato.run.performance import REFERENCE, Plan
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "speed"
-PLANS = (
-    REFERENCE,
-    Plan(precision="bfloat16"),
-    Plan(precision="bfloat16", kernels=True),
-    Plan(precision="bfloat16", layout="channels_last", kernels=True),
-)
 
 
 @dataclass(frozen=True)
@@ -160,15 +154,54 @@ PAIRS = (
 )
 
 
+@dataclass(frozen=True)
+class Contender:
+    """What is timed of a pair.
+
+    Args:
+        plan: ours under this plan; None: the peer.
+        medium: float32 products of matrices through bfloat16, as
+            `torch.set_float32_matmul_precision("medium")` asks.
+        frozen: compiled with the weights as constants, which only sampling can.
+    """
+
+    plan: Plan | None
+    medium: bool = False
+    frozen: bool = False
+
+    def __str__(self) -> str:
+        if self.plan is None:
+            return PEER
+        return str(self.plan) + ", medium" * self.medium + ", frozen" * self.frozen
+
+
 PEER = "peer"
-CONTENDERS: dict[str, Plan | None] = {PEER: None, **{str(plan): plan for plan in PLANS}}
-"""What is timed: the peer, and ours under each plan."""
+BF16 = Plan(precision="bfloat16")
+LAST = Plan(precision="bfloat16", layout="channels_last")
+GROUPS = {
+    "plans": (
+        Contender(None),
+        Contender(REFERENCE),
+        Contender(BF16),
+        Contender(replace(BF16, kernels=True)),
+        Contender(replace(LAST, kernels=True)),
+    ),
+    "tried": (
+        Contender(None),
+        Contender(REFERENCE, medium=True),
+        Contender(LAST),
+        Contender(replace(BF16, compile=True)),
+        Contender(replace(LAST, compile=True)),
+        Contender(replace(LAST, compile=True), frozen=True),
+    ),
+}
+"""What a plan search chooses from, and what else was tried; each beside the peer."""
 WARM_UP = 2
-Build = Callable[[Pair, Plan | None], tuple[Callable[[], object], int]]
+Build = Callable[[Pair, Contender], tuple[Callable[[], object], int]]
 """What one contender repeats, and its number of parameters."""
 
 
-def compare(script: str, description: str | None, build: Build) -> None:
+def compare(script: str, description: str | None, build: Build, can_freeze: bool) -> None:
     """Time every contender of every pair in turns, each in a process of its own.
 
     In one process they would share what Sfumato asks of the allocator: the peers would be timed
@@ -176,34 +209,45 @@ def compare(script: str, description: str | None, build: Build) -> None:
 
     Args:
         script: the file that is run again for a contender, with `--serve PAIR CONTENDER`.
+        can_freeze: whether weights stay as they are.
     """
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", choices=[pair.name for pair in PAIRS])
+    parser.add_argument("--group", choices=list(GROUPS), default="plans")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     pairs = {pair.name: pair for pair in PAIRS}
+    contenders = {str(c): c for c in GROUPS[options.group] if can_freeze or not c.frozen}
     if options.serve:
         pair, contender = options.serve
-        _serve(build, pairs[pair], CONTENDERS[contender])
+        _serve(build, pairs[pair], contenders[contender])
         return
     for pair in PAIRS if options.only is None else [pairs[options.only]]:
-        processes = {name: _start(script, pair.name, name) for name in CONTENDERS}
+        processes = {
+            name: _start(script, contender, "--group", options.group, "--serve", pair.name, name)
+            for name, contender in contenders.items()
+        }
         sizes = {name: int(_answer(process)) for name, process in processes.items()}
         seconds: dict[str, list[float]] = {name: [] for name in processes}
-        for number in range(options.rounds + WARM_UP):
+        for _ in range(options.rounds + WARM_UP):
             for name, process in processes.items():
-                took = _ask(process)
-                if number >= WARM_UP:
-                    seconds[name].append(took)
+                seconds[name].append(_ask(process))
         for process in processes.values():
             process.kill()
-        save(Path(script).stem, [row(pair, seconds, (sizes[PEER], sizes[str(PLANS[0])]))])
+        name = Path(script).stem + ("" if options.group == "plans" else f"_{options.group}")
+        save(name, [row(pair, seconds, tuple(sizes.values()))])
 
 
-def _start(script: str, *names: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, script, "--serve", *names]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def _start(script: str, contender: Contender, *words: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, script, *words]
+    # Read by torch when it is imported.
+    environ = os.environ | {"TORCHINDUCTOR_FREEZING": str(int(contender.frozen))}
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ
+    )
 
 
 def _ask(process: "subprocess.Popen[str]") -> float:
@@ -220,10 +264,12 @@ def _answer(process: "subprocess.Popen[str]") -> str:
     return line
 
 
-def _serve(build: Build, pair: Pair, plan: Plan | None) -> None:
+def _serve(build: Build, pair: Pair, contender: Contender) -> None:
     """Run once for every line that comes in, and tell the seconds."""
     torch.manual_seed(0)
-    run, size = build(pair, plan)
+    if contender.medium:
+        torch.set_float32_matmul_precision("medium")
+    run, size = build(pair, contender)
     print(size, flush=True)
     for _ in sys.stdin:
         began = time.perf_counter()
@@ -236,8 +282,15 @@ def parameters(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
-def row(pair: Pair, seconds: dict[str, list[float]], sizes: tuple[int, int]) -> dict[str, Any]:
-    """Medians, and ratios to the peer."""
+def row(pair: Pair, seconds: dict[str, list[float]], sizes: tuple[int, ...]) -> dict[str, Any]:
+    """Medians, and ratios to the peer, which comes first.
+
+    Args:
+        seconds: of every call, those to warm up first.
+        sizes: parameters of each contender.
+    """
+    first = {name: times[0] for name, times in seconds.items()}
+    seconds = {name: times[WARM_UP:] for name, times in seconds.items()}
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     return {
         "pair": pair.name,
@@ -248,6 +301,7 @@ def row(pair: Pair, seconds: dict[str, list[float]], sizes: tuple[int, int]) -> 
         "images_per_second": {n: round(pair.batch / m, 2) for n, m in medians.items()},
         "ratio": {n: round(medians["peer"] / m, 3) for n, m in medians.items()},
         "spread": {n: round((max(t) - min(t)) / medians[n], 3) for n, t in seconds.items()},
+        "first_call_seconds": {n: round(s, 2) for n, s in first.items()},
     }
 
 
@@ -269,18 +323,18 @@ def save(name: str, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as Markdown: images a second, and in brackets the ratio to the peer."""
+    """The rows as Markdown, a contender a line: images a second, and the ratio to the peer."""
     names = list(rows[0]["images_per_second"])
-    lines = [
-        f"| network (batch) | {' | '.join(names)} |",
-        "|---|" + "---:|" * len(names),
-    ]
-    for one in rows:
-        cells = [
-            f"{rate:.3g}" + ("" if name == "peer" else f" ({one['ratio'][name]:.2f} x)")
-            for name, rate in one["images_per_second"].items()
-        ]
-        lines.append(f"| {one['pair']} ({one['batch']}) | {' | '.join(cells)} |")
+    heads = [f"{one['pair']} ({one['batch']})" for one in rows]
+    lines = [f"| | {' | '.join(heads)} |", "|---|" + "---:|" * len(rows)]
+    for name in names:
+        cells = [f"{one['images_per_second'][name]:.3g}" for one in rows]
+        if name != PEER:
+            cells = [
+                f"{cell} ({one['ratio'][name]:.2f} x)"
+                for cell, one in zip(cells, rows, strict=True)
+            ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

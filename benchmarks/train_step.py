@@ -1,6 +1,7 @@
 """A training step of other projects' networks and of Sfumato's, in turns.
 
-python benchmarks/train_step.py --only unet-28
+    python benchmarks/train_step.py --only unet-28
+    python benchmarks/train_step.py --group tried
 
 The peer's step is what its example does by default: float32, AdamW, a moving average parameter by
 parameter. Ours is that of the trainer, with all it draws and counts, under several plans.
@@ -9,7 +10,7 @@ parameter. Ours is that of the trainer, with all it draws and counts, under seve
 from collections.abc import Callable
 
 import torch
-from peers import Pair, compare, parameters
+from peers import Contender, Pair, compare, parameters
 from torch.nn import functional as F
 
 from sfumato.core.images import Batch
@@ -55,11 +56,12 @@ def our_step(pair: Pair, images: torch.Tensor, plan: Plan) -> tuple[Callable[[],
     return lambda: trainer.step(Batch(images)), parameters(model)
 
 
-def contender(pair: Pair, plan: Plan | None) -> tuple[Callable[[], None], int]:
+def build(pair: Pair, contender: Contender) -> tuple[Callable[[], None], int]:
     """The peer, or ours under a plan."""
     images = torch.rand(pair.batch, *pair.shape) * 2 - 1
+    plan = contender.plan
     return peer_step(pair, images) if plan is None else our_step(pair, images, plan)
 
 
 if __name__ == "__main__":
-    compare(__file__, __doc__, contender)
+    compare(__file__, __doc__, build, can_freeze=False)
