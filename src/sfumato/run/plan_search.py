@@ -250,9 +250,9 @@ class Search:
 
     def _compiled(self, best: Plan) -> Iterator[Plan]:
         if can_compile(self.device):
-            yield replace(best, kernels=False, compile=True)
-            if best.layout == "contiguous":  # a compiler makes a normalization of its own
-                yield replace(best, layout="channels_last", kernels=False, compile=True)
+            # A compiler makes a normalization of its own: what suits the kernels says nothing.
+            yield replace(best, layout="contiguous", kernels=False, compile=True)
+            yield replace(best, layout="channels_last", kernels=False, compile=True)
 
     def _with_kernels(self) -> bool:
         model = build_model(self.experiment, self.dataset)
