@@ -189,7 +189,6 @@ GROUPS = {
     "tried": (
         Contender(None),
         Contender(REFERENCE, medium=True),
-        Contender(LAST),
         Contender(replace(BF16, compile=True)),
         Contender(replace(LAST, compile=True)),
         Contender(replace(LAST, compile=True), frozen=True),

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sfumato.core.noise import TrainingNoise
+from sfumato.core.noise import Noise, TrainingNoise
 from sfumato.diffusion.continuous_schedules import EDMSchedule, RectifiedFlowSchedule
 from sfumato.diffusion.discrete_schedules import CosineSchedule, LinearBetaSchedule
 from sfumato.diffusion.time_sampling import (
@@ -50,6 +50,41 @@ def test_logit_normal_times() -> None:
     assert t.logit().std().item() == pytest.approx(0.8, rel=0.02)
     on_grid = LogitNormalTimes()(LinearBetaSchedule(num_steps=8), noise()) * 8
     assert on_grid.unique().tolist() == pytest.approx(list(range(1, 9)))
+
+
+def test_stratified_times_have_one_in_each_equal_part_of_the_distribution() -> None:
+    """The same distribution, and no part of a batch of 64 without its image, whatever the seed."""
+    schedule = RectifiedFlowSchedule()
+    for distribution, plain, to_uniform in (
+        (UniformTimes(stratified=True), UniformTimes(), lambda t: t),
+        (
+            LogitNormalTimes(mean=0.5, std=0.8, stratified=True),
+            LogitNormalTimes(mean=0.5, std=0.8),
+            lambda t: torch.special.ndtr((t.logit() - 0.5) / 0.8),
+        ),
+    ):
+        for seed in range(20):
+            t = distribution(schedule, TrainingNoise(seed, global_batch=64))
+            parts = (to_uniform(t) * 64).long()
+            assert torch.equal(parts, torch.arange(64))
+            t = plain(schedule, TrainingNoise(seed, global_batch=64))
+            assert len((to_uniform(t) * 64).long().unique()) < 60  # 40 on average by chance
+    sigma = 80 * LogNormalSigma(stratified=True)(EDMSchedule(), noise())
+    assert sigma.log().mean().item() == pytest.approx(-1.2, abs=1e-3)
+    k = UniformTimes(stratified=True)(LinearBetaSchedule(num_steps=10), noise()) * 10
+    assert torch.bincount(k.round().long(), minlength=11).tolist() == [0] + [N // 10] * 10
+
+
+def test_stratified_times_do_not_depend_on_processes_and_micro_batches() -> None:
+    times = UniformTimes(stratified=True)
+    whole = times(RectifiedFlowSchedule(), TrainingNoise(3, global_batch=12))
+    parts = [
+        times(RectifiedFlowSchedule(), TrainingNoise(3, global_batch=12, which=slice(i, i + 4)))
+        for i in (0, 4, 8)
+    ]
+    assert torch.equal(torch.cat(parts), whole)
+    alone = times(RectifiedFlowSchedule(), Noise([1, 2]))
+    assert ((alone > 0) & (alone <= 1)).all()
 
 
 def trained_sampler(T: int = 4) -> ImportanceSampler:

@@ -8,11 +8,12 @@ All draws are made on the CPU, where they are the same on every machine, and mov
 """
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 Draw = Callable[[tuple[int, ...], torch.Generator], Tensor]
@@ -47,6 +48,21 @@ class RandomStream(ABC):
     def uniform(self, *shape: int) -> Float[Tensor, "B ..."]:
         """Uniform float64 numbers in [0, 1), `shape` for each image, on the CPU."""
         return self._draw(lambda size, g: torch.rand(size, generator=g, dtype=torch.float64), shape)
+
+    def stratified(self) -> Float64[Tensor, " B"]:
+        """Uniform numbers in (0, 1), one in each of as many equal parts as a step has images.
+
+        The sampler of low discrepancy of Kingma et al. 2021 (Variational diffusion models): one
+        random offset for all, (i + u) / B. Noise of single images is plainly uniform.
+        """
+
+        def draw(size: tuple[int, ...], g: torch.Generator) -> Tensor:
+            count = math.prod(size)  # 1 for the noise of a single image, whose size is ()
+            offset = torch.rand((), generator=g, dtype=torch.float64)
+            spread = (torch.arange(count, dtype=torch.float64) + offset) / count
+            return spread.clamp(2**-53, 1 - 2**-53).reshape(size)
+
+        return self._draw(draw, ())
 
     def integers(self, high: int, *shape: int) -> Int64[Tensor, "B ..."]:
         """Integers in 0..high-1, `shape` for each image, on the CPU."""

@@ -69,15 +69,23 @@ class TimeDistribution(ABC):
 
 @component
 class UniformTimes(TimeDistribution):
-    """Every time alike: k / T with k from 1 to T, or all of (0, 1] on a continuous schedule."""
+    """Every time alike: k / T with k from 1 to T, or all of (0, 1] on a continuous schedule.
+
+    Args:
+        stratified: spread the times of a step evenly, one in each of as many equal parts of the
+            distribution as there are images. The same for the distributions below.
+    """
 
     kind: Literal["uniform"] = "uniform"
+    stratified: bool = False
 
     def __call__(self, schedule: NoiseSchedule, noise: RandomStream) -> Times:
         if schedule.table is None:
-            return 1 - noise.uniform()  # uniform() may be 0, where there is nothing to learn
+            # uniform() may be 0, where there is nothing to learn
+            return noise.stratified() if self.stratified else 1 - noise.uniform()
         T = schedule.table.num_steps
-        return (noise.integers(T) + 1).to(torch.float64) / T
+        drawn = (noise.stratified() * T).long() if self.stratified else noise.integers(T)
+        return (drawn + 1).to(torch.float64) / T
 
 
 @component
@@ -90,12 +98,13 @@ class LogNormalSigma(TimeDistribution):
     kind: Literal["log_normal_sigma"] = "log_normal_sigma"
     mean: float = -1.2
     std: float = 1.2
+    stratified: bool = False
 
     def __post_init__(self) -> None:
         _check_std(self.kind, self.std)
 
     def __call__(self, schedule: NoiseSchedule, noise: RandomStream) -> Times:
-        log_snr = -2 * (self.mean + self.std * noise.normal().double())
+        log_snr = -2 * (self.mean + self.std * _normal(noise, self.stratified))
         if schedule.table is not None:
             return schedule.table.nearest_time(log_snr)
         return schedule.time(log_snr).clamp(max=1)
@@ -108,12 +117,13 @@ class LogitNormalTimes(TimeDistribution):
     kind: Literal["logit_normal"] = "logit_normal"
     mean: float = 0.0
     std: float = 1.0
+    stratified: bool = False
 
     def __post_init__(self) -> None:
         _check_std(self.kind, self.std)
 
     def __call__(self, schedule: NoiseSchedule, noise: RandomStream) -> Times:
-        t = (self.mean + self.std * noise.normal().double()).sigmoid()
+        t = (self.mean + self.std * _normal(noise, self.stratified)).sigmoid()
         if schedule.table is None:
             return t
         T = schedule.table.num_steps
@@ -196,6 +206,14 @@ class ImportanceSampler(TimeSampler):
         self.seen += count
         window = self.seen.minimum(count.clamp(min=self.settings.memory)).clamp(min=1)
         self.second_moment.lerp_(squares / count.clamp(min=1), count / window)
+
+
+def _normal(noise: RandomStream, stratified: bool) -> Times:
+    """Standard normal numbers, one an image."""
+    if not stratified:
+        return noise.normal().double()
+    quantiles: Tensor = torch.special.ndtri(noise.stratified())
+    return quantiles
 
 
 def _check_std(kind: str, std: float) -> None:
