@@ -172,7 +172,7 @@ def batches() -> str:
     for name in networks():
         most = 64 if name in ("ddpm-cifar10", "attention-unet") else 256
         cells = [
-            f"{size / median_seconds(evaluation(name, size)):.3g}" if size <= most else ""
+            f"{size / median_seconds(evaluation(name, size)):,.0f}" if size <= most else ""
             for size in sizes
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
@@ -187,7 +187,7 @@ def micro() -> str:
     ]
     for name, (batch, _, _) in networks().items():
         cells = [
-            f"{batch / median_seconds(training_step(name, batch // parts)):.3g}"
+            f"{batch / median_seconds(training_step(name, batch // parts)):,.0f}"
             for parts in (1, 2, 4, 8)
         ]
         lines.append(f"| {name}, batch {batch} | {' | '.join(cells)} |")
@@ -207,7 +207,7 @@ def memory_kept() -> str:
                 for kept in ("given-back", "kept"):
                     words = [sys.executable, __file__, "--serve", name, what, kept]
                     found[kept].append(float(subprocess.check_output(words, text=True)))
-            cells = [f"{min(v):.3g} to {max(v):.3g}" for v in found.values()]
+            cells = [f"{min(v):,.0f} to {max(v):,.0f}" for v in found.values()]
             lines.append(f"| {name}, {what} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
