@@ -188,13 +188,16 @@ GROUPS = {
     ),
     "tried": (
         Contender(None),
+        Contender(replace(LAST, kernels=True)),
         Contender(REFERENCE, medium=True),
         Contender(replace(BF16, compile=True)),
         Contender(replace(LAST, compile=True)),
         Contender(replace(LAST, compile=True), frozen=True),
     ),
 }
-"""What a plan search chooses from, and what else was tried; each beside the peer."""
+"""What a plan search chooses from, and what else was tried; each beside the peer.
+
+The second has the kernels again: only what is timed in turns can be compared."""
 WARM_UP = 2
 Build = Callable[[Pair, Contender], tuple[Callable[[], object], int]]
 """What one contender repeats, and its number of parameters."""
