@@ -17,9 +17,11 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from peers import PAIRS, RESULTS
+from torch import Tensor
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
@@ -35,6 +37,7 @@ from sfumato.run.trainer import Trainer
 
 FAST = Plan(precision="bfloat16", layout="channels_last", kernels=True)
 FLOW = "fashion-mnist-flow"
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 SECONDS = 2.0
 """That each number is measured for, at least."""
 PARTS = {
@@ -57,6 +60,17 @@ def median_seconds(call: Callable[[], object]) -> float:
         call()
         times.append(time.perf_counter() - began)
     return statistics.median(times)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """As Markdown."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def rounded(rate: float) -> str:
+    """To three digits, or to a whole number."""
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 def networks() -> dict[str, tuple[int, tuple[int, int, int], object]]:
@@ -99,27 +113,23 @@ def training_step(name: str, micro: int | None = None) -> Callable[[], object]:
 def rates() -> str:
     """Of a processor: what products and convolutions can do at most."""
     a = torch.randn(2048, 2048)
-    lines = ["| GFLOP/s | float32 | bfloat16 |", "|---|---:|---:|"]
-
-    def line(what: str, operations: float, call: Callable[[torch.dtype], Callable[[], object]]):
-        cells = [
-            f"{operations / median_seconds(call(dtype)) / 1e9:.0f}"
-            for dtype in (torch.float32, torch.bfloat16)
-        ]
-        lines.append(f"| {what} | {' | '.join(cells)} |")
-
-    line("2048 x 2048 products", 2 * 2048**3, lambda dtype: lambda b=a.to(dtype): b @ b)
+    products = _gflops(2 * 2048**3, lambda dtype: partial(torch.mm, a.to(dtype), a.to(dtype)))
+    rows = [["2048 x 2048 products", *products]]
     for channels, size in ((128, 32), (256, 16), (512, 8)):
-        for layout in (torch.contiguous_format, torch.channels_last):
-            word = "channels last" if layout == torch.channels_last else "contiguous"
+        operations = 3 * 2 * 32 * size**2 * channels**2 * 9
+        for word, layout in LAYOUTS.items():
             what = f"3x3 convolution, {channels} channels, {size} x {size}, {word}, with gradients"
-            operations = 3 * 2 * 32 * size**2 * channels**2 * 9
-            line(what, operations, lambda d, c=channels, s=size, m=layout: _convolve(c, s, d, m))
-    return "\n".join(lines)
+            rows.append([what, *_gflops(operations, partial(_convolve, channels, size, layout))])
+    return table(["GFLOP/s", "float32", "bfloat16"], rows)
+
+
+def _gflops(operations: float, build: Callable[[torch.dtype], Callable[[], object]]) -> list[str]:
+    types = (torch.float32, torch.bfloat16)
+    return [f"{operations / median_seconds(build(dtype)) / 1e9:.0f}" for dtype in types]
 
 
 def _convolve(
-    channels: int, size: int, dtype: torch.dtype, layout: torch.memory_format
+    channels: int, size: int, layout: torch.memory_format, dtype: torch.dtype
 ) -> Callable[[], object]:
     x = torch.randn(32, channels, size, size, dtype=dtype).to(memory_format=layout)
     w = torch.randn(channels, channels, 3, 3, dtype=dtype).to(memory_format=layout)
@@ -135,71 +145,58 @@ def _convolve(
 def norm() -> str:
     """Forward and backward, ms."""
     kernel = norm_kernel(cache_folder() / "kernels")
-    lines = [
-        "| GroupNorm and SiLU in bfloat16 (ms) | forward, PyTorch | kernel | backward, PyTorch "
-        "| kernel |",
-        "|---|---:|---:|---:|---:|",
-    ]
+    rows = []
     for shape in ((32, 128, 32, 32), (128, 64, 14, 14)):
-        for layout in (torch.contiguous_format, torch.channels_last):
-            cells: dict[str, float] = {}
-            for name, function in (("PyTorch", reference), ("kernel", kernel)):
-                x = torch.randn(shape, dtype=torch.bfloat16).to(memory_format=layout)
-                a, b = torch.ones(shape[1]), torch.zeros(shape[1])
-                x.requires_grad_(True), a.requires_grad_(True), b.requires_grad_(True)
-                call = lambda f=function, x=x, a=a, b=b: f(x, a, b, 32, 1e-5, "silu")  # noqa: E731
-                with torch.no_grad():
-                    forward = median_seconds(call)
-                y = call()
-                both = lambda y=y, x=x, a=a, b=b: torch.autograd.grad(  # noqa: E731
-                    y, (x, a, b), y.detach(), retain_graph=True
-                )
-                cells |= {f"{name} forward": forward, f"{name} backward": median_seconds(both)}
-            order = ("PyTorch forward", "kernel forward", "PyTorch backward", "kernel backward")
-            word = "channels last" if layout == torch.channels_last else "contiguous"
-            what = " x ".join(map(str, shape))
-            lines.append(
-                f"| {what}, {word} | " + " | ".join(f"{cells[k] * 1e3:.2f}" for k in order) + " |"
-            )
-    return "\n".join(lines)
+        for word, layout in LAYOUTS.items():
+            times = [_norm_times(function, shape, layout) for function in (reference, kernel)]
+            cells = [
+                f"{seconds * 1e3:.2f}" for both in zip(*times, strict=True) for seconds in both
+            ]
+            rows.append([f"{' x '.join(map(str, shape))}, {word}", *cells])
+    head = ["forward, PyTorch", "kernel", "backward, PyTorch", "kernel"]
+    return table(["GroupNorm and SiLU in bfloat16 (ms)", *head], rows)
+
+
+def _norm_times(
+    function: Callable[..., Tensor], shape: tuple[int, ...], layout: torch.memory_format
+) -> tuple[float, float]:
+    """Seconds forward and backward."""
+    x = torch.randn(shape, dtype=torch.bfloat16).to(memory_format=layout).requires_grad_(True)
+    a = torch.ones(shape[1], requires_grad=True)
+    b = torch.zeros(shape[1], requires_grad=True)
+    call = partial(function, x, a, b, 32, 1e-5, "silu")
+    with torch.no_grad():
+        forward = median_seconds(call)
+    y = call()
+    backward = partial(torch.autograd.grad, y, (x, a, b), y.detach(), retain_graph=True)
+    return forward, median_seconds(backward)
 
 
 def batches() -> str:
     """img/s of one evaluation."""
     sizes = (4, 8, 16, 32, 64, 128, 256)
-    lines = [f"| one evaluation, img/s | {' | '.join(map(str, sizes))} |"]
-    lines.append("|---|" + "---:|" * len(sizes))
+    rows = []
     for name in networks():
         most = 64 if name in ("ddpm-cifar10", "attention-unet") else 256
-        cells = [
-            f"{size / median_seconds(evaluation(name, size)):,.0f}" if size <= most else ""
-            for size in sizes
-        ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        fitting = [size for size in sizes if size <= most]
+        rates = [rounded(size / median_seconds(evaluation(name, size))) for size in fitting]
+        rows.append([name, *rates, *[""] * (len(sizes) - len(rates))])
+    return table(["one evaluation, img/s", *map(str, sizes)], rows)
 
 
 def micro() -> str:
     """img/s of a training step."""
-    lines = [
-        "| training by micro-batches, img/s | whole | half | quarter | eighth |",
-        "|---|---:|---:|---:|---:|",
-    ]
+    rows = []
     for name, (batch, _, _) in networks().items():
-        cells = [
-            f"{batch / median_seconds(training_step(name, batch // parts)):,.0f}"
-            for parts in (1, 2, 4, 8)
-        ]
-        lines.append(f"| {name}, batch {batch} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        steps = (training_step(name, batch // parts) for parts in (1, 2, 4, 8))
+        rates = [rounded(batch / median_seconds(step)) for step in steps]
+        rows.append([f"{name}, batch {batch}", *rates])
+    return table(["training by micro-batches, img/s", "whole", "half", "quarter", "eighth"], rows)
 
 
 def memory_kept() -> str:
     """img/s in processes of their own, in turns: the allocator is told once."""
-    lines = [
-        "| freed memory, img/s | given back | kept |",
-        "|---|---:|---:|",
-    ]
+    rows = []
     for name in (FLOW, "unet-28", "ddpm-cifar10"):
         for what in ("training", "evaluation"):
             found: dict[str, list[float]] = defaultdict(list)
@@ -207,9 +204,9 @@ def memory_kept() -> str:
                 for kept in ("given-back", "kept"):
                     words = [sys.executable, __file__, "--serve", name, what, kept]
                     found[kept].append(float(subprocess.check_output(words, text=True)))
-            cells = [f"{min(v):,.0f} to {max(v):,.0f}" for v in found.values()]
-            lines.append(f"| {name}, {what} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+            cells = [f"{rounded(min(v))} to {rounded(max(v))}" for v in found.values()]
+            rows.append([f"{name}, {what}", *cells])
+    return table(["freed memory, img/s", "given back", "kept"], rows)
 
 
 def serve(name: str, what: str, kept: str) -> None:
@@ -224,8 +221,7 @@ def serve(name: str, what: str, kept: str) -> None:
 def operators() -> str:
     """Share of the time by kind of operator."""
     heads = [*PARTS, "rest"]
-    lines = [f"| share of the time (%) | ms | {' | '.join(heads)} |"]
-    lines.append("|---|---:|" + "---:|" * len(heads))
+    rows = []
     for name, (batch, _, _) in networks().items():
         for what, call in (
             ("training step", training_step(name)),
@@ -236,9 +232,9 @@ def operators() -> str:
                 for _ in range(3):
                     call()
             shares = _shares(found)
-            cells = " | ".join(f"{shares[head]:.0f}" for head in heads)
-            lines.append(f"| {name} ({batch}), {what} | {seconds * 1e3:.0f} | {cells} |")
-    return "\n".join(lines)
+            cells = [f"{shares[head]:.0f}" for head in heads]
+            rows.append([f"{name} ({batch}), {what}", f"{seconds * 1e3:.0f}", *cells])
+    return table(["share of the time (%)", "ms", *heads], rows)
 
 
 def _shares(found: profile) -> dict[str, float]:

@@ -15,7 +15,7 @@ def keep_freed_memory() -> bool:
     """Let freed memory stay with the process, where the C library is glibc.
 
     By default glibc returns the memory of every large tensor to the system, which then clears
-    every page of the next one: a tenth of the time of a small network (docs/results/speed.md).
+    every page of the next one: a quarter of the time of training (docs/results/speed.md).
     Changes no number. Acts once; returns whether it did.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
