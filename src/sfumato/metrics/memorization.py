@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
-from sfumato.metrics.blocks import Rows, Smallest, blocks, mean_of, positions, read
+from sfumato.metrics.blocks import At, Rows, Smallest, blocks, mean_of, positions, read
 from sfumato.metrics.estimate import Estimate, MetricError, proportion
 
 CANDIDATES = 8
@@ -43,17 +43,36 @@ class Memorization:
     suspects: Int64[Tensor, "S 2"]
 
 
-def memorization(samples: Rows, train: Rows, held_out: Rows) -> Memorization:
+class Mirrored:
+    """Images [N, C, H, W] with left and right exchanged as they are read."""
+
+    def __init__(self, images: Rows) -> None:
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, at: At | slice) -> Shaped[Tensor, "b C H W"]:
+        return self._images[at].flip(3)
+
+
+def memorization(
+    samples: Rows, train: Rows, held_out: Rows, mirrored: bool = False
+) -> Memorization:
     """Suspect samples much nearer to a training image than held-out images ever are.
 
     The vectors may be features or pixels: a changed copy may be near in one and not in the other
     (docs/evaluation.md has how many are found). The threshold is half the distance within which
     1 % of the held-out images have their nearest training image.
 
+    Args:
+        samples, train, held_out: the vectors.
+        mirrored: they are images [N, C, H, W], and each is as near to a training image as it or
+            its mirror image is: a model that was trained with flips may copy either.
     Raises:
         MetricError: an empty set.
     """
-    ours, theirs = nearest(samples, train), nearest(held_out, train)
+    ours, theirs = (_nearest_view(images, train, mirrored) for images in (samples, held_out))
     threshold = FACTOR * float(theirs.distance.quantile(SHARE))
     # A distance of 0 is a copy even where held-out images are copies too.
     suspected = (ours.distance < threshold) | (ours.distance == 0)
@@ -66,6 +85,18 @@ def memorization(samples: Rows, train: Rows, held_out: Rows) -> Memorization:
         threshold=threshold,
         median_ratio=float(ours.distance.median() / theirs.distance.median().clamp(min=1e-300)),
         suspects=torch.stack([rows, ours.index[rows]], dim=1),
+    )
+
+
+def _nearest_view(images: Rows, train: Rows, mirrored: bool) -> Nearest:
+    found = nearest(images, train)
+    if not mirrored:
+        return found
+    turned = nearest(Mirrored(images), train)
+    nearer = turned.distance < found.distance
+    return Nearest(
+        distance=torch.where(nearer, turned.distance, found.distance),
+        index=torch.where(nearer, turned.index, found.index),
     )
 
 

@@ -34,7 +34,8 @@ class Copies:
     """Copies and variety of a set of generated images.
 
     Args:
-        features, pixels: suspected copies of training images, by either kind of distance.
+        features, pixels: suspected copies of training images, by either kind of distance; in pixels
+            of their mirror images too.
         duplicates: the share of images with a twin among the others (in features, within the
             distance at which a training image would be suspected).
         real_duplicates: the same share among held-out images.
@@ -119,7 +120,7 @@ def find_copies(
     train, held_out = (observer.parts(parts).features for parts in (known, honest))
     by_features = memorization(features, train, held_out)
     originals = Pictures(known)
-    by_pixels = memorization(images, originals, Pictures(honest))
+    by_pixels = memorization(images, originals, Pictures(honest), mirrored=True)
     shown = torch.tensor(_pairs(by_features, by_pixels)[:SHOWN], dtype=torch.int64).reshape(-1, 2)
     return Copies(
         features=by_features,
