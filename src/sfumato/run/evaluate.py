@@ -1,5 +1,8 @@
 """Scores with their floor, interval and protocol."""
 
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from sfumato.core.images import Labels, UInt8Images
 from sfumato.core.noise import derive_seed
 from sfumato.data.cache import cache_folder, make_folder
 from sfumato.data.dataset import Splits
+from sfumato.data.split import as_items
 from sfumato.metrics.estimate import Estimate, MetricError, share_of
 from sfumato.metrics.features import FeatureNetwork, weight_digest
 from sfumato.metrics.memorization import duplicates, suspicious_distance
@@ -22,7 +26,14 @@ from sfumato.run.copies import find_copies
 from sfumato.run.folds import Folds, make_folds
 from sfumato.run.observe import Observed, Observer
 from sfumato.run.outcome import Results, too_few
-from sfumato.run.protocol import METRICS, ClassifierFeatures, EvaluationConfig, Metric, stamped
+from sfumato.run.protocol import (
+    METRICS,
+    ClassifierFeatures,
+    EvaluationConfig,
+    Metric,
+    class_protocol,
+    stamped,
+)
 from sfumato.run.scores import Labelled, Reference, class_histogram, scores_by_class, scores_of
 
 __all__ = ["METRICS", "EvaluationConfig", "Evaluator", "Metric", "Results", "evaluate"]
@@ -156,7 +167,8 @@ class Evaluator:
         for number, name in enumerate(self.splits.train.class_names):
             own = self._recognized[real_labels == number]
             if "label_accuracy" in found.get(name, {}) and len(own):
-                found[name]["label_accuracy"] = share_of(own)
+                protocol = found[name]["label_accuracy"].protocol
+                found[name]["label_accuracy"] = replace(share_of(own), protocol=protocol)
         return found
 
     @cached_property
@@ -206,15 +218,31 @@ class Evaluator:
         found = scores_of(self.config.metrics, seen, self._reference, self.network, labels)
         return stamped(found, self.protocol)
 
+    def of_class(self, name: str, scores: Mapping[str, Estimate]) -> dict[str, Estimate]:
+        """Scores of the images of one class, stamped with the protocol of that class.
+
+        It names the real images of the class and nothing of the others, so that models of a class
+        alone and of several are compared by it.
+        """
+        held_out = self.splits.held_out
+        assert held_out.labels is not None
+        own = held_out.hashes[held_out.labels == held_out.class_names.index(name)]
+        reference = hashlib.sha256(np.sort(as_items(own)).tobytes()).hexdigest()[:16]
+        return {
+            key: stamped({key: score}, class_protocol(self.protocol, key, score, reference))[key]
+            for key, score in scores.items()
+        }
+
     def _by_class(self, seen: Observed, labels: Labels) -> dict[str, dict[str, Estimate]]:
         held_out = self.splits.held_out
         assert held_out.labels is not None
         real_labels = torch.from_numpy(held_out.labels)
         real = Labelled(self._held_out, real_labels)
         names = self.splits.train.class_names
-        return scores_by_class(
+        found = scores_by_class(
             self.config.metrics, Labelled(seen, labels.cpu()), real, self.network, names
         )
+        return {name: self.of_class(name, own) for name, own in found.items()}
 
     def _warnings(self, scores: dict[str, Estimate]) -> tuple[str, ...]:
         told = too_few(scores, self.floors)

@@ -76,6 +76,28 @@ def stamped(scores: Mapping[str, Estimate], protocol: Protocol) -> dict[str, Est
     return {key: replace(score, protocol=digest) for key, score in scores.items()}
 
 
+OF_ALL_CLASSES = frozenset(
+    {"training_digest", "reference", "reference_images", "reference_digest", "labels"}
+)
+"""What scores of a class need not have in common: the other classes that are beside it."""
+
+
+def class_protocol(
+    protocol: Protocol, key: str, score: Estimate, reference_digest: str
+) -> dict[str, str | int | float]:
+    """What a score of a class means, whatever other classes a model and its reference have.
+
+    Args:
+        protocol: that of all classes together.
+        key: of the metric. Only the label accuracy hangs on the judge of all classes.
+        score: of the class.
+        reference_digest: of the real images of the class.
+    """
+    others = OF_ALL_CLASSES | (set() if key == "label_accuracy" else {"judge_weights"})
+    own = {part: value for part, value in protocol.items() if part not in others}
+    return own | {"num_images": score.n, "class_reference_digest": reference_digest}
+
+
 def stamped_classes(
     classes: Mapping[str, Mapping[str, Estimate]], protocol: Protocol
 ) -> dict[str, dict[str, Estimate]]:

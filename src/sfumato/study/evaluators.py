@@ -8,6 +8,7 @@ from sfumato.data.catalogue import load
 from sfumato.data.config import DataConfig
 from sfumato.data.dataset import Splits
 from sfumato.run.evaluate import Evaluator
+from sfumato.run.protocol import EvaluationConfig
 from sfumato.study.study import Study
 
 
@@ -17,7 +18,8 @@ class Evaluators:
     Arms may be trained on other images than the first arm (`data.fraction` among the factors, say)
     and are still scored against its held-out images, beside its floor, provided that they hold out
     the same. Arms that hold out other images, such as one class of the others', are scored against
-    their own and compared with the others by class alone.
+    their own and compared with the others by class alone; those of one class with as many images
+    as the first arm draws of it.
     """
 
     def __init__(self, study: Study, tell: Callable[[str], None] = lambda message: None) -> None:
@@ -64,7 +66,7 @@ class Evaluators:
         splits = self.splits(arm)
         if splits.held_out.digest not in self._by_digest:
             self._tell("preparing the evaluation: classifiers and the floor")
-            found = Evaluator(splits, study.arms[arm].evaluation)
+            found = Evaluator(splits, self._protocol(arm))
             if arm != first and found.network.digest != self.of(first).network.digest:
                 raise ConfigError(
                     f"study {study.name!r}: the features of arm {arm!r} are learned from other "
@@ -74,3 +76,14 @@ class Evaluators:
                 )
             self._by_digest[splits.held_out.digest] = found
         return self._by_digest[splits.held_out.digest]
+
+    def _protocol(self, arm: str) -> EvaluationConfig:
+        """That of the study; for an arm of one class N is what the first arm draws of it."""
+        config = self._study.arms[arm].evaluation
+        if arm == next(iter(self._study.arms)):
+            return config
+        names, labels = self.splits(arm).train.class_names, self.main.labels
+        known = self.main.splits.train.class_names
+        if labels is None or len(names) != 1 or names[0] not in known:
+            return config
+        return replace(config, num_images=int((labels == known.index(names[0])).sum()))

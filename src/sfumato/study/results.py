@@ -23,7 +23,7 @@ from sfumato.study.evaluators import Evaluators
 from sfumato.study.fronts import fronts
 from sfumato.study.history import final_losses
 from sfumato.study.measure import COMPARED, MEASURED
-from sfumato.study.scores import BITS, arm_scores, class_key
+from sfumato.study.scores import BITS, arm_scores, class_key, left_out_classes
 from sfumato.study.study import Study
 from sfumato.study.task import FAILED, run_dir_of
 
@@ -43,7 +43,7 @@ def study_results(
         *_class_columns(study, evaluators),
     ]
     scores = {name: arm_scores(study, directory, name, evaluators) for name in study.arms}
-    found = [_arm(study, directory, name, scores[name]) for name in study.arms]
+    found = [_arm(study, directory, name, scores[name], evaluators) for name in study.arms]
     arms = [arm for name, arm in zip(study.arms, found, strict=True) if arm["runs"]]
     if any(BITS.key in run.scores for runs in scores.values() for run in runs.values()):
         columns.append(asdict(BITS) | {"floor": None})
@@ -115,7 +115,13 @@ def _class_columns(study: Study, evaluators: Evaluators) -> list[dict[str, Any]]
     ]
 
 
-def _arm(study: Study, directory: Path, name: str, scores: Mapping[int, Scores]) -> dict[str, Any]:
+def _arm(
+    study: Study,
+    directory: Path,
+    name: str,
+    scores: Mapping[int, Scores],
+    evaluators: Evaluators,
+) -> dict[str, Any]:
     """One arm with its finished and scored runs."""
     runs, diverged = [], []
     facts: dict[str, Any] = {}
@@ -130,7 +136,12 @@ def _arm(study: Study, directory: Path, name: str, scores: Mapping[int, Scores])
             read_json(run_dir, file) for file in ("summary.json", "evaluation.json", MEASURED)
         )
         facts = {"parameters": summary["sampled_parameters"], "nfe": evaluation["nfe"]}
-        warnings = [summary["warnings"], evaluation.get("warnings", []), measured["warnings"]]
+        warnings = [
+            *summary["warnings"],
+            *evaluation.get("warnings", []),
+            *measured["warnings"],
+            *left_out_classes(study, scores[seed].classes, evaluators),
+        ]
         runs.append(
             {
                 "seed": seed,
@@ -146,7 +157,7 @@ def _arm(study: Study, directory: Path, name: str, scores: Mapping[int, Scores])
                 "likelihood": measured.get("likelihood"),
                 "final_losses": final_losses(run_dir),
                 "sampler_curve": measured.get("sampler_curve", []),
-                "warnings": [warning for some in warnings for warning in some],
+                "warnings": warnings,
             }
         )
     return {"name": name, **facts, "runs": runs, "diverged": diverged}

@@ -1,8 +1,9 @@
 """The scores of a study's run that are compared: overall, class by class, bits per dimension."""
 
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 
+from sfumato.metrics.estimate import Estimate
 from sfumato.run.directory import read_json
 from sfumato.run.draws import Scores, load_scores
 from sfumato.run.nll import held_out_bits
@@ -12,6 +13,8 @@ from sfumato.study.measure import MEASURED
 from sfumato.study.study import Study
 from sfumato.study.task import run_dir_of
 
+Classes = Mapping[str, Mapping[str, Estimate]]
+"""Scores of each class."""
 BITS = Metric("bits_per_dim", "Held-out bits per dimension", "lower")
 
 
@@ -36,18 +39,36 @@ def _run_scores(study: Study, run_dir: Path, arm: str, evaluators: Evaluators) -
     scores, classes = load_scores(run_dir)
     if not evaluators.shares_reference(arm):
         names = evaluators.splits(arm).train.class_names
-        classes = {names[0]: scores} if len(names) == 1 else classes
+        if len(names) == 1:
+            classes = {names[0]: evaluators.of(arm).of_class(names[0], scores)}
         scores = {}
     elif "likelihood" in read_json(run_dir, MEASURED):
         scores = {**scores, BITS.key: held_out_bits(run_dir)}
     if study.measure.by_class:
         scores = scores | {
-            # A class is held against the same images whatever else its arm was trained on.
-            class_key(name): replace(found["frechet_distance"], protocol=None)
+            class_key(name): found["frechet_distance"]
             for name, found in classes.items()
-            if "frechet_distance" in found
+            if "frechet_distance" in found and not _differs(name, found, evaluators)
         }
     return Scores(scores, classes)
+
+
+def left_out_classes(study: Study, classes: Classes, evaluators: Evaluators) -> list[str]:
+    """Of the classes of a run those that are in no column, in words."""
+    if not study.measure.by_class:
+        return []
+    return [
+        f"{name} has no value in its column: it was scored with another N, reference or network "
+        "than the floor of the class"
+        for name, found in classes.items()
+        if "frechet_distance" in found and _differs(name, found, evaluators)
+    ]
+
+
+def _differs(name: str, found: Mapping[str, Estimate], evaluators: Evaluators) -> bool:
+    """Whether a class was scored by another protocol than its column's floor."""
+    floor = evaluators.main.class_floors.get(name, {}).get("frechet_distance")
+    return floor is None or found["frechet_distance"].protocol != floor.protocol
 
 
 def class_key(name: str) -> str:
