@@ -1,9 +1,10 @@
 """Whether a fast plan trains as well as float32: the same seeds, data and noise, the same steps.
 
-python benchmarks/train_quality.py --recipe digits-ddpm
+    python benchmarks/train_quality.py --recipe digits-ddpm
 
-What is compared is the loss on held-out images with noise that is the same for all, by the averaged
-weights; the spread over seeds says what a difference means.
+Writes docs/results/speed/train_quality-RECIPE.json. What is compared is the loss on held-out images
+with noise that is the same for all, by the averaged weights; the spread over seeds says what a
+difference means.
 """
 
 import argparse
@@ -61,12 +62,16 @@ def trained(experiment: Experiment, splits: Splits, plan: Plan, steps: int) -> f
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Train by both plans with every seed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("overrides", nargs="*", help="KEY=VALUE, as of `sfumato train`")
     parser.add_argument("--recipe", default="digits-ddpm")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
-    experiment = load_experiment(options.recipe, [])
+    experiment = load_experiment(options.recipe, options.overrides)
     splits = load(experiment.data)
     rows: list[dict[str, Any]] = []
     for seed in options.seeds:
@@ -81,6 +86,7 @@ def main() -> None:
     content = {
         "machine": machine(),
         "recipe": options.recipe,
+        "overrides": options.overrides,
         "steps": options.steps,
         "rows": rows,
         "mean_difference": statistics.mean(gaps),
@@ -89,7 +95,8 @@ def main() -> None:
     print(f"difference {content['mean_difference']:+.5f}, ", end="")
     print(f"spread of float32 over seeds {content['spread_over_seeds']:.5f}")
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / "train_quality.json").write_text(json.dumps(content, indent=2) + "\n")
+    path = RESULTS / f"train_quality-{options.recipe}.json"
+    path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":
