@@ -7,6 +7,7 @@ reference plan. What was found is remembered for this machine, network and batch
 import hashlib
 import json
 import math
+import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -54,6 +55,8 @@ HOPELESS = 2.5
 """A candidate whose first two steps take so many times the best so far is not timed further."""
 WORTHWHILE = 0.97
 """A candidate must take less than this share of the time of the best before it."""
+BUSY = 1.25
+"""Processes a core that want to work, over the last minute, above which a machine is busy."""
 LONG_RUN = 1800.0
 """Seconds from which compiling networks is considered: it costs one or two minutes."""
 
@@ -135,9 +138,21 @@ def choose_plan(experiment: Experiment, dataset: Dataset, device: torch.device) 
     if remembered is not None and _is_enough(remembered, experiment):
         return remembered
     choice = Search(experiment, dataset, device).run()
+    if distributed.on_main(is_busy):
+        return replace(choice, source="timed on a busy machine")
     if distributed.is_main():
         _remember(path, choice)
     return choice
+
+
+def is_busy() -> bool:
+    """Whether others work on this machine: more want its cores than there are.
+
+    What is timed then suits this run, perhaps, and is not remembered for the next.
+    """
+    if not hasattr(os, "getloadavg"):  # Windows
+        return False
+    return os.getloadavg()[0] > BUSY * (os.cpu_count() or 1)
 
 
 def with_plans_tried(
@@ -157,7 +172,8 @@ def with_plans_tried(
     search.try_plan(REFERENCE)  # its gradient is what the others are checked against
     found = tuple(search.try_plan(plan) for plan in sorted(missing, key=str))
     choice = replace(choice, candidates=(*choice.candidates, *found))
-    _remember(_place(experiment, dataset, device), choice)
+    if not is_busy():
+        _remember(_place(experiment, dataset, device), choice)
     return choice
 
 
