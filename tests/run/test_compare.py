@@ -1,6 +1,7 @@
 """Any set of images against any other: known distances, floors, notes, and the floor curve."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -211,6 +212,23 @@ def test_each_class_is_scored_beside_its_floor_whatever_the_features(tmp_path: P
     assert counts == {str(c): k for c, k in enumerate(real) if k >= 10}
     floors = {name: own["frechet_distance"].n for name, own in sampled.class_floors.items()}
     assert floors == counts
+
+
+def test_a_class_whose_floor_is_of_fewer_images_is_told(tmp_path: Path) -> None:
+    """The digits with twice as many threes as the floor draws, and as they are."""
+    train = load(DataConfig(source="digits")).train
+    assert train.labels is not None
+    threes = np.nonzero(train.labels == 3)[0]
+    others = np.nonzero(train.labels != 3)[0]
+    rows = np.concatenate([threes[:80], others[:320]])
+    path = tmp_path / "threes.npz"
+    np.savez(path, x=train.images[rows], y=train.labels[rows])
+    a = image_set(str(path))
+    assert a.class_names == train.class_names
+    (told,) = [w for w in compare(a, image_set("digits"), config()).warnings if "classes" in w]
+    assert re.search(r"\b3 \d\d for 80\b", told)
+    same = compare(image_set("digits"), image_set("digits:train"), config(num_images=300))
+    assert not any("numbers of images" in warning for warning in same.warnings)
 
 
 def test_real_images_have_classes_by_the_classifier_too(monkeypatch: pytest.MonkeyPatch) -> None:

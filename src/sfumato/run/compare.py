@@ -35,6 +35,8 @@ from sfumato.run.side import Side
 
 REFERENCE_SEEDS = 1_000_000
 """Where the seeds of a run that is the reference begin: sides that share noise would be alike."""
+UNEVEN, TOLD = 0.1, 5
+"""Classes whose floor is of so much more or less images than their score are told, so many."""
 SMALLEST = 16
 """Pixels a side below which features of ImageNet say little."""
 
@@ -204,7 +206,8 @@ def _with_classifier(a: ImageSet, b: ImageSet, config: EvaluationConfig, cache: 
     protocol = {**results.protocol, "images": a.name}
     if labels is None:
         del protocol["labels"]
-    told = [*_sameness(a, b), *_learned(a, train.subset(evaluator.folds.features))]
+    learned = _learned(a, train.subset(evaluator.folds.features))
+    told = (*_sameness(a, b), *learned, *_uneven_classes(results))
     results = replace(results, protocol=protocol, warnings=(*told, *results.warnings))
     return _stamped(results, origin(a, chosen))
 
@@ -248,12 +251,36 @@ def _warnings(
             f"that are disjoint, the score of {sizes[0]} against {sizes[1]}: at equal numbers it "
             "would be lower, and the excess larger"
         )
+    told += _uneven_classes(results)
     if "frechet_infinity" in set(config.metrics) - set(results.scores):
         told.append(
             f"the Fréchet distance at N → ∞ of {network.dim} features needs at least "
             f"{4 * network.dim} images a side"
         )
     return told + too_few(results.scores, results.floors)
+
+
+def _uneven_classes(results: Results) -> list[str]:
+    """Where the floor of a class is of another number of images than its score."""
+    counts = {
+        name: (floors[key].n, score.n)
+        for name, own in results.classes.items()
+        if (floors := results.class_floors.get(name, {}))
+        for key, score in own.items()
+        if key in floors and key != "label_accuracy"
+    }
+    uneven = [
+        f"{name} {floor} for {score}"
+        for name, (floor, score) in counts.items()
+        if abs(floor - score) > UNEVEN * score
+    ]
+    if not uneven:
+        return []
+    shown = ", ".join(uneven[:TOLD]) + ", ..." * (len(uneven) > TOLD)
+    return [
+        f"floors of classes are of other numbers of images than the scores ({shown}), and a "
+        "distance is larger the fewer there are: compare a class with its floor at equal numbers"
+    ]
 
 
 def _sameness(a: ImageSet, b: ImageSet) -> list[str]:
