@@ -86,4 +86,5 @@ class Evaluators:
         known = self.main.splits.train.class_names
         if labels is None or len(names) != 1 or names[0] not in known:
             return config
-        return replace(config, num_images=int((labels == known.index(names[0])).sum()))
+        count = int((labels == known.index(names[0])).sum())
+        return replace(config, num_images=min(count, len(self.splits(arm).held_out)))
