@@ -30,6 +30,7 @@ from sfumato.metrics.frechet import (
 )
 from sfumato.metrics.frechet_interval import frechet_estimate
 from sfumato.metrics.inception import InceptionFeatures
+from sfumato.run.directory import environment
 
 TURN = 250
 """Images after which it is the other's turn."""
@@ -47,6 +48,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     print(f"torch {torch.__version__}, scipy {scipy.__version__}, {options.threads} threads")
     result: dict[str, Any] = {
+        "cpu": environment()["cpu"],
         "torch": torch.__version__,
         "scipy": scipy.__version__,
         "threads": options.threads,

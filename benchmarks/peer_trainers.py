@@ -47,13 +47,13 @@ class DenoisingDiffusionPytorch:
     """denoising-diffusion-pytorch: `Trainer` on `GaussianDiffusion(Unet(64))`.
 
     Defaults of the library: v-prediction, sigmoid schedule, batch 16, Adam 1e-4, EMA 0.995 every
-    10 steps, horizontal flips, float32 (unless `bfloat16`).
+    10 steps, horizontal flips, float32.
     """
 
     name = "denoising-diffusion-pytorch"
     batch_size = 16
 
-    def __init__(self, folder: Path, sampling_steps: int, channels: int, bfloat16: bool) -> None:
+    def __init__(self, folder: Path, sampling_steps: int, channels: int) -> None:
         from denoising_diffusion_pytorch import GaussianDiffusion, Trainer, Unet
 
         network = Unet(dim=64, dim_mults=(1, 2, 4, 8), channels=channels)
@@ -68,8 +68,6 @@ class DenoisingDiffusionPytorch:
             train_num_steps=0,
             save_and_sample_every=10**9,
             calculate_fid=False,
-            amp=bfloat16,
-            mixed_precision_type="bf16",
             results_folder=str(folder.parent / "peer-results"),
         )
 

@@ -11,9 +11,8 @@ table, a plot and a grid. `score` continues where it was stopped.
 
 Needs the packages diffusers and denoising-diffusion-pytorch. The peers train in float32, their
 default; that their images are drawn in bfloat16 saves an hour of scoring. The peers' clock
-stands still while weights are written, as Sfumato's does. What more time would give a peer is
-found without its clock: `train --projects denoising-diffusion-pytorch --peer-images 78000` trains
-it in bfloat16 to so many images; results.json has the rate of its defaults.
+stands still while weights are written, as Sfumato's does. What an hour gives a peer:
+`train --projects denoising-diffusion-pytorch --seconds 3660`.
 """
 
 import argparse
@@ -50,7 +49,6 @@ def main() -> None:
     parser.add_argument("--projects", nargs="+", default=[*OURS, *PEERS])
     parser.add_argument("--recipe", default="fashion-mnist-flow", help="Sfumato's")
     parser.add_argument("--seconds", type=float, default=300)
-    parser.add_argument("--peer-images", type=int, help="train a peer so far, without a clock")
     parser.add_argument("--images", type=int, default=500, help="N")
     parser.add_argument("--source", help="data.source, in place of the recipe's")
     parser.add_argument("--output", type=Path, default=Path("time-to-quality"))
@@ -130,12 +128,7 @@ def train_peer(project: str, folder: Path, options: argparse.Namespace) -> list[
         peer.step()
         seconds += time.perf_counter() - began
         steps += 1
-        done = (
-            steps * peer.batch_size / options.peer_images
-            if options.peer_images
-            else seconds / options.seconds
-        )
-        if done >= (len(points) + 1) / POINTS:
+        if seconds >= options.seconds * (len(points) + 1) / POINTS:
             path = folder / f"{len(points)}.safetensors"
             network = peer.sampled()
             save_file({k: v.contiguous() for k, v in network.state_dict().items()}, path)
@@ -150,10 +143,7 @@ def build_peer(project: str, folder: Path, options: argparse.Namespace) -> Peer:
     experiment = load_experiment(options.recipe, source(options))
     train = load_data(experiment.data).train
     images = padded(train.take(np.arange(len(train))).numpy())
-    fast = options.stage == "train" and options.peer_images is not None
     if project == DiffusersExample.name:
-        if fast:
-            raise SystemExit("--peer-images is of denoising-diffusion-pytorch alone")
         return DiffusersExample(images)
     pictures = folder / "images"
     if not pictures.exists():
@@ -161,7 +151,7 @@ def build_peer(project: str, folder: Path, options: argparse.Namespace) -> Peer:
         for k, image in enumerate(images):
             pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
             Image.fromarray(pixels).save(pictures / f"{k:05d}.png", compress_level=0)
-    return DenoisingDiffusionPytorch(pictures, STEPS, images.shape[1], fast)
+    return DenoisingDiffusionPytorch(pictures, STEPS, images.shape[1])
 
 
 def score_one(project: str, options: argparse.Namespace) -> None:
