@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -126,6 +128,21 @@ def test_short_runs_and_reference_runs_time_nothing() -> None:
     # "reference" switches everything off, whatever else a recipe says.
     off = fixed(FAST, performance="reference")
     assert Trainer(off.training, build_model(off, data), CPU).plan == REFERENCE
+
+
+@pytest.mark.skipif(not Path("/bin/false").exists(), reason="needs a program that fails")
+def test_a_compiler_that_fails_is_told_in_one_message(tmp_path: Path) -> None:
+    """In a process of its own: torch reads CXX when it is imported."""
+    command = [sys.executable, "-m", "sfumato", "train", "digits-ddpm", "training.compile=true"]
+    environment = os.environ | {"CXX": "/bin/false"}
+    found = subprocess.run(
+        [*command, "-o", str(tmp_path / "run")], env=environment, capture_output=True, text=True
+    )
+    assert found.returncode == 2
+    assert "training.compile is true, but torch.compile fails here" in found.stderr
+    assert "set training.compile=false" in found.stderr
+    assert "Traceback" not in found.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_compiled_plan_without_a_compiler_is_refused_and_sampling_does_without(

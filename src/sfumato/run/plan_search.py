@@ -193,12 +193,26 @@ def _check_given(plan: Plan, device: torch.device) -> None:
             "training.compile is true, but there is no C++ compiler, which torch.compile needs for "
             "a CPU; install one or set training.compile=false"
         )
+    if plan.compile and (trouble := compiling_fails(device)):
+        raise SfumatoError(
+            f"training.compile is true, but torch.compile fails here ({trouble}); repair the "
+            "compiler it uses (the environment's CXX, if that is set) or set training.compile=false"
+        )
     if plan.kernels and not available(plan).kernels:
         raise SfumatoError(
             "training.kernels is true, but the kernels cannot be built: "
             f"{find_compiler() or 'there is no C++ compiler'}; install one or set "
             "training.kernels=false"
         )
+
+
+def compiling_fails(device: torch.device) -> str | None:
+    """Why not even the smallest function can be compiled; None if one can."""
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(1, device=device))
+    except RuntimeError as trouble:
+        return str(trouble).strip().split("\n")[0]
+    return None
 
 
 class Search:
