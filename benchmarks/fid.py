@@ -1,8 +1,7 @@
 """Times Sfumato's Fréchet distance beside pytorch-fid's: features, then the distance itself.
 
-    python benchmarks/fid.py --images 1000
+    python benchmarks/fid.py --images 1000 --output docs/results/speed/fid.json
 
-Writes docs/results/speed/fid.json, or another file (`--output`).
 Needs the packages pytorch-fid and torch-fidelity. The weights are random (the published ones are
 the same network), the images noise; both programs get the same, in turns, in one run.
 """
@@ -17,7 +16,6 @@ from typing import Any
 import numpy as np
 import scipy
 import torch
-from peers import RESULTS
 from pytorch_fid import fid_score
 from pytorch_fid import inception as theirs
 from torch import Tensor, nn
@@ -43,7 +41,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--distances", type=int, nargs="*", default=[1000, 10_000])
-    parser.add_argument("--output", type=Path, default=RESULTS / "fid.json")
+    parser.add_argument("--output", type=Path, help="a JSON file for the numbers")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(f"torch {torch.__version__}, scipy {scipy.__version__}, {options.threads} threads")
@@ -56,7 +54,8 @@ def main() -> None:
     }
     if options.images:
         result["features"] = time_features(options.images, options.batch)
-    write_json(options.output, result)
+    if options.output:
+        write_json(options.output, result)
 
 
 def time_features(count: int, batch: int) -> dict[str, float]:

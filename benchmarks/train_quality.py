@@ -11,6 +11,7 @@ import argparse
 import json
 import statistics
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,7 @@ def main() -> None:
     print(f"difference {content['mean_difference']:+.5f}, ", end="")
     print(f"spread of float32 over seeds {content['spread_over_seeds']:.5f}")
     RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"train_quality-{options.recipe}.json"
+    path = RESULTS / f"train_quality-{Path(options.recipe).stem}.json"
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 

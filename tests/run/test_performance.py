@@ -104,6 +104,8 @@ def test_a_choice_is_remembered_for_this_network_and_batch(monkeypatch: pytest.M
         monkeypatch.setattr(os, "getloadavg", lambda load=load_of_a_core: (load * cores, 0.0, 0.0))
         first = choose_plan(config, data, CPU)
         assert first.source == source
+        assert choose_plan(config, data, CPU).plan == first.plan
+        plan_search._while_busy.clear()
 
     def refuse(*arguments: Any) -> None:
         raise AssertionError("timed again")

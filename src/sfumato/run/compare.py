@@ -272,7 +272,7 @@ def _uneven_classes(results: Results) -> list[str]:
     uneven = [
         f"{name} {floor} for {score}"
         for name, (floor, score) in counts.items()
-        if abs(floor - score) > UNEVEN * score
+        if abs(floor - score) >= UNEVEN * score
     ]
     if not uneven:
         return []

@@ -61,6 +61,10 @@ LONG_RUN = 1800.0
 """Seconds from which compiling networks is considered: it costs one or two minutes."""
 
 
+_while_busy: dict[Path, "Choice"] = {}
+"""Choices of this process that are not remembered beyond it."""
+
+
 @component
 class Candidate:
     """A plan that was tried.
@@ -134,12 +138,14 @@ def choose_plan(experiment: Experiment, dataset: Dataset, device: torch.device) 
     if steps is not None and steps < FEWEST_STEPS:
         return Choice(plan=plan_of(config), source=f"only {steps} steps")
     path = _place(experiment, dataset, device)
-    remembered = distributed.on_main(lambda: _recall(path))
+    remembered = distributed.on_main(lambda: _recall(path) or _while_busy.get(path))
     if remembered is not None and _is_enough(remembered, experiment):
         return remembered
     choice = Search(experiment, dataset, device).run()
     if distributed.on_main(is_busy):
-        return replace(choice, source="timed on a busy machine")
+        # For the other arms of a study in this process, and no longer.
+        _while_busy[path] = replace(choice, source="timed on a busy machine")
+        return _while_busy[path]
     if distributed.is_main():
         _remember(path, choice)
     return choice

@@ -102,7 +102,13 @@ def stamped_classes(
     classes: Mapping[str, Mapping[str, Estimate]], protocol: Protocol
 ) -> dict[str, dict[str, Estimate]]:
     """The same for the scores of each class."""
-    return {name: stamped(own, {**protocol, "class": name}) for name, own in classes.items()}
+    return {
+        name: {
+            key: stamped({key: score}, {**protocol, "class": name, "num_images": score.n})[key]
+            for key, score in own.items()
+        }
+        for name, own in classes.items()
+    }
 
 
 @component

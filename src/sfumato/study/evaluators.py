@@ -8,6 +8,7 @@ from sfumato.data.catalogue import load
 from sfumato.data.config import DataConfig
 from sfumato.data.dataset import Splits
 from sfumato.run.evaluate import Evaluator
+from sfumato.run.folds import make_folds
 from sfumato.run.protocol import EvaluationConfig
 from sfumato.study.study import Study
 
@@ -66,7 +67,7 @@ class Evaluators:
         splits = self.splits(arm)
         if splits.held_out.digest not in self._by_digest:
             self._tell("preparing the evaluation: classifiers and the floor")
-            found = Evaluator(splits, self._protocol(arm))
+            found = Evaluator(splits, self.protocol(arm))
             if arm != first and found.network.digest != self.of(first).network.digest:
                 raise ConfigError(
                     f"study {study.name!r}: the features of arm {arm!r} are learned from other "
@@ -77,14 +78,28 @@ class Evaluators:
             self._by_digest[splits.held_out.digest] = found
         return self._by_digest[splits.held_out.digest]
 
-    def _protocol(self, arm: str) -> EvaluationConfig:
-        """That of the study; for an arm of one class N is what the first arm draws of it."""
-        config = self._study.arms[arm].evaluation
-        if arm == next(iter(self._study.arms)):
+    def protocol(self, arm: str) -> EvaluationConfig:
+        """That of the study; for an arm of one class N is what the first arm draws of that class.
+
+        Raises:
+            ConfigError: more than the arm holds out.
+        """
+        study, first = self._study, next(iter(self._study.arms))
+        config = study.arms[arm].evaluation
+        if not study.measure.by_class or self.shares_reference(arm):
             return config
-        names, labels = self.splits(arm).train.class_names, self.main.labels
-        known = self.main.splits.train.class_names
-        if labels is None or len(names) != 1 or names[0] not in known:
+        splits, train = self.splits(arm), self.splits(first).train
+        names, known = splits.train.class_names, train.class_names
+        if len(names) != 1 or names[0] not in known:
             return config
-        count = int((labels == known.index(names[0])).sum())
-        return replace(config, num_images=min(count, len(self.splits(arm).held_out)))
+        assert train.labels is not None
+        folds = make_folds(self.splits(first), config.num_images, config.seed)
+        count = int((train.labels[folds.floor] == known.index(names[0])).sum())
+        if count > len(splits.held_out):
+            fitting = int(0.9 * len(folds.floor) * len(splits.held_out) / count)
+            raise ConfigError(
+                f"study {study.name!r}: arm {arm!r} holds out {len(splits.held_out)} images of "
+                f"{names[0]!r}, and {first!r} draws {count} of them, so that they cannot be scored "
+                f"alike; set evaluation.num_images to less, for example {fitting}, or hold out more"
+            )
+        return replace(config, num_images=count)

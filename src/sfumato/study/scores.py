@@ -6,6 +6,7 @@ from pathlib import Path
 from sfumato.metrics.estimate import Estimate
 from sfumato.run.directory import read_json
 from sfumato.run.draws import Scores, load_scores
+from sfumato.run.evaluate import Evaluator
 from sfumato.run.nll import held_out_bits
 from sfumato.run.protocol import Metric
 from sfumato.study.evaluators import Evaluators
@@ -40,7 +41,7 @@ def _run_scores(study: Study, run_dir: Path, arm: str, evaluators: Evaluators) -
     if not evaluators.shares_reference(arm):
         names = evaluators.splits(arm).train.class_names
         if len(names) == 1:
-            classes = {names[0]: evaluators.of(arm).of_class(names[0], scores)}
+            classes = {names[0]: _as_class(evaluators.of(arm), names[0], scores)}
         scores = {}
     elif "likelihood" in read_json(run_dir, MEASURED):
         scores = {**scores, BITS.key: held_out_bits(run_dir)}
@@ -54,21 +55,33 @@ def _run_scores(study: Study, run_dir: Path, arm: str, evaluators: Evaluators) -
 
 
 def left_out_classes(study: Study, classes: Classes, evaluators: Evaluators) -> list[str]:
-    """Of the classes of a run those that are in no column, in words."""
+    """Of the classes of a run those that are not in the column of their name, in words."""
     if not study.measure.by_class:
         return []
+    floors = evaluators.main.class_floors
     return [
         f"{name} has no value in its column: it was scored with another N, reference or network "
-        "than the floor of the class"
+        "than the floor of the class, or by an older version; remove evaluation.json of the run to "
+        "score it again"
         for name, found in classes.items()
-        if "frechet_distance" in found and _differs(name, found, evaluators)
+        if found.keys() & floors.get(name, {}).keys() & {"frechet_distance"}
+        and _differs(name, found, evaluators)
     ]
 
 
 def _differs(name: str, found: Mapping[str, Estimate], evaluators: Evaluators) -> bool:
-    """Whether a class was scored by another protocol than its column's floor."""
+    """Whether a class has no floor, or was scored by another protocol than that."""
     floor = evaluators.main.class_floors.get(name, {}).get("frechet_distance")
     return floor is None or found["frechet_distance"].protocol != floor.protocol
+
+
+def _as_class(
+    evaluator: Evaluator, name: str, scores: Mapping[str, Estimate]
+) -> dict[str, Estimate]:
+    """The scores of a run of one class as those of the class; others' protocols stay theirs."""
+    floors = evaluator.floors
+    own = {k: s for k, s in scores.items() if k in floors and s.protocol == floors[k].protocol}
+    return {**scores, **evaluator.of_class(name, own)}
 
 
 def class_key(name: str) -> str:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from sfumato.core.config import parse
@@ -69,7 +70,7 @@ def run_task(
         RunError: the run directory holds something else.
     """
     run_dir = run_dir_of(directory, arm, seed)
-    experiment = study.experiment(arm, seed)
+    experiment = replace(study.experiment(arm, seed), evaluation=evaluators.protocol(arm))
     with _announced(directory, arm, seed):
         if not (run_dir / "summary.json").exists():
             try:
