@@ -1,10 +1,13 @@
-"""Which device to compute on."""
+"""Which device to compute on, and whether others use the machine."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+BUSY = 1.25
+"""Processes a core that want to work, over the last minute, above which a machine is busy."""
 
 
 def default_device() -> torch.device:
@@ -32,3 +35,13 @@ def tf32(allowed: bool) -> Iterator[None]:
         yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+def is_busy() -> bool:
+    """Whether others work on this machine: more want its cores than there are.
+
+    What is timed then says little of the machine.
+    """
+    if not hasattr(os, "getloadavg"):  # Windows
+        return False
+    return os.getloadavg()[0] > BUSY * (os.cpu_count() or 1)

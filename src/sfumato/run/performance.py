@@ -101,6 +101,15 @@ def can_compile(device: torch.device) -> bool:
     return device.type != "cpu" or find_compiler() is not None
 
 
+def compiling_fails(device: torch.device) -> str | None:
+    """Why not even the smallest function can be compiled; None if one can."""
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(1, device=device))
+    except RuntimeError as trouble:
+        return str(trouble).strip().split("\n")[0]
+    return None
+
+
 def apply_plan(model: nn.Module, plan: Plan) -> None:
     """Put a model's weights and layers under a plan; precision comes with `computing`.
 

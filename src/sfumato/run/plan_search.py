@@ -7,7 +7,6 @@ reference plan. What was found is remembered for this machine, network and batch
 import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from sfumato.core import distributed
 from sfumato.core.config import component, parse, to_mapping
-from sfumato.core.device import default_device
+from sfumato.core.device import default_device, is_busy
 from sfumato.core.errors import SfumatoError
 from sfumato.core.files import write_json
 from sfumato.core.images import Batch
@@ -37,6 +36,7 @@ from sfumato.run.performance import (
     Plan,
     available,
     can_compile,
+    compiling_fails,
     fixed_plan,
     plan_of,
     with_plan,
@@ -55,8 +55,6 @@ HOPELESS = 2.5
 """A candidate whose first two steps take so many times the best so far is not timed further."""
 WORTHWHILE = 0.97
 """A candidate must take less than this share of the time of the best before it."""
-BUSY = 1.25
-"""Processes a core that want to work, over the last minute, above which a machine is busy."""
 LONG_RUN = 1800.0
 """Seconds from which compiling networks is considered: it costs one or two minutes."""
 
@@ -151,16 +149,6 @@ def choose_plan(experiment: Experiment, dataset: Dataset, device: torch.device) 
     return choice
 
 
-def is_busy() -> bool:
-    """Whether others work on this machine: more want its cores than there are.
-
-    What is timed then suits this run, perhaps, and is not remembered for the next.
-    """
-    if not hasattr(os, "getloadavg"):  # Windows
-        return False
-    return os.getloadavg()[0] > BUSY * (os.cpu_count() or 1)
-
-
 def with_plans_tried(
     choice: Choice, plans: Iterable[Plan], experiment: Experiment, dataset: Dataset
 ) -> Choice:
@@ -210,15 +198,6 @@ def _check_given(plan: Plan, device: torch.device) -> None:
             f"{find_compiler() or 'there is no C++ compiler'}; install one or set "
             "training.kernels=false"
         )
-
-
-def compiling_fails(device: torch.device) -> str | None:
-    """Why not even the smallest function can be compiled; None if one can."""
-    try:
-        torch.compile(lambda x: x + 1)(torch.zeros(1, device=device))
-    except RuntimeError as trouble:
-        return str(trouble).strip().split("\n")[0]
-    return None
 
 
 class Search:
