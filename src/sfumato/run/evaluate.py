@@ -31,8 +31,8 @@ from sfumato.run.protocol import (
     ClassifierFeatures,
     EvaluationConfig,
     Metric,
-    class_protocol,
     stamped,
+    stamped_class,
 )
 from sfumato.run.scores import Labelled, Reference, class_histogram, scores_by_class, scores_of
 
@@ -228,10 +228,7 @@ class Evaluator:
         assert held_out.labels is not None
         own = held_out.hashes[held_out.labels == held_out.class_names.index(name)]
         reference = hashlib.sha256(np.sort(as_items(own)).tobytes()).hexdigest()[:16]
-        return {
-            key: stamped({key: score}, class_protocol(self.protocol, key, score, reference))[key]
-            for key, score in scores.items()
-        }
+        return stamped_class(scores, self.protocol, reference)
 
     def _by_class(self, seen: Observed, labels: Labels) -> dict[str, dict[str, Estimate]]:
         held_out = self.splits.held_out

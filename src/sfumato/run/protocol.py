@@ -72,8 +72,7 @@ def protocol_digest(protocol: Protocol) -> str:
 
 def stamped(scores: Mapping[str, Estimate], protocol: Protocol) -> dict[str, Estimate]:
     """The same scores, which now say what protocol they are of."""
-    digest = protocol_digest(protocol)
-    return {key: replace(score, protocol=digest) for key, score in scores.items()}
+    return {key: _with(score, protocol) for key, score in scores.items()}
 
 
 OF_ALL_CLASSES = frozenset(
@@ -82,20 +81,27 @@ OF_ALL_CLASSES = frozenset(
 """What scores of a class need not have in common: the other classes that are beside it."""
 
 
-def class_protocol(
-    protocol: Protocol, key: str, score: Estimate, reference_digest: str
-) -> dict[str, str | int | float]:
-    """What a score of a class means, whatever other classes a model and its reference have.
+def stamped_class(
+    scores: Mapping[str, Estimate], protocol: Protocol, reference_digest: str
+) -> dict[str, Estimate]:
+    """Scores of a class with a protocol that holds whatever other classes there are beside it.
 
     Args:
+        scores: of the class. Only the label accuracy hangs on the judge of all classes.
         protocol: that of all classes together.
-        key: of the metric. Only the label accuracy hangs on the judge of all classes.
-        score: of the class.
         reference_digest: of the real images of the class.
     """
-    others = OF_ALL_CLASSES | (set() if key == "label_accuracy" else {"judge_weights"})
-    own = {part: value for part, value in protocol.items() if part not in others}
-    return own | {"num_images": score.n, "class_reference_digest": reference_digest}
+    own = {part: value for part, value in protocol.items() if part not in OF_ALL_CLASSES}
+    own["class_reference_digest"] = reference_digest
+    unjudged = {part: value for part, value in own.items() if part != "judge_weights"}
+    return {
+        key: _with(score, (own if key == "label_accuracy" else unjudged) | {"num_images": score.n})
+        for key, score in scores.items()
+    }
+
+
+def _with(score: Estimate, protocol: Protocol) -> Estimate:
+    return replace(score, protocol=protocol_digest(protocol))
 
 
 def stamped_classes(
@@ -104,7 +110,7 @@ def stamped_classes(
     """The same for the scores of each class."""
     return {
         name: {
-            key: stamped({key: score}, {**protocol, "class": name, "num_images": score.n})[key]
+            key: _with(score, {**protocol, "class": name, "num_images": score.n})
             for key, score in own.items()
         }
         for name, own in classes.items()
