@@ -22,18 +22,18 @@ from sfumato.core.files import write_json
 from sfumato.core.noise import derive_seed
 from sfumato.data.cache import cache_folder, make_folder
 from sfumato.data.catalogue import load
-from sfumato.data.config import DataConfig
+from sfumato.data.data_config import DataConfig
 from sfumato.data.dataset import Splits
+from sfumato.evaluation.feature_cache import Observed, Observer
+from sfumato.evaluation.floor_curve import floor_curve
+from sfumato.evaluation.image_sources import shuffled
+from sfumato.evaluation.protocol import EvaluationConfig
+from sfumato.evaluation.scores import Reference, scores_of
 from sfumato.metrics.estimate import Estimate
 from sfumato.metrics.memorization import memorization
 from sfumato.metrics.pretrained import EfficientNetFeatures
 from sfumato.report.evaluation import aligned, floor_table
 from sfumato.report.numbers import number
-from sfumato.run.floor_curve import floor_curve
-from sfumato.run.imageset import shuffled
-from sfumato.run.observe import Observed, Observer
-from sfumato.run.protocol import EvaluationConfig
-from sfumato.run.scores import Reference, scores_of
 
 METRICS = ("frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage")
 

@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from sfumato.core.images import from_uint8
-from sfumato.data import rows
+from sfumato.data import stored_rows as rows
 from sfumato.data.catalogue import load
-from sfumato.data.config import DataConfig
+from sfumato.data.data_config import DataConfig
 from sfumato.data.dataset import Dataset
 from sfumato.networks.unet import UNetConfig
 

@@ -24,17 +24,17 @@ from sfumato.core.images import UInt8Images, from_uint8, to_uint8
 from sfumato.core.noise import Noise
 from sfumato.core.pictures import image_grid
 from sfumato.data.catalogue import load
-from sfumato.data.config import DataConfig
+from sfumato.data.data_config import DataConfig
 from sfumato.data.dataset import Dataset, Splits
+from sfumato.evaluation.evaluator import EvaluationConfig, Evaluator
+from sfumato.gan.gan_model import GANConfig
 from sfumato.gan.losses import NonSaturatingLoss
-from sfumato.gan.model import GANConfig
 from sfumato.metrics.pretrained import EfficientNetFeatures
 from sfumato.networks.dcgan import DCGANConfig
-from sfumato.run.ema import ExponentialAverage, weights_in_use
-from sfumato.run.evaluate import EvaluationConfig, Evaluator
-from sfumato.run.experiment import TrainingConfig
-from sfumato.run.optimizer import Adam
-from sfumato.run.trainer import Trainer
+from sfumato.training.ema import ExponentialAverage, weights_in_use
+from sfumato.training.optimizer import Adam
+from sfumato.training.trainer import Trainer
+from sfumato.training.training_config import TrainingConfig
 
 Z, WIDTH, BATCH, RATE = 100, 64, 128, 2e-4
 """The constants of the tutorial."""

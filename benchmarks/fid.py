@@ -28,7 +28,7 @@ from sfumato.metrics.frechet import (
 )
 from sfumato.metrics.frechet_interval import frechet_estimate
 from sfumato.metrics.inception import InceptionFeatures
-from sfumato.run.directory import environment
+from sfumato.runs.directory import environment
 
 TURN = 250
 """Images after which it is the other's turn."""

@@ -26,16 +26,16 @@ from torch import Tensor
 from sfumato.core.files import write_json
 from sfumato.core.images import Batch
 from sfumato.core.noise import TrainingNoise, generator
+from sfumato.explore.plots import save_figure
+from sfumato.gan.gan_model import GAN, GANConfig
 from sfumato.gan.losses import MinimaxLoss, WassersteinLoss
-from sfumato.gan.model import GAN, GANConfig
 from sfumato.gan.regularizers import GradientPenalty
 from sfumato.gan.unrolled import Unrolling
 from sfumato.networks.mlp_gan import MLPGANConfig
-from sfumato.run.ema import ExponentialAverage, weights_in_use
-from sfumato.run.experiment import TrainingConfig
-from sfumato.run.optimizer import Adam, CosineRate
-from sfumato.run.plots import save_figure
-from sfumato.run.trainer import Trainer
+from sfumato.training.ema import ExponentialAverage, weights_in_use
+from sfumato.training.optimizer import Adam, CosineRate
+from sfumato.training.trainer import Trainer
+from sfumato.training.training_config import TrainingConfig
 
 SAMPLES = 10_000
 BATCH = 128

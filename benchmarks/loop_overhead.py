@@ -19,13 +19,13 @@ from typing import Any
 import torch
 
 from sfumato.data.catalogue import load
-from sfumato.run import directory as run_directory
-from sfumato.run.build import build_model
-from sfumato.run.experiment import Experiment, load_experiment
-from sfumato.run.position import SavedState
-from sfumato.run.session import Session
-from sfumato.run.train import with_decay_fixed
-from sfumato.run.trainer import Trainer
+from sfumato.experiment.build import build_model
+from sfumato.experiment.experiment import Experiment, load_experiment
+from sfumato.experiment.training_run import with_decay_fixed
+from sfumato.runs import directory as run_directory
+from sfumato.training.session import Session
+from sfumato.training.trainer import Trainer
+from sfumato.training.training_state import SavedState
 
 STEPS = 5
 """In a turn."""

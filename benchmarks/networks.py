@@ -18,16 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.core.device import autocast
+from sfumato.experiment.experiment import load_experiment
+from sfumato.explore.info import flop_counter
+from sfumato.networks import Network
 from sfumato.networks.attention_unet import AttentionUNetConfig
 from sfumato.networks.conv_net import ConvNetConfig
 from sfumato.networks.ddpmpp import DDPMPPConfig
 from sfumato.networks.dit import DiTConfig
 from sfumato.networks.edm2 import EDM2Config
 from sfumato.networks.minimal_unet import MinimalUNetConfig
-from sfumato.networks.networks import Network
 from sfumato.networks.unet import UNetConfig
-from sfumato.run.experiment import load_experiment
-from sfumato.run.info import flop_counter
 
 CIFAR = (3, 32, 32)
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sfumato.networks.attention_unet import AttentionBlock, AttentionUNetConfig
 from sfumato.networks.unet import UNetConfig
-from sfumato.run.performance import REFERENCE, Plan
+from sfumato.speed.plan import REFERENCE, Plan
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "speed"
 
@@ -342,7 +342,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def machine() -> dict[str, Any]:
     """What the numbers hold for."""
-    from sfumato.run.directory import environment
+    from sfumato.runs.directory import environment
 
     facts = environment()
     versions = {p: version(p) for p in ("torch", "diffusers", "denoising-diffusion-pytorch")}

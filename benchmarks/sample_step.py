@@ -10,7 +10,7 @@ import torch
 from peers import Contender, Pair, compare, parameters
 from torch import Tensor
 
-from sfumato.run.performance import Plan, apply_plan, computing
+from sfumato.speed.plan import Plan, apply_plan, computing
 
 
 def peer_evaluation(pair: Pair, x: Tensor, t: Tensor) -> tuple[Callable[[], object], int]:

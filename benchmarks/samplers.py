@@ -26,6 +26,7 @@ from sfumato.core.files import write_bytes, write_json
 from sfumato.core.images import Images, Labels, to_uint8
 from sfumato.core.noise import Noise
 from sfumato.diffusion.clip import NoClip
+from sfumato.diffusion.diffusion_model import DiffusionModel
 from sfumato.diffusion.grid import (
     SIGMA_MAX,
     AnyGrid,
@@ -34,7 +35,6 @@ from sfumato.diffusion.grid import (
     TrailingGrid,
     UniformGrid,
 )
-from sfumato.diffusion.model import DiffusionModel
 from sfumato.diffusion.samplers.ancestral import AncestralSampler, DDIMSampler
 from sfumato.diffusion.samplers.auto import AutoSampler
 from sfumato.diffusion.samplers.deis import DEISSampler
@@ -46,9 +46,9 @@ from sfumato.diffusion.samplers.heun import EulerSampler, HeunSampler
 from sfumato.diffusion.samplers.ipndm import IPNDMSampler, PNDMSampler
 from sfumato.diffusion.samplers.sampler import Sampler
 from sfumato.diffusion.samplers.unipc import UniPCSampler
-from sfumato.run.evaluate import Evaluator
-from sfumato.run.plots import save_figure
-from sfumato.run.score import load_with_data
+from sfumato.evaluation.evaluator import Evaluator
+from sfumato.experiment.score_run import load_with_data
+from sfumato.explore.plots import save_figure
 
 NFE = (5, 6, 8, 10, 15, 20, 50)
 GRIDS: dict[str, AnyGrid] = {

@@ -27,13 +27,14 @@ from torch.profiler import ProfilerActivity, profile
 
 from sfumato.core.images import Batch
 from sfumato.data.cache import cache_folder
-from sfumato.diffusion.model import DiffusionConfig
-from sfumato.networks.norm_kernel import norm_kernel, reference
-from sfumato.run import performance
-from sfumato.run.experiment import TrainingConfig, load_experiment
-from sfumato.run.optimizer import AdamW
-from sfumato.run.performance import KEYS, Plan, apply_plan, computing
-from sfumato.run.trainer import Trainer
+from sfumato.diffusion.diffusion_model import DiffusionConfig
+from sfumato.experiment.experiment import load_experiment
+from sfumato.speed import plan as performance
+from sfumato.speed.kernels.norm import norm_kernel, reference
+from sfumato.speed.plan import KEYS, Plan, apply_plan, computing
+from sfumato.training.optimizer import AdamW
+from sfumato.training.trainer import Trainer
+from sfumato.training.training_config import TrainingConfig
 
 FAST = Plan(precision="bfloat16", layout="channels_last", kernels=True)
 FLOW = "fashion-mnist-flow"

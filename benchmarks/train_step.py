@@ -14,11 +14,11 @@ from peers import Contender, Pair, compare, parameters
 from torch.nn import functional as F
 
 from sfumato.core.images import Batch
-from sfumato.diffusion.model import DiffusionConfig
-from sfumato.run.experiment import TrainingConfig
-from sfumato.run.optimizer import AdamW
-from sfumato.run.performance import KEYS, Plan
-from sfumato.run.trainer import Trainer
+from sfumato.diffusion.diffusion_model import DiffusionConfig
+from sfumato.speed.plan import KEYS, Plan
+from sfumato.training.optimizer import AdamW
+from sfumato.training.trainer import Trainer
+from sfumato.training.training_config import TrainingConfig
 
 
 def peer_step(pair: Pair, images: torch.Tensor) -> tuple[Callable[[], None], int]:

@@ -9,22 +9,47 @@ import sfumato
 
 SOURCE = Path(sfumato.__file__).parent
 
+BASE = {"networks", "augment", "core"}
+FAMILIES = {"diffusion", "gan"}
+TOOLS = {"data", "metrics", "speed", "runs"}
 ALLOWED = {
     "core": set(),
     "augment": {"core"},
-    "networks": {"core"},
-    "diffusion": {"networks", "augment", "core"},
-    "gan": {"networks", "augment", "core"},
-    "autoencoder": {"diffusion", "networks", "augment", "core"},
+    "speed": {"core"},
+    "networks": {"core", "speed"},
+    "diffusion": BASE,
+    "gan": BASE,
     "data": {"augment", "core"},
     "metrics": {"networks", "core"},
-    "run": {"diffusion", "gan", "networks", "augment", "data", "metrics", "core"},
-    "study": {"run", "data", "metrics", "core"},
-    "report": {"core"},
-    "interop": {"run", "diffusion", "gan", "networks", "core"},
+    "runs": {"core"},
+    "training": BASE | FAMILIES | TOOLS,
+    "evaluation": BASE | FAMILIES | TOOLS,
+    "experiment": BASE | FAMILIES | TOOLS | {"training", "evaluation"},
+    "explore": BASE | FAMILIES | TOOLS | {"training", "evaluation", "experiment"},
+    "interop": BASE | FAMILIES | TOOLS | {"training", "experiment"},
+    "study": BASE | FAMILIES | TOOLS | {"training", "evaluation", "experiment", "explore"},
+    "report": {"runs", "core"},
     "recipes": set(),
-    "cli": {"report", "study", "interop", "run", "data", "metrics", "diffusion", "core"},
+    "cli": BASE
+    | FAMILIES
+    | TOOLS
+    | {"training", "evaluation", "experiment", "explore", "study", "report", "interop"},
 }
+"""Which rooms a room may import from: those below it."""
+NOT_YET = {
+    ("runs", "data"),
+    ("runs", "experiment"),
+    ("speed", "data"),
+    ("speed", "diffusion"),
+    ("speed", "experiment"),
+    ("speed", "runs"),
+    ("speed", "training"),
+    ("evaluation", "experiment"),
+    ("evaluation", "training"),
+    ("training", "experiment"),
+    ("training", "evaluation"),
+}
+"""Arrows that still point up; the list only ever becomes shorter."""
 
 FILES = sorted(SOURCE.rglob("*.py"))
 
@@ -52,7 +77,8 @@ def test_imports_point_down(path: Path) -> None:
     if len(parts) == 1:  # the package's own face
         return
     room = parts[0]
-    assert imported_rooms(path) <= ALLOWED[room] | {room}
+    allowed = ALLOWED[room] | {room} | {below for above, below in NOT_YET if above == room}
+    assert imported_rooms(path) <= allowed
 
 
 def test_the_layers_have_no_cycle() -> None:

@@ -11,35 +11,36 @@ if TYPE_CHECKING:
     from sfumato.core.images import Batch, from_uint8, to_uint8
     from sfumato.core.noise import Noise
     from sfumato.data.catalogue import load as load_data
-    from sfumato.data.config import DataConfig
+    from sfumato.data.data_config import DataConfig
+    from sfumato.evaluation.evaluator import EvaluationConfig, Evaluator, evaluate
+    from sfumato.experiment.experiment import Experiment, load_experiment
+    from sfumato.experiment.load import load_run
+    from sfumato.experiment.training_run import train
     from sfumato.report.html import write_report
-    from sfumato.run.evaluate import EvaluationConfig, Evaluator, evaluate
-    from sfumato.run.experiment import Experiment, load_experiment
-    from sfumato.run.sample import load_run, sample_images
-    from sfumato.run.train import train
+    from sfumato.speed.sampling import sample_images
     from sfumato.study.launch import run_study
     from sfumato.study.read import load_study
     from sfumato.study.study import Study
 
 _HOME = {
     "Batch": "core.images",
-    "DataConfig": "data.config",
-    "EvaluationConfig": "run.evaluate",
-    "Evaluator": "run.evaluate",
-    "Experiment": "run.experiment",
+    "DataConfig": "data.data_config",
+    "EvaluationConfig": "evaluation.protocol",
+    "Evaluator": "evaluation.evaluator",
+    "Experiment": "experiment.experiment",
     "Noise": "core.noise",
     "SfumatoError": "core.errors",
     "Study": "study.study",
-    "evaluate": "run.evaluate",
+    "evaluate": "evaluation.evaluator",
     "from_uint8": "core.images",
     "load_data": "data.catalogue",
-    "load_experiment": "run.experiment",
-    "load_run": "run.sample",
+    "load_experiment": "experiment.experiment",
+    "load_run": "experiment.load",
     "load_study": "study.read",
     "run_study": "study.launch",
-    "sample_images": "run.sample",
+    "sample_images": "speed.sampling",
     "to_uint8": "core.images",
-    "train": "run.train",
+    "train": "experiment.training_run",
     "write_report": "report.html",
 }
 

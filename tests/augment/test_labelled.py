@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from run.experiments import DIFFUSION, experiment
 from sfumato.augment.labelled import NUM_LABELS, LabelledAugmentation
 from sfumato.augment.warp import warp
 from sfumato.core.config import merge
@@ -11,6 +10,7 @@ from sfumato.core.errors import ConfigError
 from sfumato.core.images import Batch
 from sfumato.core.noise import Noise, TrainingNoise
 from sfumato.networks.layers import TimeEmbedding
+from support.experiments import DIFFUSION, experiment
 
 
 def images(count: int, *shape: int) -> torch.Tensor:

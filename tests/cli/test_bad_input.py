@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from run.experiments import DIFFUSION, experiment
 from sfumato.cli import main
 from sfumato.core import files
-from sfumato.run.train import train
+from sfumato.experiment.training_run import train
+from support.experiments import DIFFUSION, experiment
 
 TINY = ("training.budget_images=64", "training.sample_images=0", "model.sampler.steps=2")
 

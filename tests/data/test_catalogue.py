@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sfumato.data.catalogue import CATALOGUE, form, load
-from sfumato.data.config import DataConfig
+from sfumato.data.data_config import DataConfig
 
 
 def test_the_form_agrees_with_the_description() -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from sfumato.core.errors import DataError
 from sfumato.data import cars, cifar, lsun, mnist
 from sfumato.data.catalogue import CATALOGUE, find, load
-from sfumato.data.config import DataConfig
+from sfumato.data.data_config import DataConfig
 from sfumato.data.dataset import Splits
 from sfumato.data.download import RemoteFile
 from sfumato.data.source import StoredImages

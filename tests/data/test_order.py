@@ -119,9 +119,9 @@ def test_large_file_gives_the_same_batches_as_memory(tmp_path, seed: int, monkey
     images = np.random.default_rng(0).integers(0, 256, (300, 3, 5, 7), dtype=np.uint8)
     np.save(tmp_path / "images.npy", images)
     mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
-    monkeypatch.setattr("sfumato.data.rows.MAPPED_BYTES", 1000)
+    monkeypatch.setattr("sfumato.data.stored_rows.MAPPED_BYTES", 1000)
     on_disk = Dataset(mapped, None, (), "x", "train").subset(range(10, 300))
-    from sfumato.data.rows import FileRows
+    from sfumato.data.stored_rows import FileRows
 
     assert isinstance(on_disk._reader, FileRows)
     in_memory = Dataset(images, None, (), "x", "train").subset(range(10, 300))

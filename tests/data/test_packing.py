@@ -21,7 +21,7 @@ from sfumato.core.errors import DataError
 from sfumato.data import packing, records
 from sfumato.data.catalogue import find, load
 from sfumato.data.chunk import Chunk, prepare
-from sfumato.data.config import DataConfig
+from sfumato.data.data_config import DataConfig
 from sfumato.data.packing import PackedParts, pack
 from sfumato.data.prepare import Preparation
 from sfumato.data.source import Part, Parts, Records, Source
@@ -191,7 +191,7 @@ CHILD = """
 import sys
 from sfumato.data import records
 from sfumato.data.catalogue import load
-from sfumato.data.config import DataConfig
+from sfumato.data.data_config import DataConfig
 records.CHUNK = 8
 load(DataConfig(source=sys.argv[1], resolution=16, channels=3), workers=2)
 """

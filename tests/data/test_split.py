@@ -9,7 +9,7 @@ import pytest
 from sfumato.core.config import parse
 from sfumato.core.errors import ConfigError, DataError
 from sfumato.data.catalogue import load
-from sfumato.data.config import DataConfig
+from sfumato.data.data_config import DataConfig
 from sfumato.data.dataset import Dataset, image_hashes
 from sfumato.data.split import choose, first_of_each, held_out_mask
 

@@ -12,11 +12,11 @@ from sfumato.core.errors import ConfigError
 from sfumato.core.images import Batch
 from sfumato.core.noise import Noise, TrainingNoise
 from sfumato.diffusion.clip import AnyClip
+from sfumato.diffusion.diffusion_model import DiffusionConfig
 from sfumato.diffusion.grid import AnyGrid
 from sfumato.diffusion.loss import AnyLoss
-from sfumato.diffusion.model import DiffusionConfig
 from sfumato.diffusion.parameterization import AnyParameterization
-from sfumato.diffusion.samplers.samplers import AnySampler
+from sfumato.diffusion.samplers import AnySampler
 from sfumato.diffusion.schedules import Schedule
 from sfumato.diffusion.time_sampling import AnyTimeSampling
 from sfumato.diffusion.weighting import AnyWeighting

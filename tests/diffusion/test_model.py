@@ -7,11 +7,11 @@ import torch
 
 from sfumato.core.config import parse
 from sfumato.core.errors import ConfigError
+from sfumato.core.generative_model import GenerativeModel
 from sfumato.core.images import Batch
-from sfumato.core.model import GenerativeModel
 from sfumato.core.noise import Noise, TrainingNoise
+from sfumato.diffusion.diffusion_model import DiffusionConfig, DiffusionModel
 from sfumato.diffusion.guidance import Guided
-from sfumato.diffusion.model import DiffusionConfig, DiffusionModel
 from sfumato.networks.unet import UNetConfig
 
 NETWORK = {"kind": "unet", "channels": 8, "multipliers": [1], "blocks": 1, "attention": []}

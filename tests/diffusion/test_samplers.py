@@ -26,6 +26,7 @@ from sfumato.diffusion.parameterization import (
     MeanParameterization,
     VParameterization,
 )
+from sfumato.diffusion.samplers import AnySampler
 from sfumato.diffusion.samplers.ancestral import AncestralSampler, DDIMSampler
 from sfumato.diffusion.samplers.auto import AutoSampler
 from sfumato.diffusion.samplers.dpm_solver import (
@@ -34,7 +35,6 @@ from sfumato.diffusion.samplers.dpm_solver import (
 )
 from sfumato.diffusion.samplers.heun import Churn, EulerSampler, HeunSampler
 from sfumato.diffusion.samplers.sampler import Sampler
-from sfumato.diffusion.samplers.samplers import AnySampler
 
 KINDS = get_args(get_args(AnySampler)[0])
 SAMPLERS: list[Sampler] = [

@@ -16,10 +16,10 @@ from networks.tiny import TINY
 from sfumato.core.noise import Noise
 from sfumato.diffusion.classifier_guidance import ClassifierGuided, NoisyClassifier
 from sfumato.diffusion.clip import DynamicThreshold
+from sfumato.diffusion.diffusion_model import DiffusionConfig
 from sfumato.diffusion.guidance import AutoGuided, ClassifierFreeGuidance
-from sfumato.diffusion.model import DiffusionConfig
+from sfumato.diffusion.samplers import AnySampler
 from sfumato.diffusion.samplers.heun import Churn, HeunSampler
-from sfumato.diffusion.samplers.samplers import AnySampler
 
 KINDS = get_args(get_args(AnySampler)[0])
 INTERVAL = (0.1, 2.0)

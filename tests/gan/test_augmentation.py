@@ -6,26 +6,26 @@ from typing import Any
 import pytest
 import torch
 
-from run.experiments import GAN as TINY
-from run.experiments import experiment
-from run.processes import silent
 from sfumato.augment.discriminator import ADA, DiffAugment
 from sfumato.core.config import merge
 from sfumato.core.images import Batch
 from sfumato.core.noise import Noise, TrainingNoise
+from sfumato.experiment.training_run import train
+from sfumato.gan.gan_model import GAN, GANConfig
 from sfumato.gan.losses import (
     LeastSquaresLoss,
     NonSaturatingLoss,
     RelativisticLoss,
     WassersteinLoss,
 )
-from sfumato.gan.model import GAN, GANConfig
 from sfumato.gan.regularizers import R1
 from sfumato.gan.watch import judgements
 from sfumato.networks.dcgan import DCGANConfig
-from sfumato.run.checkpoint import load_newest
-from sfumato.run.metrics_log import read_metrics
-from sfumato.run.train import train
+from sfumato.runs.metrics_log import read_metrics
+from sfumato.training.checkpoint import load_newest
+from support.experiments import GAN as TINY
+from support.experiments import experiment
+from support.processes import silent
 
 NETWORK = DCGANConfig(channels=4, latent_dim=8, normalization="none")
 

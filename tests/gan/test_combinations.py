@@ -6,7 +6,7 @@ import pytest
 
 from sfumato.core.config import parse
 from sfumato.core.errors import ConfigError
-from sfumato.gan.model import GANConfig
+from sfumato.gan.gan_model import GANConfig
 
 PENALTY = {"kind": "gradient_penalty"}
 PLAIN = {"kind": "dcgan", "normalization": "none"}

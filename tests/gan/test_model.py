@@ -2,10 +2,10 @@
 
 import torch
 
+from sfumato.core.generative_model import GenerativeModel
 from sfumato.core.images import Batch
-from sfumato.core.model import GenerativeModel
 from sfumato.core.noise import Noise, TrainingNoise
-from sfumato.gan.model import GAN, GANConfig
+from sfumato.gan.gan_model import GAN, GANConfig
 from sfumato.networks.dcgan import DCGANConfig
 
 

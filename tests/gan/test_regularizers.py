@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from sfumato.core.images import Batch
 from sfumato.core.noise import RandomStream, TrainingNoise
+from sfumato.gan.gan_model import GAN, GANConfig
 from sfumato.gan.losses import WassersteinLoss
-from sfumato.gan.model import GAN, GANConfig
 from sfumato.gan.regularizers import R1, R2, GradientPenalty, PathLength, Scene, path_lengths
 from sfumato.networks.mlp_gan import MLPGANConfig
 from sfumato.networks.stylegan2 import StyleGAN2Config

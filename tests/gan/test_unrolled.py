@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from sfumato.core.images import Batch
 from sfumato.core.noise import TrainingNoise
+from sfumato.gan.gan_model import GAN, GANConfig
 from sfumato.gan.losses import GANLoss, MinimaxLoss, NonSaturatingLoss
-from sfumato.gan.model import GAN, GANConfig
 from sfumato.gan.unrolled import Unrolling, judged_by
 from sfumato.networks.dcgan import DCGANConfig
 from sfumato.networks.mlp_gan import MLPGANConfig

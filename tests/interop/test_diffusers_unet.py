@@ -10,8 +10,8 @@ from diffusers import UNet2DModel
 from safetensors.torch import save_file
 
 from sfumato.core.errors import ConfigError
+from sfumato.experiment.experiment import load_experiment
 from sfumato.interop.diffusers_unet import read_unet, unet_config, unet_from_diffusers
-from sfumato.run.experiment import load_experiment
 
 COMMON: dict[str, Any] = {
     "freq_shift": 1,

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from sfumato.core.noise import generator
 from sfumato.data.catalogue import load
-from sfumato.data.config import DataConfig
+from sfumato.data.data_config import DataConfig
 from sfumato.data.dataset import Dataset
 from sfumato.metrics import blocks
 from sfumato.metrics.memorization import diversity, duplicates, memorization, nearest

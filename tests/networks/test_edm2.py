@@ -10,13 +10,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from run.experiments import DIFFUSION, experiment
-from run.processes import silent
 from sfumato.core.config import merge
+from sfumato.experiment.training_run import train
 from sfumato.networks.constraints import constraint
 from sfumato.networks.ddpmpp import DDPMPPConfig
 from sfumato.networks.edm2 import DecoderBlock, EDM2Config, EncoderBlock
-from sfumato.networks.magnitude import (
+from sfumato.networks.mp_layers import (
     MPClassEmbedding,
     MPFourier,
     MPLayer,
@@ -26,7 +25,8 @@ from sfumato.networks.magnitude import (
     unit_rms,
 )
 from sfumato.networks.unet import UNetConfig
-from sfumato.run.train import train
+from support.experiments import DIFFUSION, experiment
+from support.processes import silent
 
 
 def rms(x: Tensor) -> float:

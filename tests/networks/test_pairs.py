@@ -9,11 +9,11 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from sfumato.core.noise import Noise
 from sfumato.networks.dcgan import DCGANConfig
+from sfumato.networks.gan_networks import NetworkPair
 from sfumato.networks.mlp_gan import MLPGANConfig
-from sfumato.networks.pairs import NetworkPair
 from sfumato.networks.resnet_gan import ResNetGANConfig
 from sfumato.networks.stylegan2 import StyleGAN2Config
-from sfumato.run.recompute import recompute_activations
+from sfumato.training.recompute import recompute_activations
 
 STYLE = StyleGAN2Config(latent_dim=16, style_dim=16, mapping_layers=2, channel_base=64)
 PAIRS = {

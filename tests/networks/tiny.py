@@ -5,13 +5,13 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
+from sfumato.networks import Network
 from sfumato.networks.attention_unet import AttentionUNetConfig
 from sfumato.networks.conv_net import ConvNetConfig
 from sfumato.networks.ddpmpp import DDPMPPConfig
 from sfumato.networks.dit import DiTConfig
 from sfumato.networks.edm2 import EDM2Config
 from sfumato.networks.minimal_unet import MinimalUNetConfig
-from sfumato.networks.networks import Network
 from sfumato.networks.unet import UNetConfig
 
 TINY: dict[str, Any] = {

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from sfumato.study.compare import change
-from sfumato.study.fronts import Point, front
+from sfumato.study.paired_images import change
+from sfumato.study.pareto import Point, front
 
 
 def test_equal_images_have_not_changed_and_unrelated_ones_have_changed_completely() -> None:

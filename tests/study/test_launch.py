@@ -14,9 +14,9 @@ import pytest
 from sfumato.cli import main
 from sfumato.core.errors import RunError
 from sfumato.study import task
+from sfumato.study.common_plan import with_common_plan
 from sfumato.study.launch import run_study
 from sfumato.study.launchers import Processes, share_of_machine
-from sfumato.study.plan import with_common_plan
 from sfumato.study.read import load_study
 from study.studies import TINY, write
 

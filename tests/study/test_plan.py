@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from run.processes import silent
 from sfumato.core.config import to_mapping
 from sfumato.core.errors import ConfigError
 from sfumato.core.files import write_json
-from sfumato.run.performance import REFERENCE, Plan, plan_of
-from sfumato.run.plan_search import Candidate, Choice
-from sfumato.study.plan import common_plan, with_common_plan
+from sfumato.speed.plan import REFERENCE, Plan, plan_of
+from sfumato.speed.plan_search import Candidate, Choice
+from sfumato.study.common_plan import common_plan, with_common_plan
 from sfumato.study.read import load_study
+from support.processes import silent
 
 LOW, LAST = Plan(precision="bfloat16"), Plan(precision="bfloat16", layout="channels_last")
 KERNELS = Plan(precision="bfloat16", layout="channels_last", kernels=True)
@@ -54,13 +54,15 @@ def test_all_arms_take_one_plan_and_a_study_that_goes_on_keeps_it(
     path.write_text(STUDY)
     study = load_study(str(path), [])
     timed = choice({REFERENCE: 1.0, LAST: 0.5})
-    monkeypatch.setattr("sfumato.study.plan.choose_plan", lambda *_: timed)
+    monkeypatch.setattr("sfumato.study.common_plan.choose_plan", lambda *_: timed)
     settled = with_common_plan(study, tmp_path, silent)
     plans = {name: plan_of(arm.training) for name, arm in settled.arms.items()}
     assert plans["a"] == plans["b"] == LAST
     assert plans["exact"] == Plan(layout="channels_last")  # what an arm fixes stays
     write_json(tmp_path / "study.json", to_mapping(settled))
-    monkeypatch.setattr("sfumato.study.plan.choose_plan", lambda *_: choice({REFERENCE: 1.0}))
+    monkeypatch.setattr(
+        "sfumato.study.common_plan.choose_plan", lambda *_: choice({REFERENCE: 1.0})
+    )
     assert with_common_plan(study, tmp_path, silent) == settled
 
 
@@ -73,7 +75,7 @@ def test_every_arm_tries_what_another_would_take(
     study = load_study(str(path), [])
     found = {"a": choice({REFERENCE: 1e9, LOW: 8e8, LAST: 1e-9}), "b": choice({REFERENCE: 1e9})}
     monkeypatch.setattr(
-        "sfumato.study.plan.choose_plan",
+        "sfumato.study.common_plan.choose_plan",
         lambda experiment, *_: found.get(experiment.name, choice({REFERENCE: 1e9})),
     )
     settled = with_common_plan(study, tmp_path, silent)

@@ -10,22 +10,22 @@ from torch import Tensor
 from sfumato.core.errors import ConfigError
 from sfumato.core.files import write_json
 from sfumato.core.noise import generator
+from sfumato.core.tensors import write_tensors
+from sfumato.evaluation.evaluation_results import plain
+from sfumato.evaluation.evaluation_splits import make_folds
+from sfumato.evaluation.evaluator import Evaluator
+from sfumato.evaluation.feature_cache import Observed
+from sfumato.evaluation.score_store import Scores, load_scores, save_draws
+from sfumato.evaluation.scores import Labelled, scores_by_class
+from sfumato.experiment.score_run import evaluate_run
 from sfumato.metrics.estimate import Estimate, MetricError
 from sfumato.metrics.features import FeatureNetwork
-from sfumato.run.checkpoint import write_tensors
-from sfumato.run.directory import read_json
-from sfumato.run.draws import Scores, load_scores, save_draws
-from sfumato.run.evaluate import Evaluator
-from sfumato.run.folds import make_folds
-from sfumato.run.observe import Observed
-from sfumato.run.outcome import plain
-from sfumato.run.score import evaluate_run
-from sfumato.run.scores import Labelled, scores_by_class
+from sfumato.runs.directory import read_json
+from sfumato.study.arm_scores import BITS, arm_scores, class_key, left_out_classes
 from sfumato.study.difference import Difference
 from sfumato.study.evaluators import Evaluators
 from sfumato.study.measure import MEASURED
 from sfumato.study.read import load_study
-from sfumato.study.scores import BITS, arm_scores, class_key, left_out_classes
 from sfumato.study.statistics import verdict
 from sfumato.study.task import is_done, run_dir_of, run_task
 from study.studies import write

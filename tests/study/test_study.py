@@ -9,11 +9,11 @@ import torch
 
 from sfumato.cli import main
 from sfumato.core.errors import ConfigError, RunError
+from sfumato.core.generative_model import GenerativeModel
 from sfumato.core.images import Batch
-from sfumato.core.model import GenerativeModel
 from sfumato.core.noise import Noise, TrainingNoise, generator
-from sfumato.run.experiment import load_experiment
-from sfumato.study.dry_run import dry_run, shape_of
+from sfumato.experiment.experiment import load_experiment
+from sfumato.study.forecast import dry_run, shape_of
 from sfumato.study.launch import run_study
 from sfumato.study.read import _read, load_study, study_names, study_path
 
@@ -54,7 +54,7 @@ def write(path: Path, rate: float = 2e-3, seeds: str = "[0]", extra: str = "") -
 
 def load_rate() -> float:
     """The learning rate of the other arm's recipe."""
-    from sfumato.run.experiment import load_experiment
+    from sfumato.experiment.experiment import load_experiment
 
     return load_experiment("digits-ddpm", []).training.learning_rate
 

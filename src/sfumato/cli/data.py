@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sfumato.cli.options import Subparsers, add_output, add_overrides, add_verb
 
 if TYPE_CHECKING:
-    from sfumato.data.config import DataConfig
+    from sfumato.data.data_config import DataConfig
     from sfumato.data.dataset import Splits
 
 
@@ -175,7 +175,7 @@ def _config(options: argparse.Namespace) -> "DataConfig":
     """The config of a source with `data.key=value` laid over it."""
     from sfumato.core.config import override, parse
     from sfumato.core.errors import ConfigError
-    from sfumato.data.config import DataConfig
+    from sfumato.data.data_config import DataConfig
 
     changed = override({"data": {"source": options.source}}, options.overrides)
     if other := sorted(set(changed) - {"data"}):

@@ -16,7 +16,7 @@ from sfumato.cli.options import (
 if TYPE_CHECKING:
     from sfumato.core.images import Batch
     from sfumato.data.dataset import Splits
-    from sfumato.run.sample import LoadedRun
+    from sfumato.experiment.load import LoadedRun
 
 TIMES = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0]
 
@@ -198,7 +198,7 @@ def _add_times(parser: argparse.ArgumentParser, default: list[float]) -> None:
 def _load(options: argparse.Namespace) -> "tuple[LoadedRun, Splits, Path]":
     """The run, its data, and where the picture goes."""
     from sfumato.core.errors import RunError
-    from sfumato.run.score import load_with_data
+    from sfumato.experiment.score_run import load_with_data
 
     for name in ("number", "steps", "resamplings", "tries"):
         if getattr(options, name, 1) < 1:
@@ -209,8 +209,8 @@ def _load(options: argparse.Namespace) -> "tuple[LoadedRun, Splits, Path]":
 
 def _batch(options: argparse.Namespace, loaded: "LoadedRun", splits: "Splits") -> "Batch":
     """The held-out images asked for."""
-    from sfumato.run.latent import diffusion_of, real_batch
-    from sfumato.run.plots import one_of_each_class
+    from sfumato.explore.inversion import diffusion_of, real_batch
+    from sfumato.explore.plots import one_of_each_class
 
     chosen = options.images or one_of_each_class(splits.held_out, options.number)
     return real_batch(diffusion_of(loaded, options.edit), splits.held_out, chosen)
@@ -231,8 +231,8 @@ def _print(options: argparse.Namespace, path: Path, facts: dict[str, Any]) -> No
 
 def run_reconstruct(options: argparse.Namespace) -> None:
     """Reconstruct held-out images."""
-    from sfumato.run.edit_pictures import write_reconstruction
-    from sfumato.run.latent import diffusion_of, reconstruct
+    from sfumato.explore.edit_pictures import write_reconstruction
+    from sfumato.explore.inversion import diffusion_of, reconstruct
 
     loaded, splits, path = _load(options)
     batch = _batch(options, loaded, splits)
@@ -243,9 +243,9 @@ def run_reconstruct(options: argparse.Namespace) -> None:
 def run_interpolate(options: argparse.Namespace) -> None:
     """Walk between noises or images."""
     from sfumato.core.errors import RunError
-    from sfumato.run.edit_pictures import write_frames, write_interpolation
-    from sfumato.run.evaluate import Evaluator
-    from sfumato.run.latent import (
+    from sfumato.evaluation.evaluator import Evaluator
+    from sfumato.explore.edit_pictures import write_frames, write_interpolation
+    from sfumato.explore.inversion import (
         grid_between_noises,
         smoothness_of,
         walks_between_images,
@@ -286,9 +286,9 @@ def run_interpolate(options: argparse.Namespace) -> None:
 
 def run_truncation(options: argparse.Namespace) -> None:
     """Samples at several truncations."""
-    from sfumato.core.model import GenerativeModel
-    from sfumato.run.edit_pictures import write_truncation
-    from sfumato.run.walks import truncation_sweep
+    from sfumato.core.generative_model import GenerativeModel
+    from sfumato.explore.edit_pictures import write_truncation
+    from sfumato.explore.interpolation import truncation_sweep
 
     loaded, _, path = _load(options)
     assert isinstance(loaded.model, GenerativeModel)
@@ -300,9 +300,9 @@ def run_truncation(options: argparse.Namespace) -> None:
 
 def run_inpaint(options: argparse.Namespace) -> None:
     """Inpaint held-out images."""
-    from sfumato.run.edit_pictures import write_inpainting
-    from sfumato.run.edits import box_mask, file_mask, inpaint
-    from sfumato.run.latent import diffusion_of
+    from sfumato.explore.edit_pictures import write_inpainting
+    from sfumato.explore.edits import box_mask, file_mask, inpaint
+    from sfumato.explore.inversion import diffusion_of
 
     loaded, splits, path = _load(options)
     batch, model = _batch(options, loaded, splits), diffusion_of(loaded, "inpaint")
@@ -335,10 +335,10 @@ def run_img2img(options: argparse.Namespace) -> None:
 
     from sfumato.core.errors import RunError
     from sfumato.core.images import Batch
-    from sfumato.run.edit_pictures import write_image_to_image
-    from sfumato.run.edits import image_to_image
-    from sfumato.run.latent import diffusion_of
-    from sfumato.run.sample import class_numbers
+    from sfumato.explore.edit_pictures import write_image_to_image
+    from sfumato.explore.edits import image_to_image
+    from sfumato.explore.inversion import diffusion_of
+    from sfumato.speed.sampling import class_numbers
 
     loaded, splits, path = _load(options)
     batch, model = _batch(options, loaded, splits), diffusion_of(loaded, "img2img")
@@ -353,10 +353,10 @@ def run_img2img(options: argparse.Namespace) -> None:
 
 def run_strip(options: argparse.Namespace) -> None:
     """Show the reverse process."""
-    from sfumato.run.edit_pictures import write_strip
-    from sfumato.run.edits import strip
-    from sfumato.run.export import labels_for
-    from sfumato.run.latent import diffusion_of
+    from sfumato.explore.edit_pictures import write_strip
+    from sfumato.explore.edits import strip
+    from sfumato.explore.export import labels_for
+    from sfumato.explore.inversion import diffusion_of
 
     loaded, _, path = _load(options)
     seeds = range(options.seed, options.seed + options.number)
@@ -367,8 +367,8 @@ def run_strip(options: argparse.Namespace) -> None:
 
 def run_noise(options: argparse.Namespace) -> None:
     """Show predicted beside true noise."""
-    from sfumato.run.edit_pictures import write_noise
-    from sfumato.run.edits import noise_before_and_after
+    from sfumato.explore.edit_pictures import write_noise
+    from sfumato.explore.edits import noise_before_and_after
 
     loaded, splits, path = _load(options)
     batch = _batch(options, loaded, splits)

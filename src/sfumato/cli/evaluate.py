@@ -92,8 +92,8 @@ def score_a_run(options: argparse.Namespace) -> None:
     import json
     from typing import Any
 
+    from sfumato.experiment.score_run import evaluate_run
     from sfumato.report.console import print_run
-    from sfumato.run.score import evaluate_run
 
     names = options.metrics.split(",") if options.metrics else []
     scores = [name for name in names if name != "nll"]
@@ -104,8 +104,8 @@ def score_a_run(options: argparse.Namespace) -> None:
         if not options.json:
             print_run(options.run_dir, result)
     if "nll" in names:
-        from sfumato.run.nll import LikelihoodConfig, nll, nll_table
-        from sfumato.run.score import load_with_data
+        from sfumato.experiment.score_run import load_with_data
+        from sfumato.explore.nll import LikelihoodConfig, nll, nll_table
 
         config = LikelihoodConfig(
             num_images=options.nll_images,

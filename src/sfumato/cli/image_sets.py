@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sfumato.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sfumato.run.protocol import EvaluationConfig
+    from sfumato.evaluation.protocol import EvaluationConfig
 
 KINDS = ("inception", "efficientnet-lite0", "classifier", "timm")
 STAND_ALONE = ["frechet_distance", "kernel_distance", "precision", "recall"]
@@ -45,9 +45,9 @@ def compare_sets(options: argparse.Namespace) -> None:
     """Score A against B, draw suspected copies, print the table or JSON."""
     import json
 
-    from sfumato.run.compare import compare, default_features, has_classes
-    from sfumato.run.copies import PAIRS, save_pairs
-    from sfumato.run.imageset import image_set
+    from sfumato.evaluation.compare import compare, default_features, has_classes
+    from sfumato.evaluation.copies import PAIRS, save_pairs
+    from sfumato.evaluation.image_sources import image_set
 
     ours, theirs = _divided(options.overrides)
     a, b = (image_set(str(name), theirs) for name in (options.run_dir, options.reference))
@@ -91,9 +91,9 @@ def draw_floors(options: argparse.Namespace) -> None:
     from sfumato.core.config import override, parse
     from sfumato.core.files import write_json
     from sfumato.data.catalogue import load
-    from sfumato.data.config import DataConfig
-    from sfumato.run.compare import default_features
-    from sfumato.run.floor_curve import draw_floor_curve, floor_curve
+    from sfumato.data.data_config import DataConfig
+    from sfumato.evaluation.compare import default_features
+    from sfumato.evaluation.floor_curve import draw_floor_curve, floor_curve
 
     ours, theirs = _divided(options.overrides)
     given = override({"data": {"source": str(options.run_dir)}}, theirs)["data"]
@@ -129,7 +129,7 @@ def _divided(overrides: list[str]) -> tuple[list[str], list[str]]:
 
 def _config(overrides: list[str], features: str, metrics: list[str]) -> "EvaluationConfig":
     from sfumato.core.config import override, parse
-    from sfumato.run.protocol import EvaluationConfig
+    from sfumato.evaluation.protocol import EvaluationConfig
 
     base: dict[str, Any] = {"features": {"kind": features}, "metrics": metrics}
     mapping = override({"evaluation": base}, overrides)["evaluation"]

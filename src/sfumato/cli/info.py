@@ -25,7 +25,8 @@ def run(options: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from sfumato.run.experiment import load_experiment, recipe_names
+    from sfumato.experiment.experiment import load_experiment
+    from sfumato.experiment.recipes import recipe_names
 
     if options.recipe is None:
         from sfumato.study.read import study_names
@@ -33,7 +34,7 @@ def run(options: argparse.Namespace) -> None:
         print("recipes:", *recipe_names(), sep="\n  ")
         print("studies:", *study_names(), sep="\n  ")
         return
-    from sfumato.run.info import describe
+    from sfumato.explore.info import describe
 
     found = describe(load_experiment(options.recipe, options.overrides), options.depth)
     if options.json:

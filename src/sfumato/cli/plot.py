@@ -61,7 +61,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def draw_schedules(options: argparse.Namespace) -> None:
     """Draw the schedules."""
-    from sfumato.run import plots
+    from sfumato.explore import plots
 
     path = options.output or Path("schedules.png")
     plots.draw_schedules({text: plots.schedule_of(text) for text in options.schedules}, path)
@@ -75,9 +75,9 @@ def draw_forward(options: argparse.Namespace) -> None:
     from sfumato.core.config import override, parse, to_mapping
     from sfumato.core.errors import ConfigError
     from sfumato.data.catalogue import load
-    from sfumato.run import plots
-    from sfumato.run.directory import read_experiment
-    from sfumato.run.experiment import Experiment, load_experiment
+    from sfumato.experiment.experiment import Experiment, load_experiment
+    from sfumato.explore import plots
+    from sfumato.runs.directory import read_experiment
 
     if Path(options.recipe).is_dir():
         recorded = to_mapping(read_experiment(Path(options.recipe)))

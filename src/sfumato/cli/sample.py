@@ -61,8 +61,8 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Sample and write the files asked for."""
-    from sfumato.run.export import write_samples
-    from sfumato.run.guide import Guide
+    from sfumato.explore.export import write_samples
+    from sfumato.explore.guide import Guide
 
     guide = None
     given = (options.autoguide, options.classifier, options.scale, options.interval)

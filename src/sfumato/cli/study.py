@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
 
     study = load_study(options.study, options.overrides, options.preset)
     if options.dry_run:
-        from sfumato.study.dry_run import dry_run
+        from sfumato.study.forecast import dry_run
 
         print(dry_run(study))
         return

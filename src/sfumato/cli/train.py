@@ -36,15 +36,15 @@ def run(options: argparse.Namespace) -> None:
     """Train, or say what training would take."""
     from sfumato.core import distributed
     from sfumato.core.console import say
-    from sfumato.run.experiment import load_experiment
+    from sfumato.experiment.experiment import load_experiment
 
     experiment = load_experiment(options.recipe, options.overrides)
     if options.dry_run:
-        from sfumato.run.dry_run import dry_run
+        from sfumato.experiment.dry_run import dry_run
 
         print(dry_run(experiment))
         return
-    from sfumato.run.train import train
+    from sfumato.experiment.training_run import train
 
     distributed.start()
     run_dir: Path = options.output or Path("runs") / experiment.name

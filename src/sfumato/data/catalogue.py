@@ -11,7 +11,7 @@ from sfumato.data.archive import TAR_SUFFIXES, ZIP_SUFFIXES, image_archive
 from sfumato.data.cars import stanford_cars
 from sfumato.data.cifar import cifar10, cifar100
 from sfumato.data.class_names import CIFAR10, DIGITS, FASHION_MNIST
-from sfumato.data.config import DataConfig
+from sfumato.data.data_config import DataConfig
 from sfumato.data.dataset import Form, Splits
 from sfumato.data.digits import digits
 from sfumato.data.folder import image_folder

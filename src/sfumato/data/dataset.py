@@ -13,9 +13,9 @@ from torch import Tensor
 
 from sfumato.core.images import Labels, Shape, UInt8Images
 from sfumato.data.order import Order
-from sfumato.data.rows import Rows, open_rows
 from sfumato.data.source import ImageArray, LabelArray
 from sfumato.data.split import Hashes
+from sfumato.data.stored_rows import Rows, open_rows
 
 SplitName = Literal["train", "held-out"]
 

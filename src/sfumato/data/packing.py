@@ -12,7 +12,7 @@ from filelock import FileLock
 from sfumato.core.errors import DataError
 from sfumato.data.cache import cache_folder, content_digest, make_folder
 from sfumato.data.chunk import prepare_array
-from sfumato.data.config import DataConfig
+from sfumato.data.data_config import DataConfig
 from sfumato.data.dataset import image_hashes
 from sfumato.data.packed import FORMAT, Packed, is_packed, read_packed, write_packed
 from sfumato.data.prepare import Preparation

@@ -5,7 +5,7 @@ import difflib
 import numpy as np
 
 from sfumato.core.errors import DataError
-from sfumato.data.config import DataConfig
+from sfumato.data.data_config import DataConfig
 from sfumato.data.dataset import Dataset, SplitName, Splits
 from sfumato.data.packed import Packed
 from sfumato.data.packing import PackedParts

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from sfumato.core.config import component
 from sfumato.core.errors import ConfigError
+from sfumato.core.generative_model import OnStep, Phase
 from sfumato.core.images import Batch, Images, Labels, Shape
-from sfumato.core.model import OnStep, Phase
 from sfumato.core.noise import RandomStream
 from sfumato.diffusion.broadcast import Times, one_each, per_image
 from sfumato.diffusion.denoiser import Denoised, Denoiser
@@ -21,8 +21,8 @@ from sfumato.diffusion.parameterization import noise_label
 from sfumato.diffusion.schedule import NoiseSchedule
 from sfumato.diffusion.schedules import Schedule
 from sfumato.diffusion.time_sampling import UniformTimes
+from sfumato.networks import Network
 from sfumato.networks.constraints import constraint
-from sfumato.networks.networks import Network
 
 
 @component

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from sfumato.core.config import component
 from sfumato.core.images import Shape
-from sfumato.networks.fast import Attention, GroupNorm
 from sfumato.networks.layers import ClassEmbedding, SinusoidalEmbedding
 from sfumato.networks.shapes import check_halvings
+from sfumato.speed.kernels.fused_layers import Attention, GroupNorm
 
 
 @component

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from sfumato.core.config import component
 from sfumato.core.images import Shape
-from sfumato.networks.fast import Attention
 from sfumato.networks.layers import ClassEmbedding, SinusoidalEmbedding, TimeEmbedding
 from sfumato.networks.shapes import check_patch
+from sfumato.speed.kernels.fused_layers import Attention
 
 TIME_FEATURES = 256
 

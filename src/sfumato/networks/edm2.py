@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from sfumato.core.config import component
 from sfumato.core.images import Shape
-from sfumato.networks.fast import Attention
 from sfumato.networks.layers import Resample, full_precision, resampled
-from sfumato.networks.magnitude import (
+from sfumato.networks.mp_layers import (
     MPClassEmbedding,
     MPFourier,
     MPLayer,
@@ -20,6 +19,7 @@ from sfumato.networks.magnitude import (
     unit_rms,
 )
 from sfumato.networks.shapes import check_attention, check_halvings
+from sfumato.speed.kernels.fused_layers import Attention
 
 BRANCH = 0.3
 """Share of a residual branch or of attention in the sum with its input."""

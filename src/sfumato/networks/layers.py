@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.networks.fast import Attention, GroupNorm
+from sfumato.speed.kernels.fused_layers import Attention, GroupNorm
 
 Resample = Literal["down", "up"]
 

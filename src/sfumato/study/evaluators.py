@@ -5,11 +5,11 @@ from dataclasses import replace
 
 from sfumato.core.errors import ConfigError
 from sfumato.data.catalogue import load
-from sfumato.data.config import DataConfig
+from sfumato.data.data_config import DataConfig
 from sfumato.data.dataset import Splits
-from sfumato.run.evaluate import Evaluator
-from sfumato.run.folds import make_folds
-from sfumato.run.protocol import EvaluationConfig
+from sfumato.evaluation.evaluation_splits import make_folds
+from sfumato.evaluation.evaluator import Evaluator
+from sfumato.evaluation.protocol import EvaluationConfig
 from sfumato.study.study import Study
 
 

@@ -8,13 +8,13 @@ from typing import Any
 from sfumato.core.config import differences, to_mapping
 from sfumato.core.errors import RunError
 from sfumato.core.files import write_json
-from sfumato.run.directory import locked, read_json
+from sfumato.runs.directory import locked, read_json
+from sfumato.study.common_plan import with_common_plan
 from sfumato.study.evaluators import Evaluators
 from sfumato.study.launchers import InProcess, Launcher
-from sfumato.study.plan import with_common_plan
-from sfumato.study.results import study_results
-from sfumato.study.search import Search
+from sfumato.study.optuna_search import Search
 from sfumato.study.study import Study
+from sfumato.study.study_results import study_results
 from sfumato.study.task import is_done
 
 HARMLESS = ("title", "description", "seeds", "published", "hours", "shrunk", "command")

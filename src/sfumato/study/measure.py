@@ -11,15 +11,16 @@ from sfumato.core.config import to_mapping
 from sfumato.core.console import progress_bar
 from sfumato.core.errors import ConfigError
 from sfumato.core.files import atomic_path, write_json
+from sfumato.core.generative_model import GenerativeModel
 from sfumato.core.images import to_uint8
-from sfumato.core.model import GenerativeModel
 from sfumato.core.pictures import image_grid
+from sfumato.core.tensors import write_tensors
 from sfumato.data.dataset import Splits
-from sfumato.run.checkpoint import write_tensors
-from sfumato.run.evaluate import Evaluator
-from sfumato.run.latent import walks_between_noises
-from sfumato.run.nll import LikelihoodConfig, nll
-from sfumato.run.sample import LoadedRun, load_run, sample_images
+from sfumato.evaluation.evaluator import Evaluator
+from sfumato.experiment.load import LoadedRun, load_run
+from sfumato.explore.inversion import walks_between_noises
+from sfumato.explore.nll import LikelihoodConfig, nll
+from sfumato.speed.sampling import sample_images
 from sfumato.study.study import Study
 
 MEASURED = "measurements.json"

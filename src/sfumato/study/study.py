@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from sfumato.core.config import component, differences, to_mapping
-from sfumato.run.experiment import Experiment
+from sfumato.experiment.experiment import Experiment
 from sfumato.study.sweep import OptunaSearch
 
 IDENTITY = ("name", "training.seed")

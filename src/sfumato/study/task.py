@@ -14,9 +14,9 @@ from sfumato.core.config import parse
 from sfumato.core.errors import SfumatoError, TrainingDiverged
 from sfumato.core.files import write_json
 from sfumato.data.catalogue import load
-from sfumato.run.directory import check_same_experiment, read_json
-from sfumato.run.score import score_run
-from sfumato.run.train import train, with_decay_fixed
+from sfumato.experiment.score_run import score_run
+from sfumato.experiment.training_run import train, with_decay_fixed
+from sfumato.runs.directory import check_same_experiment, read_json
 from sfumato.study.evaluators import Evaluators
 from sfumato.study.measure import MEASURED, measure_run
 from sfumato.study.study import Study

@@ -10,8 +10,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from sfumato.core.config import component
+from sfumato.core.generative_model import OnStep
 from sfumato.core.images import Images, Labels
-from sfumato.core.model import OnStep
 from sfumato.core.noise import RandomStream
 from sfumato.diffusion.broadcast import TimeGrid, Times
 from sfumato.diffusion.clip import AnyClip, NoClip

@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 
 from sfumato.core.errors import ConfigError
+from sfumato.core.generative_model import OnStep
 from sfumato.core.images import Images, Labels
-from sfumato.core.model import OnStep
 from sfumato.core.noise import RandomStream
 from sfumato.diffusion.broadcast import TimeGrid
 from sfumato.diffusion.clip import AnyClip, NoClip, clipped

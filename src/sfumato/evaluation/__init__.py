@@ -1,0 +1,1 @@
+"""Scores with floor, interval and protocol: `score(samples, reference, protocol)`."""

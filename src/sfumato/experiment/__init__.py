@@ -1,0 +1,1 @@
+"""The config of all of it, recipes, building and loading."""

@@ -1,0 +1,168 @@
+"""Scoring a run: draw the samples that the protocol asks for, and compare them with real ones."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sfumato.core.config import differences, to_mapping
+from sfumato.core.console import progress_bar, say
+from sfumato.core.errors import RunError
+from sfumato.core.files import atomic_path, write_json
+from sfumato.core.generative_model import GenerativeModel
+from sfumato.core.images import Labels, UInt8Images
+from sfumato.core.pictures import image_grid, rows_each
+from sfumato.data.catalogue import load
+from sfumato.data.dataset import Splits
+from sfumato.evaluation.copies import PAIRS, save_pairs
+from sfumato.evaluation.evaluator import Evaluator
+from sfumato.evaluation.score_store import Scores, save_draws
+from sfumato.experiment.experiment import Experiment
+from sfumato.experiment.load import LoadedRun, load_run
+from sfumato.speed.plan import plan_of
+from sfumato.speed.sampling import sample_images
+
+FREE = ("evaluation.", "model.sampler", "model.guidance", "training.performance")
+"""Keys that may change when a run is scored."""
+COLUMNS = 8
+ROWS = 10
+
+
+def evaluate_run(run_dir: Path, overrides: list[str]) -> dict[str, Any]:
+    """Score a finished run by its own protocol, changed by `overrides`; see `score_run`.
+
+    Raises:
+        RunError: as `load_with_data`.
+    """
+    loaded, splits = load_with_data(run_dir, overrides)
+    say("preparing the evaluation: classifiers and the floor")
+    evaluator = Evaluator(splits, loaded.experiment.evaluation)
+    return score_run(run_dir, evaluator, loaded)
+
+
+def load_with_data(run_dir: Path, overrides: list[str]) -> tuple[LoadedRun, Splits]:
+    """A finished run and the very data it was trained on.
+
+    Raises:
+        RunError: no finished run, an override that would change what was trained, or data that
+            have changed since.
+    """
+    loaded = load_run(run_dir, overrides)
+    recorded = to_mapping(load_run(run_dir).experiment) if overrides else {}
+    for key in differences(recorded, to_mapping(loaded.experiment)) if overrides else {}:
+        if not key.startswith(FREE):
+            raise RunError(
+                f"override of {key}: it was settled when {run_dir} was trained; "
+                "evaluation.*, model.sampler.*, model.guidance.* and training.performance may "
+                "change"
+            )
+    return loaded, data_of(loaded)
+
+
+def data_of(loaded: LoadedRun) -> Splits:
+    """The very data a run was trained on.
+
+    Raises:
+        DataError, RunError: they cannot be had, or have changed since.
+    """
+    splits = load(loaded.experiment.data)
+    if loaded.data["digest"] != splits.train.digest:
+        raise RunError(
+            f"the data of {loaded.directory} have changed since it was trained (digest "
+            f"{loaded.data['digest'][:12]}, now {splits.train.digest[:12]}); restore them, or "
+            "train anew"
+        )
+    return splits
+
+
+def score_run(
+    run_dir: Path, evaluator: Evaluator, loaded: LoadedRun | None = None
+) -> dict[str, Any]:
+    """Sample, score, and write evaluation.json and grid.png into the run directory.
+
+    Where samples are suspected to be copies, memorization.png shows them beside the originals.
+
+    Image i is drawn from seed i with the i-th label of the evaluator, in every run that is scored
+    by it: the runs start from the same noise.
+    """
+    loaded = loaded or load_run(run_dir)
+    assert isinstance(loaded.model, GenerativeModel)
+    labels = evaluator.labels
+    began = time.perf_counter()
+    seeds = range(evaluator.num_images)
+    given = labels if loaded.model.num_classes else None
+    with progress_bar(f"sampling {loaded.experiment.name}", len(seeds)) as tell:
+        images = sample_images(loaded.model, given, seeds, tell=tell)
+    sample_seconds = time.perf_counter() - began
+    results = evaluator.results(images, given)
+    shown = preview_rows(labels, evaluator.num_images)
+    evaluation = {
+        "protocol": protocol(evaluator, loaded.experiment),
+        "nfe": loaded.model.nfe,
+        "sampling": sampling(loaded.experiment),
+        "sample_seconds": sample_seconds,
+        "grid_rows": row_classes(given, shown, evaluator.splits.train.class_names),
+        **{k: v for k, v in results.to_mapping().items() if k not in ("floors", "protocol")},
+    }
+    pairs = run_dir / PAIRS
+    if results.copies is None or not save_pairs(results.copies, pairs):
+        pairs.unlink(missing_ok=True)  # of an evaluation before this one
+    with atomic_path(run_dir / "grid.png") as path:
+        save_grid(images[shown], path)
+    save_draws(run_dir, Scores(results.scores, results.classes))
+    write_json(run_dir / "evaluation.json", evaluation)
+    return evaluation
+
+
+def protocol(evaluator: Evaluator, experiment: Experiment) -> dict[str, str | int | float]:
+    """What a score depends on beside the model: the evaluator's part, and the sampling's."""
+    return {**evaluator.protocol, **drawing(experiment, range(evaluator.num_images))}
+
+
+def drawing(experiment: Experiment, seeds: range) -> dict[str, str]:
+    """With what weights, by what plan and from what noise images are drawn."""
+    averages, plan = experiment.training.averages, plan_of(experiment.training)
+    return {
+        "weights": f"{averages[0].kind} moving average" if averages else "as trained",
+        # What is compiled hangs on the time it takes, by which no two runs shall differ.
+        "performance": str(plan) + " where it pays" * plan.compile,
+        "sampling_seeds": f"{seeds.start} to {seeds.stop - 1}",
+    }
+
+
+def sampling(experiment: Experiment) -> dict[str, Any]:
+    """How a model samples, where there is a choice: its sampler and guidance."""
+    model = to_mapping(experiment)["model"]
+    return {key: model[key] for key in ("sampler", "guidance") if key in model}
+
+
+def preview_rows(labels: Labels | None, count: int) -> torch.Tensor:
+    """Which images the picture shows: the first of each class, in rows of 8 of one class."""
+    if labels is None:
+        return torch.arange(min(count, COLUMNS * ROWS // 2))
+    classes = min(int(labels.max()) + 1, ROWS)
+    found = [torch.nonzero(labels == c).flatten() for c in range(classes)]
+    rows = [row for c in found for row in torch.split(c, COLUMNS)[: rows_each(classes)]]
+    full = [row for row in rows if len(row) == COLUMNS]  # a short row would shift the others
+    return torch.cat(full or rows)
+
+
+def row_classes(labels: Labels | None, shown: torch.Tensor, names: tuple[str, ...]) -> list[str]:
+    """What each row of a picture shows; nothing where its rows are no classes.
+
+    Args:
+        labels: that the images have or were drawn for; None: images of an unconditional model.
+        shown: which images are in the picture, as of `preview_rows`.
+        names: of all classes.
+    """
+    rows = () if labels is None else torch.split(labels.cpu()[shown], COLUMNS)
+    if any(bool((row != row[0]).any()) for row in rows):
+        return []  # too few images of any class to fill a row
+    return [names[int(row[0])] for row in rows]
+
+
+def save_grid(images: UInt8Images, path: Path) -> None:
+    """Write images as one picture, small ones enlarged."""
+    image_grid(np.asarray(images), COLUMNS).save(path, "PNG")

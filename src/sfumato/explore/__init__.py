@@ -1,0 +1,1 @@
+"""Latent walks, editing, likelihood tables, plots: looking into a trained model."""

@@ -1,0 +1,1 @@
+"""The run directory as mappings and files. Needs no torch."""

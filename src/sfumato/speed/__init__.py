@@ -1,0 +1,1 @@
+"""Performance plans, the search that times them, memory; `kernels/` holds own kernels."""

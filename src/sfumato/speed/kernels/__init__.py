@@ -1,0 +1,1 @@
+"""Own kernels and the layers that use them."""

@@ -1,0 +1,95 @@
+"""Drawing images from a trained run."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from sfumato.core.errors import RunError
+from sfumato.core.generative_model import GenerativeModel, OnStep
+from sfumato.core.images import Labels, UInt8Images, to_uint8
+from sfumato.core.noise import Noise
+from sfumato.speed.plan import (
+    computing,
+    in_place_of,
+    plan_in_force,
+)
+from sfumato.speed.sample_compiled import worth_compiling
+from sfumato.speed.sample_memory import images_at_once
+
+
+def sample_batches(
+    model: nn.Module,
+    labels: Labels | None,
+    seeds: range,
+    batch_size: int | None = None,
+    on_step: OnStep | None = None,
+) -> Iterator[UInt8Images]:
+    """Generate one image (uint8, on the CPU) for each seed, in batches.
+
+    Image i depends on seeds[i] and labels[i] alone. Computes by the plan that the model is under;
+    where that compiles, the first batch and a smaller one at the end are eager all the same.
+
+    Args:
+        batch_size: None: as many as fit into memory, at most 128 on a CPU.
+    """
+    assert isinstance(model, GenerativeModel)
+    device, plan = next(model.parameters()).device, plan_in_force(model)
+    if batch_size is None:
+        with torch.inference_mode(), computing(device, plan):
+            batch_size = images_at_once(model, labels)
+    whole = len(seeds) // batch_size  # another size would be compiled by itself
+    compiled: dict[nn.Module, Callable[..., Any]] = {}
+    for number in range(-(-len(seeds) // batch_size)):
+        part = slice(number * batch_size, (number + 1) * batch_size)
+        chosen = None if labels is None else labels[part]
+        forwards = compiled if number < whole else {}
+        began = time.perf_counter()
+        with torch.inference_mode(), computing(device, plan), in_place_of(forwards):
+            images = to_uint8(model.sample(chosen, Noise(seeds[part]), on_step)).cpu()
+        if number == 0:
+            seconds = time.perf_counter() - began
+            compiled = worth_compiling(model, seconds * (whole - 1))
+        yield images
+
+
+def sample_images(
+    model: nn.Module,
+    labels: Labels | None,
+    seeds: range,
+    batch_size: int | None = None,
+    tell: Callable[[int], None] | None = None,
+) -> UInt8Images:
+    """All images of `sample_batches`; `tell` hears the number done after each batch."""
+    parts: list[UInt8Images] = []
+    done = 0
+    for images in sample_batches(model, labels, seeds, batch_size):
+        parts.append(images)
+        done += len(images)
+        if tell is not None:
+            tell(done)
+    return torch.cat(parts)
+
+
+def balanced_labels(count: int, classes: list[int]) -> Labels:
+    """`count` labels that go through `classes` in blocks of (nearly) equal size."""
+    return torch.tensor([classes[i * len(classes) // count] for i in range(count)])
+
+
+def class_numbers(names: list[str], class_names: list[str]) -> list[int]:
+    """Numbers of classes given by name or number.
+
+    Raises:
+        RunError: names a class that does not exist, and those that do.
+    """
+    numbers = []
+    for name in names:
+        if name in class_names:
+            numbers.append(class_names.index(name))
+        elif name.isdecimal() and int(name) < len(class_names):
+            numbers.append(int(name))
+        else:
+            raise RunError(f"there is no class {name!r}; the classes are {', '.join(class_names)}")
+    return numbers

@@ -1,0 +1,89 @@
+"""The scores of a study's run that are compared: overall, class by class, bits per dimension."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from sfumato.evaluation.evaluator import Evaluator
+from sfumato.evaluation.protocol import Metric
+from sfumato.evaluation.score_store import Scores, load_scores
+from sfumato.explore.nll import held_out_bits
+from sfumato.metrics.estimate import Estimate
+from sfumato.runs.directory import read_json
+from sfumato.study.evaluators import Evaluators
+from sfumato.study.measure import MEASURED
+from sfumato.study.study import Study
+from sfumato.study.task import run_dir_of
+
+Classes = Mapping[str, Mapping[str, Estimate]]
+"""Scores of each class."""
+BITS = Metric("bits_per_dim", "Held-out bits per dimension", "lower")
+
+
+def arm_scores(
+    study: Study, directory: Path, arm: str, evaluators: Evaluators
+) -> dict[int, Scores]:
+    """What the finished runs of an arm reached, by training seed."""
+    run_dirs = {seed: run_dir_of(directory, arm, seed) for seed in study.seeds}
+    return {
+        seed: _run_scores(study, run_dir, arm, evaluators)
+        for seed, run_dir in run_dirs.items()
+        if (run_dir / MEASURED).exists()
+    }
+
+
+def _run_scores(study: Study, run_dir: Path, arm: str, evaluators: Evaluators) -> Scores:
+    """The scores of a run, with what each image does to them where that was kept.
+
+    Those of an arm that is held against other images than the first arm are scores of classes
+    alone. Where the study compares by class, every class is a score beside the overall ones.
+    """
+    scores, classes = load_scores(run_dir)
+    if not evaluators.shares_reference(arm):
+        names = evaluators.splits(arm).train.class_names
+        if len(names) == 1:
+            classes = {names[0]: _as_class(evaluators.of(arm), names[0], scores)}
+        scores = {}
+    elif "likelihood" in read_json(run_dir, MEASURED):
+        scores = {**scores, BITS.key: held_out_bits(run_dir)}
+    if study.measure.by_class:
+        scores = scores | {
+            class_key(name): found["frechet_distance"]
+            for name, found in classes.items()
+            if "frechet_distance" in found and not _differs(name, found, evaluators)
+        }
+    return Scores(scores, classes)
+
+
+def left_out_classes(study: Study, classes: Classes, evaluators: Evaluators) -> list[str]:
+    """Of the classes of a run those that are not in the column of their name, in words."""
+    if not study.measure.by_class:
+        return []
+    floors = evaluators.main.class_floors
+    return [
+        f"{name} has no value in its column: it was scored with another N, reference or network "
+        "than the floor of the class, or by an older version; remove evaluation.json of the run to "
+        "score it again"
+        for name, found in classes.items()
+        if found.keys() & floors.get(name, {}).keys() & {"frechet_distance"}
+        and _differs(name, found, evaluators)
+    ]
+
+
+def _differs(name: str, found: Mapping[str, Estimate], evaluators: Evaluators) -> bool:
+    """Whether a class has no floor, or was scored by another protocol than that."""
+    floor = evaluators.main.class_floors.get(name, {}).get("frechet_distance")
+    return floor is None or found["frechet_distance"].protocol != floor.protocol
+
+
+def _as_class(
+    evaluator: Evaluator, name: str, scores: Mapping[str, Estimate]
+) -> dict[str, Estimate]:
+    """The scores of a run of one class as those of the class; others' protocols stay theirs."""
+    floors = evaluator.floors
+    own = {k: s for k, s in scores.items() if k in floors and s.protocol == floors[k].protocol}
+    return {**scores, **evaluator.of_class(name, own)}
+
+
+def class_key(name: str) -> str:
+    """The key of the column of a class."""
+    return f"frechet_distance.{name}"

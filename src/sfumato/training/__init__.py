@@ -1,0 +1,1 @@
+"""The trainer, its hooks, optimizers, weight averages, checkpoints, distribution."""

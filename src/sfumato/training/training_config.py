@@ -1,0 +1,104 @@
+"""How a model is trained, as config."""
+
+from typing import Literal
+
+from sfumato.core.config import component
+from sfumato.training.ema import AverageProfile, ExponentialAverage
+from sfumato.training.optimizer import Adam, ConstantRate, Optimizer, RateSchedule
+
+
+@component
+class TrainingConfig:
+    """How to train.
+
+    Args:
+        seed: of the initialization, the order of the images and the noise.
+        batch_size: images in an optimizer step, over all processes.
+        micro_batch_size: images in memory at once in a process; the gradients of micro-batches
+            are accumulated. None: the whole share of the process.
+        budget_images, budget_steps, budget_seconds: where to stop; exactly one is given.
+        learning_rate: after the warm-up.
+        optimizer: one is built for each module that is trained.
+        rate: how the learning rate changes.
+        warmup_images: the learning rate rises linearly from 0 over so many images.
+        decay_images: the position at which `rate` ends. None: the budget of the first start,
+            which is recorded, so that extending the budget does not stretch the decay.
+        clip_gradient: largest norm of the gradient of a module; None: no clipping.
+        averages: weight averages kept during training; the first is the one sampled with.
+        performance: "auto" chooses by timing what is "auto" in the next four, at the start of a
+            run; "reference" switches all of it off, whatever they say: float32, contiguous, eager,
+            without own kernels, fused optimizers or TF32.
+        precision: of the forward and backward pass; weights stay float32. float16 scales the loss.
+        layout: of images and weights in memory.
+        kernels: own compiled kernels on a CPU; need a C++ compiler.
+        compile: networks through torch.compile, in sampling where it pays; for a CPU it needs a C++
+            compiler.
+        recompute_activations: keep less for the backward pass and compute it again: less memory,
+            more time, the same results.
+        shard: spread a diffusion model over the processes (FSDP2); nothing happens with one.
+        log_images, sample_images, checkpoint_images: images between rows of the log, pictures of
+            samples (0: none), checkpoints.
+        score_images: images between measurements of the Fréchet distance, by the protocol of
+            `evaluation` (0: none). The checkpoint with the smallest is kept.
+        snapshot_images: images between snapshots of the power averages, from which averages of
+            other widths can be reconstructed (0: none).
+        keep_checkpoints: how many to keep, beside the best.
+        tensorboard: write the log for TensorBoard too.
+        wandb: send the log to Weights & Biases.
+    """
+
+    seed: int = 0
+    batch_size: int = 128
+    micro_batch_size: int | None = None
+    budget_images: int | None = None
+    budget_steps: int | None = None
+    budget_seconds: float | None = None
+    learning_rate: float = 2e-4
+    optimizer: Optimizer = Adam()
+    rate: RateSchedule = ConstantRate()
+    warmup_images: int = 0
+    decay_images: int | None = None
+    clip_gradient: float | None = None
+    averages: tuple[AverageProfile, ...] = (ExponentialAverage(),)
+    performance: Literal["auto", "reference"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    layout: Literal["auto", "contiguous", "channels_last"] = "auto"
+    kernels: Literal["auto"] | bool = "auto"
+    compile: Literal["auto"] | bool = "auto"
+    recompute_activations: bool = False
+    shard: bool = False
+    log_images: int = 5_000
+    sample_images: int = 100_000
+    checkpoint_images: int = 100_000
+    score_images: int = 0
+    snapshot_images: int = 0
+    keep_checkpoints: int = 2
+    tensorboard: bool = True
+    wandb: bool = False
+
+    def __post_init__(self) -> None:
+        budgets = (self.budget_images, self.budget_steps, self.budget_seconds)
+        given = [budget for budget in budgets if budget is not None]
+        if len(given) != 1 or given[0] <= 0:
+            raise ValueError(
+                "training needs exactly one budget above 0: budget_images, budget_steps or "
+                f"budget_seconds; got {list(budgets)}; on the command line, "
+                "training.budget_seconds= (without a value) takes one out"
+            )
+        for name in ("batch_size", "log_images", "checkpoint_images", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"training needs {name} >= 1, got {getattr(self, name)}")
+        if self.micro_batch_size is not None and self.micro_batch_size < 1:
+            raise ValueError(f"training needs micro_batch_size >= 1, got {self.micro_batch_size}")
+        if self.learning_rate <= 0:
+            raise ValueError(f"training needs learning_rate > 0, got {self.learning_rate}")
+        for name in ("sample_images", "warmup_images", "score_images", "snapshot_images"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"training needs {name} >= 0, got {getattr(self, name)}")
+        if self.snapshot_images and len([a for a in self.averages if a.kind == "power"]) < 2:
+            raise ValueError(
+                "training.snapshot_images needs two power averages to reconstruct others from; "
+                "add { kind = 'power', relative_std = 0.05 } and 0.10 to averages"
+            )
+        if self.shard and self.precision == "float16":
+            raise ValueError("training.shard and float16 do not go together; use bfloat16")
