@@ -51,7 +51,10 @@ def contents(directory: Path) -> dict[str, bytes]:
             ["train", "digits-ddpm", "training.batch_size=many"],
             "'training.batch_size' is 'many'; it should be a valid integer",
         ),
-        (["train", "digits-ddpm", "training.batch_size=0"], "batch_size >= 1, got 0"),
+        (
+            ["train", "digits-ddpm", "training.batch_size=0"],
+            "batch_size' is 0; it should be at least 1",
+        ),
         (["train", "digits-ddpm", "model.schedule.kind=cosin"], "did you mean 'cosine'?"),
         (["train", "digits-ddpm", "data.classes=[3,cat]"], "cat"),
         (["train", "digits-ddpm", "data.source=/no/such.npz"], "/no/such.npz"),

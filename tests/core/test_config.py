@@ -1,5 +1,7 @@
 """Components from TOML: what is accepted, and what an error says."""
 
+import math
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -7,15 +9,26 @@ import pytest
 from pydantic import Field
 
 from sfumato.core.config import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SettledAtStart,
+    changeable,
     component,
+    decides,
     differences,
+    is_decisive,
+    left_open,
+    may_change,
     merge,
     override,
     parse,
     read_toml,
     to_mapping,
 )
-from sfumato.core.errors import ConfigError
+from sfumato.core.errors import ConfigError, SfumatoError
 
 
 @component
@@ -35,12 +48,113 @@ class Cosine:
             raise ValueError(f"cosine needs offset >= 0, got offset={self.offset}")
 
 
+Schedule = Annotated[Linear | Cosine, Field(discriminator="kind")]
+
+
 @component
 class Whole:
     schedule: Annotated[Linear | Cosine, Field(discriminator="kind")] = Linear(sizes=(3, 4))
     other: Annotated[Linear | Cosine, Field(discriminator="kind")] | None = None
     steps: int = 10
     folder: Path = Path("x")
+
+
+@component
+class Ranges:
+    count: PositiveInt = 1
+    repeats: NonNegativeInt = 0
+    rate: PositiveFloat = 1.0
+    penalty: NonNegativeFloat | None = None
+    share: Fraction = 0.5
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    sizes: tuple[PositiveInt, ...] = (1,)
+    resolution: Literal["auto"] | PositiveInt | tuple[PositiveInt, PositiveInt] = "auto"
+
+
+@component
+class Part:
+    rate: Annotated[float, may_change("resume"), decides("speed")] = 1.0
+    steps: Annotated[int | None, SettledAtStart(None)] = None
+
+
+@component
+class Parts:
+    name: Annotated[str, may_change("resume", "arms")] = ""
+    schedule: Annotated[Linear | Cosine, Field(discriminator="kind"), may_change("study")] = (
+        Linear()
+    )
+    part: Annotated[Part, may_change("after_training")] = Part()
+    named: dict[str, Part] = field(default_factory=dict)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"count": 0}, "'count' is 0; it should be at least 1"),
+        ({"count": True}, "'count' is True; it should be a valid integer"),
+        ({"repeats": -1}, "'repeats' is -1; it should be at least 0"),
+        ({"rate": 0.0}, "'rate' is 0.0; it should be above 0"),
+        ({"rate": math.inf}, "'rate' is inf; it should be a finite number"),
+        ({"rate": math.nan}, "'rate' is nan; it should be a finite number"),
+        ({"penalty": -0.5}, "'penalty' is -0.5; it should be at least 0"),
+        ({"penalty": math.nan}, "'penalty' is nan; it should be a finite number"),
+        ({"share": 1.5}, "'share' is 1.5; it should be at most 1"),
+        ({"decay": 1.0}, "'decay' is 1.0; it should be below 1"),
+        ({"sizes": (4, 0)}, "'sizes.1' is 0; it should be at least 1"),
+        ({"resolution": 0}, "'resolution' is 0; it should be 'auto' or at least 1 or a valid "),
+        ({"resolution": (8, 0)}, "'resolution.1' is 0; it should be at least 1"),
+        ({"count": 0, "share": -1.0}, "'count' is 0; it should be at least 1; 'share' is -1.0;"),
+    ],
+)
+def test_a_type_states_a_range_for_files_and_for_python(
+    values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError) as from_file:
+        parse(Ranges, values, "file")
+    with pytest.raises(ConfigError) as from_python:
+        Ranges(**values)
+    assert str(from_file.value).startswith(f"file: {message}")
+    assert str(from_python.value).startswith(f"Ranges: {message}")
+
+
+def test_both_ends_of_a_range() -> None:
+    ranges = Ranges(share=1.0, decay=0.0, penalty=0.0, resolution=(1, 1), rate=1)
+    assert parse(Ranges, to_mapping(ranges), "x") == ranges
+    assert Ranges(share=0).share == 0
+
+
+@pytest.mark.parametrize("error", [ConfigError, ValueError, SfumatoError])
+def test_a_constructor_and_replace_raise_the_same_error(error: type[Exception]) -> None:
+    with pytest.raises(error, match="Cosine: cosine needs offset >= 0, got offset=-1"):
+        Cosine(offset=-1)
+    with pytest.raises(error, match="Ranges: 'count' is -2; it should be at least 1"):
+        replace(Ranges(), count=-2)
+    with pytest.raises(error, match=r"Ranges: unknown key 'cuont'; did you mean 'count'\?"):
+        Ranges(cuont=1)  # type: ignore[call-arg]
+
+
+def test_a_key_inherits_the_marks_of_its_sections() -> None:
+    assert changeable(Parts, "name", "resume")
+    assert changeable(Parts, "name", "arms")
+    assert not changeable(Parts, "name", "study")
+    assert changeable(Parts, "part.rate", "resume")
+    assert changeable(Parts, "part.rate", "after_training")
+    assert changeable(Parts, "part", "after_training")
+    assert not changeable(Parts, "part", "resume")  # some of it may change, not all
+    assert changeable(Parts, "schedule.offset", "study")  # of any member of the union
+    assert not changeable(Parts, "named.a.rate", "study")
+    assert not changeable(Parts, "nothing.at.all", "resume")
+
+
+def test_what_a_field_decides() -> None:
+    assert is_decisive(Parts, "part.rate", "speed")
+    assert not is_decisive(Parts, "part.rate", "protocol")
+    assert not is_decisive(Parts, "part.steps", "speed")
+
+
+def test_the_fields_that_a_run_settles_at_its_start() -> None:
+    assert left_open(Part) == {"steps": None}
+    assert left_open(Parts) == {}
 
 
 @pytest.mark.parametrize(

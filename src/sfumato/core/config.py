@@ -2,33 +2,129 @@
 
 A component is a frozen dataclass tagged by `kind`, validated strictly by pydantic. A config is a
 tree of components; a recipe is that tree as TOML; an override is `path.to.key=value`.
+
+The type of a field states its range (`PositiveInt`). A mark beside the type states when the field
+may change (`may_change`).
 """
 
 import dataclasses
 import difflib
+import functools
 import json
 import re
 import tomllib
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, Union, dataclass_transform, get_args, get_origin
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    dataclass_transform,
+    get_args,
+    get_origin,
+)
 
 import pydantic
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from sfumato.core.errors import ConfigError
 
 T = TypeVar("T")
 _KIND = re.compile(r"[^=]*\bkind\s*=")
 
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+"""A share, both ends included."""
+
+When = Literal["resume", "after_training", "study", "arms"]
+"""Occasions on which a field may change.
+
+resume: an interrupted run goes on; the field does not alter the steps still to come.
+after_training: a finished run is sampled or scored.
+study: a study goes on; the field alters no run that is already there.
+arms: the arms and seeds of a study always differ in it.
+"""
+What = Literal["protocol", "speed"]
+"""What a field decides: the meaning of a score, or the time of a training step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Mark:
+    """A fact about a field of a component, written beside its type: `Annotated[int, mark]`."""
+
+    may_change: tuple[When, ...] = ()
+    decides: tuple[What, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class SettledAtStart:
+    """A run decides the value at its start if the config leaves it open, and records it."""
+
+    left_open: Any
+
+
+def may_change(*when: When) -> Mark:
+    """Mark a field, and all that is below it, as free to change on these occasions."""
+    return Mark(may_change=when)
+
+
+def decides(*what: What) -> Mark:
+    """Mark a field, and all that is below it, by what it decides."""
+    return Mark(decides=what)
+
+
+def changeable(config: Any, dotted_key: str, when: When) -> bool:
+    """Whether a key of a config may change on an occasion.
+
+    Args:
+        config: a component, or an annotated union of components.
+        dotted_key: for example "training.budget_steps". A key inherits the marks of its sections.
+    """
+    return any(when in mark.may_change for mark in _marks(config, dotted_key))
+
+
+def is_decisive(config: Any, dotted_key: str, what: What) -> bool:
+    """Whether a key of a config, or a section that holds it, decides `what`."""
+    return any(what in mark.decides for mark in _marks(config, dotted_key))
+
+
+def left_open(config: type) -> dict[str, Any]:
+    """The fields of a component that a run settles at its start: name -> value that is open."""
+    return {
+        field.name: mark.left_open
+        for field in dataclasses.fields(config)
+        for mark in _metadata(field.type)
+        if isinstance(mark, SettledAtStart)
+    }
+
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def component(cls: type[T]) -> type[T]:
-    """Make `cls` a frozen, strictly validated dataclass whose unknown keys are errors."""
+    """Make `cls` a frozen, strictly validated dataclass whose unknown keys are errors.
+
+    Its constructor raises ConfigError, with a message such as "TrainingConfig: 'batch_size' is 0;
+    it should be at least 1". A ConfigError is a ValueError.
+    """
     config = ConfigDict(strict=True, extra="forbid", validate_default=False)
-    return pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=config)(cls)  # type: ignore[return-value]
+    made: Any = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=config)(cls)
+    validate = made.__init__
+
+    @functools.wraps(validate)
+    def construct(self: Any, *args: Any, **values: Any) -> None:
+        try:
+            validate(self, *args, **values)
+        except ValidationError as error:
+            raise ConfigError(_describe(error, made, values, cls.__name__)) from None
+
+    made.__init__ = construct
+    return made  # type: ignore[no-any-return]
 
 
 @lru_cache(maxsize=64)
@@ -167,50 +263,73 @@ def _parse_value(text: str) -> Any:
 
 
 def _describe(error: ValidationError, kind: Any, mapping: Mapping[str, Any], source: str) -> str:
-    """One sentence for each error: what, the value, the remedy."""
-    sentences = []
+    """One sentence for each key: what, the value, the remedy."""
+    found: dict[str, list[Any]] = {}
     for item in error.errors():
-        keys = _keys_of(item["loc"], mapping)
-        name = ".".join(keys) or "(top level)"
-        if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-            valid = _field_names(kind, item["loc"][:-1])
-            near = difflib.get_close_matches(keys[-1], valid, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}"
-            sentences.append(f"unknown key '{name}'; {hint}")
-        elif item["type"] in ("missing", "missing_argument", "union_tag_not_found"):
-            sentences.append(f"missing key '{name}'; {_missing_remedy(item, name)}")
-        elif item["type"] == "union_tag_invalid":
-            tag, valid_tags = item["ctx"]["tag"], item["ctx"]["expected_tags"]
-            near = difflib.get_close_matches(tag, [t.strip("'") for t in valid_tags.split(", ")], 1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            sentences.append(f"'{name}.kind' is {tag!r}; {hint}valid kinds: {valid_tags}")
-        elif item["type"] == "value_error":
-            where = f"'{name}': " if keys else ""
-            sentences.append(f"{where}{item['ctx']['error']}")
-        else:
-            remedy = item["msg"].removeprefix("Input should be ")
-            sentences.append(f"'{name}' is {item['input']!r}; it should be {remedy}")
-    return f"{source}: " + "; ".join(sentences)
+        found.setdefault(".".join(_keys_of(item, mapping)), []).append(item)
+    # An error below a key comes from the alternative of a union that fits best.
+    deepest = [name for name in found if not any(o.startswith(f"{name}.") for o in found)]
+    return f"{source}: " + "; ".join(_sentence(name, found[name], kind) for name in deepest)
 
 
-def _missing_remedy(item: Any, name: str) -> str:
+def _sentence(name: str, items: list[Any], kind: Any) -> str:
+    """What is wrong with the value of one key; several items are alternatives of a union."""
+    item, shown = items[0], name or "(top level)"
+    if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        valid = _field_names(kind, item["loc"][:-1])
+        near = difflib.get_close_matches(str(item["loc"][-1]), valid, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}"
+        return f"unknown key '{shown}'; {hint}"
     if item["type"] == "union_tag_not_found":
-        return f"say which component it is with {name}.kind"
-    return "give it a value"
+        return f"missing key '{shown}'; say which component it is with {shown}.kind"
+    if item["type"] in _MISSING:
+        return f"missing key '{shown}'; give it a value"
+    if item["type"] == "union_tag_invalid":
+        tag, valid_tags = item["ctx"]["tag"], item["ctx"]["expected_tags"]
+        near = difflib.get_close_matches(tag, [t.strip("'") for t in valid_tags.split(", ")], 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        return f"'{shown}.kind' is {tag!r}; {hint}valid kinds: {valid_tags}"
+    if item["type"] == "value_error":
+        return f"'{name}': {item['ctx']['error']}" if name else str(item["ctx"]["error"])
+    remedies = " or ".join(dict.fromkeys(_remedy(item) for item in items))
+    return f"'{shown}' is {item['input']!r}; it should {remedies.replace(' or be ', ' or ')}"
 
 
-def _keys_of(location: tuple[int | str, ...], mapping: Any) -> list[str]:
-    """The keys of the file in an error's location, without the tags pydantic puts between."""
+def _remedy(item: Any) -> str:
+    """What follows "it should"."""
+    if item["type"] in _LIMITS:
+        word, limit = _LIMITS[item["type"]]
+        return f"be {word} {item['ctx'][limit]:g}"
+    if item["type"] == "value_error":
+        return f"be valid ({item['ctx']['error']})"
+    return str(item["msg"]).partition("should ")[2] or str(item["msg"])
+
+
+_MISSING = ("missing", "missing_argument", "missing_keyword_only_argument")
+_LIMITS = {
+    "greater_than": ("above", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("below", "lt"),
+    "less_than_equal": ("at most", "le"),
+}
+
+
+def _keys_of(item: Any, mapping: Any) -> list[str]:
+    """The keys of the file in an error's location.
+
+    Without the tags and types that pydantic puts between them for the alternatives of a union.
+    """
     keys = []
-    for part in location:
-        is_tag = isinstance(mapping, Mapping) and mapping.get("kind") == part and part != "kind"
-        if is_tag and part not in mapping:
-            continue
-        keys.append(str(part))
-        try:
-            mapping = mapping[part]
-        except (KeyError, IndexError, TypeError):
-            mapping = None
+    for place, part in enumerate(item["loc"]):
+        is_last = place == len(item["loc"]) - 1
+        if isinstance(mapping, Mapping):
+            is_key = part in mapping
+        else:
+            is_key = isinstance(mapping, list | tuple) and isinstance(part, int)
+        if is_key or (is_last and item["type"] in _MISSING):
+            keys.append(str(part))
+        if is_key:
+            mapping = mapping[part] if isinstance(mapping, Mapping) or part < len(mapping) else None
     return keys
 
 
@@ -223,6 +342,26 @@ def _members(kind: Any) -> tuple[Any, ...]:
     if get_origin(kind) in (tuple, list, dict):
         return tuple(member for part in get_args(kind) for member in _members(part))
     return (kind,)
+
+
+def _metadata(annotation: Any) -> tuple[Any, ...]:
+    """What stands beside the type of a field."""
+    return get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
+
+
+def _marks(config: Any, dotted_key: str) -> Iterator[Mark]:
+    """The marks of the field at a dotted key and of the sections that hold it."""
+    candidates = _members(config)
+    for part in dotted_key.split("."):
+        found = [
+            field.type
+            for candidate in candidates
+            if dataclasses.is_dataclass(candidate)
+            for field in dataclasses.fields(candidate)
+            if field.name == part
+        ]
+        yield from (m for type_ in found for m in _metadata(type_) if isinstance(m, Mark))
+        candidates = tuple(member for type_ in found for member in _members(type_))
 
 
 def _field_names(kind: Any, location: tuple[int | str, ...]) -> list[str]:

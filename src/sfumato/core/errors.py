@@ -5,8 +5,8 @@ class SfumatoError(Exception):
     """A mistake in the input: the message says what, the value, and the remedy."""
 
 
-class ConfigError(SfumatoError):
-    """A recipe, a study file or an override that cannot be understood."""
+class ConfigError(SfumatoError, ValueError):
+    """A recipe, a study file, an override or an argument of a component that is not valid."""
 
 
 class DataError(SfumatoError):

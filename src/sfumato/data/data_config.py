@@ -1,9 +1,9 @@
 """Which images, which of them, and in which form."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from sfumato.augment.geometric import Augmentation
-from sfumato.core.config import component
+from sfumato.core.config import component, decides
 from sfumato.data.prepare import Fit, Resize
 
 
@@ -43,7 +43,7 @@ class DataConfig:
     fit: Fit = "crop"
     resize: Resize = "area"
     channels: Literal["auto", 1, 3, 4] = "auto"
-    held_out: Literal["auto"] | float = "auto"
+    held_out: Annotated[Literal["auto"] | float, decides("protocol")] = "auto"
     limit: int | None = None
     fraction: float = 1.0
     duplicates: Literal["keep", "drop"] = "keep"

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfumato.augment.labelled import NUM_LABELS, LabelledAugmentation
-from sfumato.core.config import component
+from sfumato.core.config import component, may_change
 from sfumato.core.generative_model import OnStep, Phase
 from sfumato.core.images import Batch, Images, Labels, Shape
 from sfumato.core.noise import RandomStream
@@ -43,8 +43,10 @@ class DiffusionConfig:
     loss: AnyLoss = SimpleLoss()
     time_sampling: AnyTimeSampling = UniformTimes()
     label_dropout: float = 0.1
-    sampler: AnySampler = AutoSampler()
-    guidance: ClassifierFreeGuidance = ClassifierFreeGuidance()
+    sampler: Annotated[AnySampler, may_change("after_training")] = AutoSampler()
+    guidance: Annotated[ClassifierFreeGuidance, may_change("after_training")] = (
+        ClassifierFreeGuidance()
+    )
     augment: LabelledAugmentation | None = None
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from sfumato.core.config import component, override, parse
+from sfumato.core.config import component, decides, may_change, override, parse
 from sfumato.data.data_config import DataConfig
 from sfumato.diffusion.classifier_guidance import NoisyClassifierConfig
 from sfumato.diffusion.diffusion_model import DiffusionConfig
@@ -29,12 +29,14 @@ class Experiment:
         evaluation: how to score the samples.
     """
 
-    name: str
+    name: Annotated[str, may_change("resume", "arms")]
     data: DataConfig = DataConfig()
     model: Model
     conditional: bool = True
     training: TrainingConfig
-    evaluation: EvaluationConfig = EvaluationConfig()
+    evaluation: Annotated[
+        EvaluationConfig, may_change("resume", "after_training"), decides("protocol")
+    ] = EvaluationConfig()
 
     def __post_init__(self) -> None:
         pictures = self.training.sample_images or self.training.score_images

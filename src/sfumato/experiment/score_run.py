@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sfumato.core.config import differences, to_mapping
+from sfumato.core.config import changeable, differences, to_mapping
 from sfumato.core.console import progress_bar, say
 from sfumato.core.errors import RunError
 from sfumato.core.files import atomic_path, write_json
@@ -24,8 +24,6 @@ from sfumato.experiment.load import LoadedRun, load_run
 from sfumato.speed.plan import plan_of
 from sfumato.speed.sampling import sample_images
 
-FREE = ("evaluation.", "model.sampler", "model.guidance", "training.performance")
-"""Keys that may change when a run is scored."""
 COLUMNS = 8
 ROWS = 10
 
@@ -52,7 +50,7 @@ def load_with_data(run_dir: Path, overrides: list[str]) -> tuple[LoadedRun, Spli
     loaded = load_run(run_dir, overrides)
     recorded = to_mapping(load_run(run_dir).experiment) if overrides else {}
     for key in differences(recorded, to_mapping(loaded.experiment)) if overrides else {}:
-        if not key.startswith(FREE):
+        if not changeable(Experiment, key, "after_training"):
             raise RunError(
                 f"override of {key}: it was settled when {run_dir} was trained; "
                 "evaluation.*, model.sampler.*, model.guidance.* and training.performance may "

@@ -28,37 +28,11 @@ from typing import Any
 
 import torch
 
-from sfumato.core.config import differences, parse, to_mapping
+from sfumato.core.config import changeable, differences, left_open, parse, to_mapping
 from sfumato.core.errors import RunError
 from sfumato.core.files import partial_files, write_json
 from sfumato.data.dataset import Dataset
 from sfumato.experiment.experiment import Experiment
-
-HARMLESS = (
-    "name",
-    "evaluation.",
-    "training.budget_",
-    "training.log_images",
-    "training.sample_images",
-    "training.score_images",
-    "training.snapshot_images",
-    "training.checkpoint_images",
-    "training.keep_checkpoints",
-    "training.recompute_activations",
-    "training.shard",
-    "training.tensorboard",
-    "training.wandb",
-)
-"""Keys that may change when a run is resumed: they do not alter the steps still to come."""
-
-SETTLED = {
-    "decay_images": None,
-    "precision": "auto",
-    "layout": "auto",
-    "kernels": "auto",
-    "compile": "auto",
-}
-"""Keys of `training` that a run settles at its start, and the value that leaves them open."""
 
 LOCK = "lock"
 FOLDERS = ("checkpoints", "samples", "snapshots")
@@ -150,13 +124,13 @@ def check_same_experiment(directory: Path, experiment: Experiment, force: bool) 
     """
     recorded = to_mapping(read_experiment(directory))
     given = to_mapping(experiment)
-    for key, unsettled in SETTLED.items():
-        if given["training"][key] == unsettled:
+    for key, open_value in left_open(type(experiment.training)).items():
+        if given["training"][key] == open_value:
             given["training"][key] = recorded["training"][key]
     changed = {
         key: values
         for key, values in differences(recorded, given).items()
-        if not key.startswith(HARMLESS)
+        if not changeable(Experiment, key, "resume")
     }
     if changed and not force:
         listing = ", ".join(f"{key} ({old!r} -> {new!r})" for key, (old, new) in changed.items())

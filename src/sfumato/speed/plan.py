@@ -1,7 +1,7 @@
 """The performance plan: how the numbers of a run are computed, apart from what they mean.
 
-Precision, memory layout, own kernels, compilation. `speed/plan_search.py` chooses one by timing. The
-config of the run then records it, so that a resumed run keeps it, a study can compare it, and
+Precision, memory layout, own kernels, compilation. `speed/plan_search.py` chooses a plan by timing.
+The config of the run then records it, so that a resumed run keeps it, a study can compare it, and
 samples are drawn with it.
 """
 

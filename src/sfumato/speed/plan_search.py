@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.core import distributed
-from sfumato.core.config import component, parse, to_mapping
+from sfumato.core.config import changeable, component, is_decisive, parse, to_mapping
 from sfumato.core.device import default_device, is_busy
 from sfumato.core.errors import SfumatoError
 from sfumato.core.files import write_json
@@ -358,15 +358,22 @@ def _place(experiment: Experiment, dataset: Dataset, device: torch.device) -> Pa
 def _key(experiment: Experiment, dataset: Dataset, device: torch.device) -> str:
     """What the speed depends on: the machine, the network, the batch, and what may be chosen."""
     config = to_mapping(experiment)
-    training = ("batch_size", "micro_batch_size", "recompute_activations", "shard", *KEYS)
     facts = {
         "machine": {k: v for k, v in environment().items() if k not in ("commit", "sfumato")},
         "device": str(device),
         "processes": distributed.world_size(),
         "kernel": hashlib.sha256(SOURCE.read_bytes()).hexdigest() if find_compiler() else None,
-        "model": {k: v for k, v in config["model"].items() if k not in ("sampler", "guidance")},
+        "model": {
+            key: value
+            for key, value in config["model"].items()
+            if not changeable(Experiment, f"model.{key}", "after_training")
+        },
         "images": [list(dataset.image_shape), dataset.num_classes, experiment.conditional],
-        "training": {key: config["training"][key] for key in training},
+        "training": {
+            key: value
+            for key, value in config["training"].items()
+            if is_decisive(Experiment, f"training.{key}", "speed")
+        },
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 

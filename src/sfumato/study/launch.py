@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sfumato.core.config import differences, to_mapping
+from sfumato.core.config import changeable, differences, to_mapping
 from sfumato.core.errors import RunError
 from sfumato.core.files import write_json
 from sfumato.runs.directory import locked, read_json
@@ -16,9 +16,6 @@ from sfumato.study.optuna_search import Search
 from sfumato.study.study import Study
 from sfumato.study.study_results import study_results
 from sfumato.study.task import is_done
-
-HARMLESS = ("title", "description", "seeds", "published", "hours", "shrunk", "command")
-"""Keys of a study that may change when it goes on: they alter no run that is there."""
 
 
 def run_study(
@@ -124,7 +121,7 @@ def _changed(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, A
     found = {
         key: values
         for key, values in differences(old | {"arms": None}, new | {"arms": None}).items()
-        if key.split(".")[0] not in HARMLESS and key != "search.trials"
+        if not changeable(Study, key, "study")
     }
     for name in sorted(ours):
         if name in theirs:

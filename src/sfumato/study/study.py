@@ -1,16 +1,18 @@
 """A study: arms that may differ in named factors only, one budget, several training seeds."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
-from sfumato.core.config import component, differences, to_mapping
+from sfumato.core.config import (
+    changeable,
+    component,
+    differences,
+    is_decisive,
+    may_change,
+    to_mapping,
+)
 from sfumato.experiment.experiment import Experiment
 from sfumato.study.sweep import OptunaSearch
-
-IDENTITY = ("name", "training.seed")
-"""Keys in which arms and seeds differ by their nature."""
-PROTOCOL = ("evaluation", "data.held_out")
-"""What no study can compare: scores by another protocol mean something else."""
 
 
 @component
@@ -116,20 +118,20 @@ class Study:
     """
 
     name: str
-    title: str = ""
-    description: str = ""
+    title: Annotated[str, may_change("study")] = ""
+    description: Annotated[str, may_change("study")] = ""
     factors: tuple[str, ...]
     budget: Budget
-    seeds: tuple[int, ...] = (0,)
+    seeds: Annotated[tuple[int, ...], may_change("study")] = (0,)
     arms: dict[str, Experiment]
     measure: Measure = Measure()
     compare: tuple[tuple[str, str], ...] = ()
     search: OptunaSearch | None = None
-    published: Published | None = None
+    published: Annotated[Published | None, may_change("study")] = None
     preset: str = ""
-    hours: float | None = None
-    shrunk: tuple[str, ...] = ()
-    command: str = ""
+    hours: Annotated[float | None, may_change("study")] = None
+    shrunk: Annotated[tuple[str, ...], may_change("study")] = ()
+    command: Annotated[str, may_change("study")] = ""
 
     def __post_init__(self) -> None:
         if len(self.arms) < 1 or len(self.seeds) < 1:
@@ -137,7 +139,7 @@ class Study:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"study {self.name!r} names a seed twice: {list(self.seeds)}")
         for factor in self.factors:
-            if any(f"{factor}.".startswith(f"{key}.") for key in PROTOCOL):
+            if is_decisive(Experiment, factor, "protocol"):
                 raise ValueError(
                     f"study {self.name!r}: {factor} cannot be a factor, since scores by different "
                     "protocols cannot be compared; set it for all arms in [evaluation] or "
@@ -157,7 +159,8 @@ class Study:
 
     def _check_pair(self, a: str, b: str, found: dict[str, tuple[Any, Any]]) -> None:
         for key, (left, right) in found.items():
-            if key in IDENTITY or any(f"{key}.".startswith(f"{f}.") for f in self.factors):
+            is_factor = any(f"{key}.".startswith(f"{factor}.") for factor in self.factors)
+            if is_factor or changeable(Experiment, key, "arms"):
                 continue
             raise ValueError(
                 f"study {self.name!r}: arms {a!r} and {b!r} differ in {key} ({left!r}, {right!r}), "
@@ -196,11 +199,11 @@ class Study:
     def distinctions(self) -> dict[str, dict[str, Any]]:
         """For every arm its values of the keys, dotted, in which arms that have them differ."""
         flat = {name: _leaves(to_mapping(arm)) for name, arm in self.arms.items()}
-        every = {key: None for leaves in flat.values() for key in leaves if key not in IDENTITY}
         differing = [
             key
-            for key in every
-            if len({repr(leaves[key]) for leaves in flat.values() if key in leaves}) > 1
+            for key in {key: None for leaves in flat.values() for key in leaves}
+            if not changeable(Experiment, key, "arms")
+            and len({repr(leaves[key]) for leaves in flat.values() if key in leaves}) > 1
         ]
         return {
             name: {k: leaves[k] for k in differing if leaves.get(k) is not None}

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
-from sfumato.core.config import component, override
+from sfumato.core.config import component, may_change, override
 from sfumato.core.noise import generator
 
 Value = bool | int | float | str
@@ -145,7 +145,7 @@ class OptunaSearch:
     """
 
     kind: Literal["optuna"] = "optuna"
-    trials: int
+    trials: Annotated[int, may_change("study")]
     seed: int = 0
     ranges: Space
     metric: str = "frechet_distance"

@@ -1,8 +1,16 @@
 """How a model is trained, as config."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from sfumato.core.config import component
+from sfumato.core.config import (
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SettledAtStart,
+    component,
+    decides,
+    may_change,
+)
 from sfumato.training.ema import AverageProfile, ExponentialAverage
 from sfumato.training.optimizer import Adam, ConstantRate, Optimizer, RateSchedule
 
@@ -47,54 +55,47 @@ class TrainingConfig:
         wandb: send the log to Weights & Biases.
     """
 
-    seed: int = 0
-    batch_size: int = 128
-    micro_batch_size: int | None = None
-    budget_images: int | None = None
-    budget_steps: int | None = None
-    budget_seconds: float | None = None
-    learning_rate: float = 2e-4
+    seed: Annotated[int, may_change("arms")] = 0
+    batch_size: Annotated[PositiveInt, decides("speed")] = 128
+    micro_batch_size: Annotated[PositiveInt | None, decides("speed")] = None
+    budget_images: Annotated[PositiveInt | None, may_change("resume")] = None
+    budget_steps: Annotated[PositiveInt | None, may_change("resume")] = None
+    budget_seconds: Annotated[PositiveFloat | None, may_change("resume")] = None
+    learning_rate: PositiveFloat = 2e-4
     optimizer: Optimizer = Adam()
     rate: RateSchedule = ConstantRate()
-    warmup_images: int = 0
-    decay_images: int | None = None
+    warmup_images: NonNegativeInt = 0
+    decay_images: Annotated[int | None, SettledAtStart(None)] = None
     clip_gradient: float | None = None
     averages: tuple[AverageProfile, ...] = (ExponentialAverage(),)
-    performance: Literal["auto", "reference"] = "auto"
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    layout: Literal["auto", "contiguous", "channels_last"] = "auto"
-    kernels: Literal["auto"] | bool = "auto"
-    compile: Literal["auto"] | bool = "auto"
-    recompute_activations: bool = False
-    shard: bool = False
-    log_images: int = 5_000
-    sample_images: int = 100_000
-    checkpoint_images: int = 100_000
-    score_images: int = 0
-    snapshot_images: int = 0
-    keep_checkpoints: int = 2
-    tensorboard: bool = True
-    wandb: bool = False
+    performance: Annotated[Literal["auto", "reference"], may_change("after_training")] = "auto"
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], SettledAtStart("auto"), decides("speed")
+    ] = "auto"
+    layout: Annotated[
+        Literal["auto", "contiguous", "channels_last"], SettledAtStart("auto"), decides("speed")
+    ] = "auto"
+    kernels: Annotated[Literal["auto"] | bool, SettledAtStart("auto"), decides("speed")] = "auto"
+    compile: Annotated[Literal["auto"] | bool, SettledAtStart("auto"), decides("speed")] = "auto"
+    recompute_activations: Annotated[bool, may_change("resume"), decides("speed")] = False
+    shard: Annotated[bool, may_change("resume"), decides("speed")] = False
+    log_images: Annotated[PositiveInt, may_change("resume")] = 5_000
+    sample_images: Annotated[NonNegativeInt, may_change("resume")] = 100_000
+    checkpoint_images: Annotated[PositiveInt, may_change("resume")] = 100_000
+    score_images: Annotated[NonNegativeInt, may_change("resume")] = 0
+    snapshot_images: Annotated[NonNegativeInt, may_change("resume")] = 0
+    keep_checkpoints: Annotated[PositiveInt, may_change("resume")] = 2
+    tensorboard: Annotated[bool, may_change("resume")] = True
+    wandb: Annotated[bool, may_change("resume")] = False
 
     def __post_init__(self) -> None:
         budgets = (self.budget_images, self.budget_steps, self.budget_seconds)
-        given = [budget for budget in budgets if budget is not None]
-        if len(given) != 1 or given[0] <= 0:
+        if sum(budget is not None for budget in budgets) != 1:
             raise ValueError(
-                "training needs exactly one budget above 0: budget_images, budget_steps or "
+                "training needs exactly one budget: budget_images, budget_steps or "
                 f"budget_seconds; got {list(budgets)}; on the command line, "
                 "training.budget_seconds= (without a value) takes one out"
             )
-        for name in ("batch_size", "log_images", "checkpoint_images", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"training needs {name} >= 1, got {getattr(self, name)}")
-        if self.micro_batch_size is not None and self.micro_batch_size < 1:
-            raise ValueError(f"training needs micro_batch_size >= 1, got {self.micro_batch_size}")
-        if self.learning_rate <= 0:
-            raise ValueError(f"training needs learning_rate > 0, got {self.learning_rate}")
-        for name in ("sample_images", "warmup_images", "score_images", "snapshot_images"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"training needs {name} >= 0, got {getattr(self, name)}")
         if self.snapshot_images and len([a for a in self.averages if a.kind == "power"]) < 2:
             raise ValueError(
                 "training.snapshot_images needs two power averages to reconstruct others from; "
