@@ -292,14 +292,17 @@ def _sentence(name: str, items: list[Any], kind: Any) -> str:
     if item["type"] == "value_error":
         return f"'{name}': {item['ctx']['error']}" if name else str(item["ctx"]["error"])
     remedies = " or ".join(dict.fromkeys(_remedy(item) for item in items))
-    return f"'{shown}' is {item['input']!r}; it should {remedies.replace(' or be ', ' or ')}"
+    value = list(item["input"]) if isinstance(item["input"], tuple) else item["input"]
+    return f"'{shown}' is {value!r}; it should {remedies.replace(' or be ', ' or ')}"
 
 
 def _remedy(item: Any) -> str:
     """What follows "it should"."""
     if item["type"] in _LIMITS:
         word, limit = _LIMITS[item["type"]]
-        return f"be {word} {item['ctx'][limit]:g}"
+        number = item["ctx"][limit]
+        unit = (" item" if number == 1 else " items") if "length" in limit else ""
+        return f"{word} {number:g}{unit}"
     if item["type"] == "value_error":
         return f"be valid ({item['ctx']['error']})"
     return str(item["msg"]).partition("should ")[2] or str(item["msg"])
@@ -307,10 +310,12 @@ def _remedy(item: Any) -> str:
 
 _MISSING = ("missing", "missing_argument", "missing_keyword_only_argument")
 _LIMITS = {
-    "greater_than": ("above", "gt"),
-    "greater_than_equal": ("at least", "ge"),
-    "less_than": ("below", "lt"),
-    "less_than_equal": ("at most", "le"),
+    "greater_than": ("be above", "gt"),
+    "greater_than_equal": ("be at least", "ge"),
+    "less_than": ("be below", "lt"),
+    "less_than_equal": ("be at most", "le"),
+    "too_short": ("have at least", "min_length"),
+    "too_long": ("have at most", "max_length"),
 }
 
 

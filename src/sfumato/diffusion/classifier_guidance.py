@@ -22,7 +22,7 @@ from sfumato.diffusion.schedule import NoiseSchedule
 from sfumato.diffusion.schedules import Schedule
 from sfumato.diffusion.time_sampling import UniformTimes
 from sfumato.networks import Network
-from sfumato.networks.constraints import constraint
+from sfumato.networks.mp_layers import constraint
 
 
 @component

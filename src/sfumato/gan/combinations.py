@@ -7,7 +7,7 @@ from sfumato.gan.losses import GANLoss, WassersteinLoss
 from sfumato.gan.regularizers import PathLength, Regularizer
 from sfumato.gan.unrolled import Unrolling
 from sfumato.gan.watch import boundary
-from sfumato.networks.gan_networks import NetworkPair
+from sfumato.networks import NetworkPair
 
 
 def check_combination(

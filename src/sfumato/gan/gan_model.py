@@ -27,9 +27,9 @@ from sfumato.gan.regularizers import (
 )
 from sfumato.gan.unrolled import GradientMoments, State, Unrolling, judged_by
 from sfumato.gan.watch import boundary, judgements
+from sfumato.networks import NetworkPair
 from sfumato.networks.adversarial import StyledGenerator
 from sfumato.networks.dcgan import DCGANConfig
-from sfumato.networks.gan_networks import NetworkPair
 
 
 @component

@@ -7,8 +7,6 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from sfumato.core.errors import ConfigError
-from sfumato.core.images import Shape
 from sfumato.core.noise import RandomStream
 
 
@@ -29,27 +27,6 @@ class StyledGenerator(Protocol):
 
 Normalization = Literal["batch", "layer", "spectral", "none"]
 Conditioning = Literal["tiled", "projection"]
-
-
-def count_halvings(kind: str, image_shape: Shape) -> int:
-    """How often the image is halved: down to 4..7 pixels, as Radford et al. do, or 2 if small.
-
-    Raises:
-        ConfigError: the image cannot be halved.
-    """
-    smallest = min(image_shape[1:])
-    least = 4 if smallest >= 16 else 2
-    count = 0
-    while all(size % 2 ** (count + 1) == 0 for size in image_shape[1:]):
-        if smallest // 2 ** (count + 1) < least:
-            break
-        count += 1
-    if count == 0:
-        raise ConfigError(
-            f"{kind}: images of {image_shape[1]}x{image_shape[2]} cannot be halved; "
-            "use an even size, for example with data.resolution"
-        )
-    return count
 
 
 def normalization_layer(kind: Normalization, channels: int) -> nn.Module:

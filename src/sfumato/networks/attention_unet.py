@@ -1,17 +1,18 @@
 """The attention U-Net that many small projects use."""
 
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, Int64
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.core.config import component
+from sfumato.core.config import PositiveInt, component
 from sfumato.core.images import Shape
 from sfumato.networks.layers import ClassEmbedding, SinusoidalEmbedding
-from sfumato.networks.shapes import check_halvings
+from sfumato.networks.shapes import EvenWidth, TwoMultipliers, check_halvings, check_heads
 from sfumato.speed.kernels.fused_layers import Attention, GroupNorm
 
 
@@ -33,37 +34,16 @@ class AttentionUNetConfig:
     """
 
     kind: Literal["attention_unet"] = "attention_unet"
-    channels: int = 64
-    multipliers: tuple[int, ...] = (1, 2, 4, 4)
-    bottleneck: int = 8
-    bottleneck_blocks: int = 3
-    time_features: int = 256
-    heads: int = 4
+    channels: PositiveInt = 64
+    multipliers: TwoMultipliers = (1, 2, 4, 4)
+    bottleneck: PositiveInt = 8
+    bottleneck_blocks: Annotated[int, Field(ge=2)] = 3
+    time_features: EvenWidth = 256
+    heads: PositiveInt = 4
 
     def __post_init__(self) -> None:
-        for name in ("channels", "bottleneck", "heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"attention_unet needs {name} >= 1, got {name}={getattr(self, name)}"
-                )
-        if len(self.multipliers) < 2 or min(self.multipliers) < 1:
-            raise ValueError(
-                f"attention_unet needs 2 multipliers or more, all >= 1, "
-                f"got {list(self.multipliers)}"
-            )
-        if self.bottleneck_blocks < 2:
-            raise ValueError(
-                f"attention_unet needs bottleneck_blocks >= 2, got {self.bottleneck_blocks}"
-            )
-        if self.time_features < 4 or self.time_features % 2:
-            raise ValueError(
-                f"attention_unet needs an even time_features >= 4, got {self.time_features}"
-            )
         widths = [self.channels * m for m in self.multipliers]
-        if any(width % self.heads for width in widths):
-            raise ValueError(
-                f"attention_unet widths {widths} must be divisible by heads={self.heads}"
-            )
+        check_heads("attention_unet", widths, "heads", self.heads)
 
     def build(
         self, image_shape: Shape, num_classes: int, out_channels: int | None = None

@@ -7,10 +7,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.core.config import component
+from sfumato.core.config import PositiveInt, component
 from sfumato.core.images import Shape
 from sfumato.networks.layers import ClassEmbedding, TimeEmbedding, group_norm
-from sfumato.networks.shapes import check_halvings
+from sfumato.networks.shapes import TwoMultipliers, check_halvings
 
 
 @component
@@ -27,16 +27,8 @@ class ConvNetConfig:
     """
 
     kind: Literal["conv_net"] = "conv_net"
-    channels: int = 64
-    multipliers: tuple[int, ...] = (1, 2, 4)
-
-    def __post_init__(self) -> None:
-        if self.channels < 1:
-            raise ValueError(f"conv_net needs channels >= 1, got channels={self.channels}")
-        if len(self.multipliers) < 2 or min(self.multipliers) < 1:
-            raise ValueError(
-                f"conv_net needs 2 multipliers or more, all >= 1, got {list(self.multipliers)}"
-            )
+    channels: PositiveInt = 64
+    multipliers: TwoMultipliers = (1, 2, 4)
 
     def build(
         self, image_shape: Shape, num_classes: int, out_channels: int | None = None

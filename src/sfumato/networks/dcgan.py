@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from sfumato.core.config import component
+from sfumato.core.config import PositiveInt, component
 from sfumato.core.images import Shape
 from sfumato.core.noise import RandomStream
 from sfumato.networks.adversarial import (
@@ -13,10 +13,10 @@ from sfumato.networks.adversarial import (
     LabelProjection,
     Normalization,
     TiledLabels,
-    count_halvings,
     normalization_layer,
     normalize_weights,
 )
+from sfumato.networks.shapes import count_halvings
 
 
 @component
@@ -36,17 +36,12 @@ class DCGANConfig:
 
     has_styles: ClassVar[bool] = False
     kind: Literal["dcgan"] = "dcgan"
-    latent_dim: int = 100
-    channels: int = 64
+    latent_dim: PositiveInt = 100
+    channels: PositiveInt = 64
     variant: Literal["classic", "wide"] = "classic"
     normalization: Normalization = "batch"
     conditioning: Conditioning = "tiled"
-    label_channels: int = 16
-
-    def __post_init__(self) -> None:
-        for name in ("latent_dim", "channels", "label_channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"dcgan needs {name} >= 1, got {name}={getattr(self, name)}")
+    label_channels: PositiveInt = 16
 
     @property
     def mixes_images(self) -> bool:

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.core.config import component
+from sfumato.core.config import PositiveInt, component
 from sfumato.core.images import Shape
 from sfumato.networks.layers import (
     ClassEmbedding,
@@ -20,7 +20,14 @@ from sfumato.networks.layers import (
     group_norm,
     norm_silu,
 )
-from sfumato.networks.shapes import check_attention, check_halvings
+from sfumato.networks.shapes import (
+    Dropout,
+    EvenWidth,
+    Multipliers,
+    check_attention,
+    check_halvings,
+    check_heads,
+)
 from sfumato.networks.unet import Stage
 
 
@@ -42,28 +49,15 @@ class DDPMPPConfig:
     """
 
     kind: Literal["ddpmpp"] = "ddpmpp"
-    channels: int = 128
-    multipliers: tuple[int, ...] = (2, 2, 2)
-    blocks: int = 4
+    channels: EvenWidth = 128
+    multipliers: Multipliers = (2, 2, 2)
+    blocks: PositiveInt = 4
     attention: tuple[int, ...] = (16,)
-    heads: int = 1
-    dropout: float = 0.13
+    heads: PositiveInt = 1
+    dropout: Dropout = 0.13
 
     def __post_init__(self) -> None:
-        for name in ("channels", "blocks", "heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"ddpmpp needs {name} >= 1, got {name}={getattr(self, name)}")
-        if self.channels % 2 or self.channels < 4:
-            raise ValueError(
-                f"ddpmpp needs an even number of channels, at least 4, got channels={self.channels}"
-            )
-        if not self.multipliers or min(self.multipliers) < 1:
-            raise ValueError(f"ddpmpp needs multipliers >= 1, got {list(self.multipliers)}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"ddpmpp needs 0 <= dropout < 1, got dropout={self.dropout}")
-        widths = [self.channels * m for m in self.multipliers]
-        if any(width % self.heads for width in widths):
-            raise ValueError(f"ddpmpp widths {widths} must be divisible by heads={self.heads}")
+        check_heads("ddpmpp", [self.channels * m for m in self.multipliers], "heads", self.heads)
 
     def build(
         self, image_shape: Shape, num_classes: int, out_channels: int | None = None

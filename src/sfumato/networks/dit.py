@@ -1,16 +1,17 @@
 """The diffusion transformer with adaLN-Zero (Peebles & Xie 2023)."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, Int64
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.core.config import component
+from sfumato.core.config import PositiveInt, component
 from sfumato.core.images import Shape
 from sfumato.networks.layers import ClassEmbedding, SinusoidalEmbedding, TimeEmbedding
-from sfumato.networks.shapes import check_patch
+from sfumato.networks.shapes import check_heads, check_patch
 from sfumato.speed.kernels.fused_layers import Attention
 
 TIME_FEATURES = 256
@@ -25,32 +26,21 @@ class DiTConfig:
     Args:
         patch: pixels of a side that become one token. Time and memory grow with the square of
             the number of tokens.
-        channels: width.
+        channels: width; a quarter each for sines and cosines of the two coordinates.
         blocks: depth.
         heads: attention heads.
         mlp_ratio: width inside the multilayer perceptrons, in units of `channels`.
     """
 
     kind: Literal["dit"] = "dit"
-    patch: int = 2
-    channels: int = 384
-    blocks: int = 12
-    heads: int = 6
-    mlp_ratio: int = 4
+    patch: PositiveInt = 2
+    channels: Annotated[int, Field(ge=8, multiple_of=4)] = 384
+    blocks: PositiveInt = 12
+    heads: PositiveInt = 6
+    mlp_ratio: PositiveInt = 4
 
     def __post_init__(self) -> None:
-        for name in ("patch", "channels", "blocks", "heads", "mlp_ratio"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"dit needs {name} >= 1, got {name}={getattr(self, name)}")
-        if self.channels % self.heads:
-            raise ValueError(
-                f"dit channels {self.channels} must be divisible by heads={self.heads}"
-            )
-        if self.channels % 4 or self.channels < 8:
-            raise ValueError(
-                f"dit needs channels divisible by 4 (sines and cosines of two coordinates), at "
-                f"least 8, got channels={self.channels}"
-            )
+        check_heads("dit", [self.channels], "heads", self.heads)
 
     def build(self, image_shape: Shape, num_classes: int, out_channels: int | None = None) -> "DiT":
         """The network for images of `image_shape`.

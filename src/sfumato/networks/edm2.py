@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from sfumato.core.config import component
+from sfumato.core.config import PositiveFloat, PositiveInt, component
 from sfumato.core.images import Shape
 from sfumato.networks.layers import Resample, full_precision, resampled
 from sfumato.networks.mp_layers import (
@@ -18,7 +18,13 @@ from sfumato.networks.mp_layers import (
     mp_sum,
     unit_rms,
 )
-from sfumato.networks.shapes import check_attention, check_halvings
+from sfumato.networks.shapes import (
+    Dropout,
+    Multipliers,
+    check_attention,
+    check_halvings,
+    check_heads,
+)
 from sfumato.speed.kernels.fused_layers import Attention
 
 BRANCH = 0.3
@@ -47,29 +53,17 @@ class EDM2Config:
     """
 
     kind: Literal["edm2"] = "edm2"
-    channels: int = 192
-    multipliers: tuple[int, ...] = (1, 2, 3, 4)
-    blocks: int = 3
+    channels: PositiveInt = 192
+    multipliers: Multipliers = (1, 2, 3, 4)
+    blocks: PositiveInt = 3
     attention: tuple[int, ...] = (16, 8)
-    head_channels: int = 64
-    dropout: float = 0.0
-    label_scale: float = 1.0
+    head_channels: PositiveInt = 64
+    dropout: Dropout = 0.0
+    label_scale: PositiveFloat = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("channels", "blocks", "head_channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"edm2 needs {name} >= 1, got {name}={getattr(self, name)}")
-        if not self.multipliers or min(self.multipliers) < 1:
-            raise ValueError(f"edm2 needs multipliers >= 1, got {list(self.multipliers)}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"edm2 needs 0 <= dropout < 1, got dropout={self.dropout}")
-        if self.label_scale <= 0:
-            raise ValueError(f"edm2 needs label_scale > 0, got {self.label_scale}")
         widths = [self.channels * m for m in self.multipliers]
-        if any(width % self.head_channels for width in widths):
-            raise ValueError(
-                f"edm2 widths {widths} must be divisible by head_channels={self.head_channels}"
-            )
+        check_heads("edm2", widths, "head_channels", self.head_channels)
 
     def build(
         self, image_shape: Shape, num_classes: int, out_channels: int | None = None

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.core.config import component
+from sfumato.core.config import PositiveInt, component
 from sfumato.core.images import Shape
 from sfumato.networks.layers import (
     ClassEmbedding,
@@ -16,7 +16,7 @@ from sfumato.networks.layers import (
     norm_silu,
     resampled,
 )
-from sfumato.networks.shapes import check_halvings
+from sfumato.networks.shapes import Multipliers, check_halvings
 
 
 @component
@@ -33,18 +33,9 @@ class MinimalUNetConfig:
     """
 
     kind: Literal["minimal_unet"] = "minimal_unet"
-    channels: int = 32
-    multipliers: tuple[int, ...] = (1, 2, 4)
-    input_features: int = 8
-
-    def __post_init__(self) -> None:
-        for name in ("channels", "input_features"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"minimal_unet needs {name} >= 1, got {name}={getattr(self, name)}"
-                )
-        if not self.multipliers or min(self.multipliers) < 1:
-            raise ValueError(f"minimal_unet needs multipliers >= 1, got {list(self.multipliers)}")
+    channels: PositiveInt = 32
+    multipliers: Multipliers = (1, 2, 4)
+    input_features: PositiveInt = 8
 
     def build(
         self, image_shape: Shape, num_classes: int, out_channels: int | None = None

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.core.config import component
+from sfumato.core.config import PositiveInt, component
 from sfumato.core.images import Shape
 from sfumato.core.noise import RandomStream
 
@@ -31,16 +31,11 @@ class MLPGANConfig:
     mixes_images: ClassVar[bool] = False
     bounded_slope: ClassVar[bool] = False
     kind: Literal["mlp_gan"] = "mlp_gan"
-    latent_dim: int = 64
-    width: int = 128
-    layers: int = 2
-    discriminator_layers: int = 2
+    latent_dim: PositiveInt = 64
+    width: PositiveInt = 128
+    layers: PositiveInt = 2
+    discriminator_layers: PositiveInt = 2
     activation: Literal["relu", "tanh"] = "relu"
-
-    def __post_init__(self) -> None:
-        for name in ("latent_dim", "width", "layers", "discriminator_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"mlp_gan needs {name} >= 1, got {name}={getattr(self, name)}")
 
     def build(
         self, image_shape: Shape, num_classes: int

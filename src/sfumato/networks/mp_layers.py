@@ -5,6 +5,8 @@ unit variance then stay so on expectation, without normalization layers.
 """
 
 import math
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -107,3 +109,25 @@ class MPClassEmbedding(nn.Module):
             labels = torch.full((count,), self.num_rows - 1, device=device)
         one_hot = F.one_hot(labels, self.num_rows).to(self.linear.weight.dtype)
         return self.linear(one_hot * math.sqrt(self.num_rows))  # type: ignore[no-any-return]
+
+
+@runtime_checkable
+class Constrained(Protocol):
+    """A layer whose weights are confined to a set."""
+
+    def constrain(self) -> None:
+        """Put the weights back into the set."""
+        ...
+
+
+def constraint(network: nn.Module) -> Callable[[], None] | None:
+    """The function to call after each optimizer step of a network; None if there is none."""
+    layers = [layer for layer in network.modules() if isinstance(layer, Constrained)]
+    if not layers:
+        return None
+
+    def constrain() -> None:
+        for layer in layers:
+            layer.constrain()
+
+    return constrain

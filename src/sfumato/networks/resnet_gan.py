@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.core.config import component
+from sfumato.core.config import PositiveInt, component
 from sfumato.core.images import Shape
 from sfumato.core.noise import RandomStream
 from sfumato.networks.adversarial import (
@@ -15,10 +15,10 @@ from sfumato.networks.adversarial import (
     LabelProjection,
     Normalization,
     TiledLabels,
-    count_halvings,
     normalization_layer,
     normalize_weights,
 )
+from sfumato.networks.shapes import count_halvings
 
 
 @component
@@ -42,17 +42,12 @@ class ResNetGANConfig:
 
     has_styles: ClassVar[bool] = False
     kind: Literal["resnet_gan"] = "resnet_gan"
-    latent_dim: int = 128
-    channels: int = 128
-    discriminator_channels: int = 128
+    latent_dim: PositiveInt = 128
+    channels: PositiveInt = 128
+    discriminator_channels: PositiveInt = 128
     normalization: Normalization = "none"
     conditioning: Conditioning = "projection"
-    label_channels: int = 16
-
-    def __post_init__(self) -> None:
-        for name in ("latent_dim", "channels", "discriminator_channels", "label_channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"resnet_gan needs {name} >= 1, got {name}={getattr(self, name)}")
+    label_channels: PositiveInt = 16
 
     @property
     def mixes_images(self) -> bool:

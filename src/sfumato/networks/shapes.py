@@ -1,7 +1,38 @@
-"""Refusals of image sizes that a network cannot work with, with the arithmetic."""
+"""Sizes of networks: their types, and refusals of what does not divide, with the arithmetic."""
 
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
+
+from sfumato.core.config import PositiveInt
 from sfumato.core.errors import ConfigError
 from sfumato.core.images import Shape
+
+EvenWidth = Annotated[int, Field(ge=4, multiple_of=2)]
+"""Channels of which half hold sines and half cosines."""
+Multipliers = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+"""Width of each level of a network."""
+TwoMultipliers = Annotated[tuple[PositiveInt, ...], Field(min_length=2)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+"""The probability that an activation is set to 0 in training."""
+
+
+def check_heads(kind: str, widths: Sequence[int], name: str, divisor: int) -> None:
+    """Refuse widths that cannot be split evenly among attention heads.
+
+    Args:
+        kind: of the network; begins the message.
+        widths: of all levels.
+        name, divisor: the key of the config, and its value.
+    Raises:
+        ValueError: with the widths.
+    """
+    if any(width % divisor for width in widths):
+        raise ValueError(
+            f"{kind} widths {list(widths)} must be divisible by {name}={divisor}; "
+            f"change {name}, channels or multipliers"
+        )
 
 
 def check_halvings(kind: str, image_shape: Shape, halvings: int, unit: str, patch: int = 1) -> None:
@@ -38,6 +69,27 @@ def check_patch(kind: str, image_shape: Shape, patch: int) -> None:
                 f"{kind}: {name} {size} is not divisible by patch {patch}; use another patch or "
                 f"{pad_to(image_shape, patch)}"
             )
+
+
+def count_halvings(kind: str, image_shape: Shape) -> int:
+    """How often the image is halved: down to 4..7 pixels, as Radford et al. do, or 2 if small.
+
+    Raises:
+        ConfigError: the image cannot be halved.
+    """
+    smallest = min(image_shape[1:])
+    least = 4 if smallest >= 16 else 2
+    count = 0
+    while all(size % 2 ** (count + 1) == 0 for size in image_shape[1:]):
+        if smallest // 2 ** (count + 1) < least:
+            break
+        count += 1
+    if count == 0:
+        raise ConfigError(
+            f"{kind}: images of {image_shape[1]}x{image_shape[2]} cannot be halved; "
+            "use an even size, for example with data.resolution"
+        )
+    return count
 
 
 def check_attention(kind: str, height: int, levels: int, attention: tuple[int, ...]) -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from sfumato.core import distributed
-from sfumato.core.config import component
+from sfumato.core.config import Fraction, NonNegativeInt, PositiveInt, component
 from sfumato.core.errors import ConfigError
 from sfumato.core.images import Shape
 from sfumato.core.noise import RandomStream
@@ -62,34 +62,20 @@ class StyleGAN2Config:
     bounded_slope: ClassVar[bool] = False
     has_styles: ClassVar[bool] = True
     kind: Literal["stylegan2"] = "stylegan2"
-    latent_dim: int = 512
-    style_dim: int = 512
-    mapping_layers: int = 8
-    channel_base: int = 16384
-    channel_max: int = 512
-    style_mixing: float = 0.9
+    latent_dim: PositiveInt = 512
+    style_dim: PositiveInt = 512
+    mapping_layers: PositiveInt = 8
+    channel_base: PositiveInt = 16384
+    channel_max: PositiveInt = 512
+    style_mixing: Fraction = 0.9
     residual: bool = True
-    group_size: int = 4
+    group_size: PositiveInt = 4
     conditioning: Conditioning = "projection"
-    label_channels: int = 16
+    label_channels: PositiveInt = 16
     truncation: float = 1.0
-    truncation_layers: int | None = None
+    truncation_layers: NonNegativeInt | None = None
     random_noise: bool = True
     reduced_from: int = 8
-
-    def __post_init__(self) -> None:
-        sizes = ("latent_dim", "style_dim", "mapping_layers", "channel_base", "channel_max")
-        for name in (*sizes, "group_size", "label_channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"stylegan2 needs {name} >= 1, got {name}={getattr(self, name)}")
-        if not 0 <= self.style_mixing <= 1:
-            raise ValueError(
-                f"stylegan2 needs style_mixing between 0 and 1, got {self.style_mixing}"
-            )
-        if self.truncation_layers is not None and self.truncation_layers < 0:
-            raise ValueError(
-                f"stylegan2 needs truncation_layers >= 0, got {self.truncation_layers}"
-            )
 
     def build(
         self, image_shape: Shape, num_classes: int

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.core.config import component
+from sfumato.core.config import PositiveInt, component
 from sfumato.core.images import Shape
 from sfumato.networks.layers import (
     ClassEmbedding,
@@ -22,7 +22,14 @@ from sfumato.networks.layers import (
     group_norm,
     norm_silu,
 )
-from sfumato.networks.shapes import check_attention, check_halvings
+from sfumato.networks.shapes import (
+    Dropout,
+    EvenWidth,
+    Multipliers,
+    check_attention,
+    check_halvings,
+    check_heads,
+)
 
 Part = Literal["down", "middle", "up"]
 
@@ -56,43 +63,30 @@ class UNetConfig:
     """
 
     kind: Literal["unet"] = "unet"
-    channels: int = 128
-    multipliers: tuple[int, ...] = (1, 2, 2, 2)
-    blocks: int = 2
+    channels: EvenWidth = 128
+    multipliers: Multipliers = (1, 2, 2, 2)
+    blocks: PositiveInt = 2
     attention: tuple[int, ...] = (16,)
-    heads: int = 1
-    head_channels: int | None = None
-    dropout: float = 0.0
+    heads: PositiveInt = 1
+    head_channels: PositiveInt | None = None
+    dropout: Dropout = 0.0
     conditioning: Literal["add", "scale_shift"] = "add"
     class_maps: tuple[Part, ...] = ()
     resampling: Literal["convolution", "residual"] = "convolution"
     downsampling_pad: Literal["both", "end"] = "both"
-    patch: int = 1
-    groups: int = 32
+    patch: PositiveInt = 1
+    groups: PositiveInt = 32
     initialization: Literal["torch", "glorot"] = "torch"
 
     def __post_init__(self) -> None:
-        for name in ("channels", "blocks", "heads", "patch", "groups"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"unet needs {name} >= 1, got {name}={getattr(self, name)}")
-        if self.channels % 2 or self.channels < 4:
+        if self.head_channels is not None and self.heads != 1:
             raise ValueError(
-                f"unet needs an even number of channels, at least 4, got channels={self.channels}"
-            )
-        if not self.multipliers or min(self.multipliers) < 1:
-            raise ValueError(f"unet needs multipliers >= 1, got {list(self.multipliers)}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"unet needs 0 <= dropout < 1, got dropout={self.dropout}")
-        if self.head_channels is not None and (self.head_channels < 1 or self.heads != 1):
-            raise ValueError(
-                f"unet needs head_channels >= 1, and then no heads, got "
-                f"head_channels={self.head_channels}, heads={self.heads}"
+                f"unet takes head_channels or heads, got head_channels={self.head_channels} and "
+                f"heads={self.heads}; leave one out"
             )
         name = "heads" if self.head_channels is None else "head_channels"
-        divisor = self.heads if self.head_channels is None else self.head_channels
         widths = [self.channels * m for m in self.multipliers]
-        if any(width % divisor for width in widths):
-            raise ValueError(f"unet widths {widths} must be divisible by {name}={divisor}")
+        check_heads("unet", widths, name, getattr(self, name))
 
     def build(
         self, image_shape: Shape, num_classes: int, out_channels: int | None = None
