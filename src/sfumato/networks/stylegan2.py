@@ -15,11 +15,11 @@ from sfumato.core.images import Shape
 from sfumato.core.noise import RandomStream
 from sfumato.networks.adversarial import Conditioning, TiledLabels
 from sfumato.networks.stylegan2_layers import (
-    ClassEmbedding,
     EqualizedConv,
     EqualizedLinear,
     StyledLayer,
     ToImage,
+    UnitClassEmbedding,
     binomial_filter,
     blur,
     double,
@@ -111,7 +111,7 @@ class StyleGAN2Generator(nn.Module):
         self.config = config
         self.latent_dim = config.latent_dim
         style_dim, resolution = config.style_dim, image_shape[1]
-        self.embed = ClassEmbedding(num_classes, style_dim) if num_classes else None
+        self.embed = UnitClassEmbedding(num_classes, style_dim) if num_classes else None
         inputs = config.latent_dim + (style_dim if num_classes else 0)
         self.mapping = nn.ModuleList(
             EqualizedLinear(inputs if i == 0 else style_dim, style_dim, rate=MAPPING_RATE)
@@ -258,7 +258,7 @@ class StyleGAN2Discriminator(nn.Module):
         self.conv = EqualizedConv(width + 1, width, 3)
         self.dense = EqualizedLinear(width * 16, width)
         projected = num_classes > 0 and config.conditioning == "projection"
-        self.embed = ClassEmbedding(num_classes, width) if projected else None
+        self.embed = UnitClassEmbedding(num_classes, width) if projected else None
         self.judge = EqualizedLinear(width, width if projected else 1)
 
     def forward(

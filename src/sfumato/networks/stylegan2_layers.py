@@ -201,7 +201,7 @@ class ToImage(nn.Module):
         return self.conv(x, w).float() + self.bias[:, None, None]  # type: ignore[no-any-return]
 
 
-class ClassEmbedding(nn.Module):
+class UnitClassEmbedding(nn.Module):
     """Classes to vectors of unit size."""
 
     def __init__(self, num_classes: int, dim: int) -> None:
