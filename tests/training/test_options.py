@@ -53,8 +53,8 @@ def test_recomputed_activations_change_nothing(plain: Path, tmp_path: Path) -> N
 
 
 def test_recomputation_keeps_less_for_the_backward_pass() -> None:
+    from sfumato.core.blocks import recompute_activations
     from sfumato.networks.unet import UNetConfig
-    from sfumato.training.recompute import recompute_activations
 
     network = UNetConfig(channels=8, multipliers=(1,), attention=()).build((1, 8, 8), 0)
 

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import (
     sdpa_flop_count,
 )
 
+from sfumato.core.blocks import recompute_activations
 from sfumato.core.generative_model import GenerativeModel, Phase
 from sfumato.core.images import Batch
 from sfumato.core.noise import TrainingNoise
@@ -20,7 +21,6 @@ from sfumato.experiment.build import build_model
 from sfumato.experiment.experiment import Experiment
 from sfumato.speed.live_memory import LiveMemory
 from sfumato.speed.plan import computing, plan_of
-from sfumato.training.recompute import recompute_activations
 from sfumato.training.training_config import TrainingConfig
 
 SIZES = (2, 4)

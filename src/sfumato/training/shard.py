@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.core import distributed
+from sfumato.core.blocks import blocks_of
 from sfumato.core.errors import ConfigError
 from sfumato.core.generative_model import GenerativeModel
-from sfumato.training.recompute import blocks_of
 
 
 def shard(model: nn.Module, device: torch.device) -> None:

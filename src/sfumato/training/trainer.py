@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sfumato.augment.geometric import Augmentation
 from sfumato.core import distributed
+from sfumato.core.blocks import recompute_activations
 from sfumato.core.device import tf32
 from sfumato.core.errors import ConfigError
 from sfumato.core.generative_model import GenerativeModel, Observed, Phase
@@ -22,7 +23,6 @@ from sfumato.core.noise import TrainingNoise, derive_seed
 from sfumato.speed.plan import apply_plan, compiled_forwards, computing, in_place_of, plan_of
 from sfumato.training.ema import AveragedWeights
 from sfumato.training.loss_means import LossMeans
-from sfumato.training.recompute import recompute_activations
 from sfumato.training.shard import is_sharded, shard
 from sfumato.training.training_config import TrainingConfig
 from sfumato.training.training_state import Position
