@@ -12,7 +12,6 @@ from sfumato.core.config import PositiveInt, component
 from sfumato.core.images import Shape
 from sfumato.networks.layers import (
     ClassEmbedding,
-    Resample,
     ResidualBlock,
     SelfAttention,
     TimeEmbedding,
@@ -25,11 +24,13 @@ from sfumato.networks.shapes import (
     Dropout,
     EvenWidth,
     Multipliers,
+    Step,
     check_attention,
     check_halvings,
     check_heads,
+    unet_steps,
 )
-from sfumato.networks.unet import Stage
+from sfumato.networks.unet import Stage, through_stages
 
 
 @component
@@ -84,53 +85,33 @@ class DDPMPP(nn.Module):
         self.embed_time = TimeEmbedding(features, embedding)
         self.embed_class = ClassEmbedding(num_classes, features) if num_classes else None
 
-        def stage(
-            channels: int,
-            out: int,
-            *,
-            skip: int = 0,
-            attend: bool = False,
-            resample: Resample | None = None,
-        ) -> Stage:
+        def stage(step: Step, attend: bool) -> Stage:
             block = ResidualBlock(
-                channels + skip,
-                out,
+                step.channels + step.skip,
+                step.out_channels,
                 embedding,
                 config.dropout,
                 scale_shift=False,
-                resample=resample,
-                project_skip=resample is not None,
+                resample=step.resample,
+                project_skip=step.resample is not None,
                 skip_scale=math.sqrt(0.5),
             )
-            attention = SelfAttention(out, config.heads, math.sqrt(0.5)) if attend else None
-            return Stage(block, attention, takes_skip=bool(skip))
+            heads, scale = config.heads, math.sqrt(0.5)
+            attention = SelfAttention(step.out_channels, heads, scale) if attend else None
+            return Stage(block, attention, takes_skip=bool(step.skip))
+
+        def attends(step: Step) -> bool:
+            return step.resample is None and step.size[0] in config.attention
 
         widths = [config.channels * m for m in config.multipliers]
-        heights = [image_shape[1] // 2**level for level in range(len(widths))]
-        width = config.channels
-        self.stem = nn.Conv2d(image_shape[0], width, 3, padding=1)
-        skips = [width]
-        self.down = Blocks()
-        for level, out in enumerate(widths):
-            if level > 0:
-                self.down.append(stage(width, width, resample="down"))
-                skips.append(width)
-            for _ in range(config.blocks):
-                attend = heights[level] in config.attention
-                self.down.append(stage(width, out, attend=attend))
-                width = out
-                skips.append(width)
-        self.middle = Blocks([stage(width, width, attend=True), stage(width, width)])
-        self.up = Blocks()
-        for level, out in reversed(list(enumerate(widths))):
-            for block in range(config.blocks + 1):
-                attend = block == config.blocks and heights[level] in config.attention
-                self.up.append(stage(width, out, skip=skips.pop(), attend=attend))
-                width = out
-            if level > 0:
-                self.up.append(stage(width, width, resample="up"))
-        self.norm = group_norm(width)
-        self.head = ZeroConv2d(width, out_channels, 3, padding=1)
+        down, up = unet_steps(config.channels, widths, config.blocks, image_shape[1:])
+        middle = Step(widths[-1], widths[-1], down[-1].size)
+        self.stem = nn.Conv2d(image_shape[0], config.channels, 3, padding=1)
+        self.down = Blocks(stage(step, attends(step)) for step in down)
+        self.middle = Blocks(stage(middle, attend) for attend in (True, False))
+        self.up = Blocks(stage(step, step.is_last and attends(step)) for step in up)
+        self.norm = group_norm(widths[0])
+        self.head = ZeroConv2d(widths[0], out_channels, 3, padding=1)
         glorot(self, attention_variance=0.1)
 
     def forward(
@@ -144,14 +125,5 @@ class DDPMPP(nn.Module):
         if self.embed_class is not None:
             added = self.embed_class(labels, len(x))
         embedding = F.silu(self.embed_time(noise_label, added, augment_labels))
-        h = self.stem(x)
-        skips: list[Tensor] = [h]
-        for stage in self.down:
-            h = self.down.run(stage, h, embedding, None, None)
-            skips.append(h)
-        for stage in self.middle:
-            h = self.middle.run(stage, h, embedding, None, None)
-        for stage in self.up:
-            skip = skips.pop() if stage.takes_skip else None
-            h = self.up.run(stage, h, embedding, None, skip)
+        h = through_stages(self.down, self.middle, self.up, self.stem(x), embedding)
         return self.head(norm_silu(self.norm, h))  # type: ignore[no-any-return]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from sfumato.core.blocks import Blocks
 from sfumato.core.config import PositiveFloat, PositiveInt, component
 from sfumato.core.images import Shape
-from sfumato.networks.layers import Resample, full_precision, resampled
+from sfumato.networks.layers import full_precision, resampled
 from sfumato.networks.mp_layers import (
     MPClassEmbedding,
     MPFourier,
@@ -22,9 +22,11 @@ from sfumato.networks.mp_layers import (
 from sfumato.networks.shapes import (
     Dropout,
     Multipliers,
+    Step,
     check_attention,
     check_halvings,
     check_heads,
+    unet_steps,
 )
 from sfumato.speed.kernels.fused_layers import Attention
 
@@ -87,50 +89,33 @@ class EDM2UNet(nn.Module):
     ) -> None:
         super().__init__()
         widths = [config.channels * m for m in config.multipliers]
-        heights = [image_shape[1] // 2**level for level in range(len(widths))]
         embedding = max(widths)
         self.label_scale = config.label_scale
         self.fourier = MPFourier(config.channels)
         self.embed_time = MPLayer(config.channels, embedding, 0)
         self.embed_class = MPClassEmbedding(num_classes, embedding) if num_classes else None
 
-        def heads(width: int, attend: bool) -> int:
-            return width // config.head_channels if attend else 0
+        def attends(step: Step) -> bool:
+            return step.resample is None and step.size[0] in config.attention
 
-        width = widths[0]
-        self.stem = MPLayer(image_shape[0] + 1, width, 3)
-        skips = [width]
-        self.down = Blocks()
-        for level, out in enumerate(widths):
-            if level > 0:
-                self.down.append(
-                    EncoderBlock(width, width, embedding, config.dropout, 0, resample="down")
-                )
-                skips.append(width)
-            for _ in range(config.blocks):
-                attend = heads(out, heights[level] in config.attention)
-                self.down.append(EncoderBlock(width, out, embedding, config.dropout, attend))
-                width = out
-                skips.append(width)
+        def heads(step: Step, attend: bool) -> int:
+            return step.out_channels // config.head_channels if attend else 0
+
+        down, up = unet_steps(widths[0], widths, config.blocks, image_shape[1:])
+        middle = Step(widths[-1], widths[-1], down[-1].size)
+        self.stem = MPLayer(image_shape[0] + 1, widths[0], 3)
+        self.down = Blocks(
+            EncoderBlock(step, embedding, config.dropout, heads(step, attends(step)))
+            for step in down
+        )
         self.middle = Blocks(
-            DecoderBlock(width, width, embedding, config.dropout, heads(width, attend))
+            DecoderBlock(middle, embedding, config.dropout, heads(middle, attend))
             for attend in (True, False)
         )
-        self.up = Blocks()
-        for level, out in reversed(list(enumerate(widths))):
-            for _ in range(config.blocks + 1):
-                attend = heads(out, heights[level] in config.attention)
-                self.up.append(
-                    DecoderBlock(
-                        width, out, embedding, config.dropout, attend, skip_channels=skips.pop()
-                    )
-                )
-                width = out
-            if level > 0:
-                self.up.append(
-                    DecoderBlock(width, width, embedding, config.dropout, 0, resample="up")
-                )
-        self.head = MPLayer(width, out_channels, 3)
+        self.up = Blocks(
+            DecoderBlock(step, embedding, config.dropout, heads(step, attends(step))) for step in up
+        )
+        self.head = MPLayer(widths[0], out_channels, 3)
         self.head_gain = nn.Parameter(torch.zeros(1))
 
     def forward(
@@ -153,7 +138,7 @@ class EDM2UNet(nn.Module):
         for block in self.middle:
             h = self.middle.run(block, h, embedding, None)
         for block in self.up:
-            skip = skips.pop() if block.skip_channels else None
+            skip = skips.pop() if block.takes_skip else None
             h = self.up.run(block, h, embedding, skip)
         return self.head(h, self.head_gain)  # type: ignore[no-any-return]
 
@@ -181,17 +166,10 @@ class Residual(nn.Module):
 class EncoderBlock(nn.Module):
     """Resampling, width and pixel normalization on the main path, then branch and attention."""
 
-    def __init__(
-        self,
-        channels: int,
-        out_channels: int,
-        embedding: int,
-        dropout: float,
-        heads: int,
-        resample: Resample | None = None,
-    ) -> None:
+    def __init__(self, step: Step, embedding: int, dropout: float, heads: int) -> None:
         super().__init__()
-        self.resample = resample
+        self.resample = step.resample
+        channels, out_channels = step.channels, step.out_channels
         self.widen = MPLayer(channels, out_channels, 1) if channels != out_channels else None
         self.residual = Residual(out_channels, out_channels, embedding, dropout)
         self.attention = CosineAttention(out_channels, heads) if heads else None
@@ -213,21 +191,11 @@ class EncoderBlock(nn.Module):
 class DecoderBlock(nn.Module):
     """The skip joined, branch and attention; no normalization."""
 
-    def __init__(
-        self,
-        channels: int,
-        out_channels: int,
-        embedding: int,
-        dropout: float,
-        heads: int,
-        *,
-        skip_channels: int = 0,
-        resample: Resample | None = None,
-    ) -> None:
+    def __init__(self, step: Step, embedding: int, dropout: float, heads: int) -> None:
         super().__init__()
-        self.resample = resample
-        self.skip_channels = skip_channels
-        inputs = channels + skip_channels
+        self.resample = step.resample
+        self.takes_skip = bool(step.skip)
+        inputs, out_channels = step.channels + step.skip, step.out_channels
         self.narrow = MPLayer(inputs, out_channels, 1) if inputs != out_channels else None
         self.residual = Residual(inputs, out_channels, embedding, dropout)
         self.attention = CosineAttention(out_channels, heads) if heads else None

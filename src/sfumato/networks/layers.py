@@ -2,16 +2,14 @@
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfumato.networks.shapes import Resample
 from sfumato.speed.kernels.fused_layers import Attention, GroupNorm
-
-Resample = Literal["down", "up"]
 
 
 def group_norm(channels: int, groups: int = 32) -> GroupNorm:

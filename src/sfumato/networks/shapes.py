@@ -1,7 +1,8 @@
 """Sizes of networks: their types, and refusals of what does not divide, with the arithmetic."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -16,6 +17,61 @@ Multipliers = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 TwoMultipliers = Annotated[tuple[PositiveInt, ...], Field(min_length=2)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 """The probability that an activation is set to 0 in training."""
+Resample = Literal["down", "up"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one block of a U-Net does to the feature maps.
+
+    Args:
+        channels, out_channels: before and after it.
+        size: height and width of the maps before it.
+        skip: channels of the map from the way down that is joined to its input; 0: none.
+        resample: it halves or doubles the resolution.
+        is_last: it is the last block of its level on the way up.
+    """
+
+    channels: int
+    out_channels: int
+    size: tuple[int, int]
+    skip: int = 0
+    resample: Resample | None = None
+    is_last: bool = False
+
+
+def unet_steps(
+    stem: int, widths: Sequence[int], blocks: int, size: tuple[int, int]
+) -> tuple[list[Step], list[Step]]:
+    """The blocks of a U-Net, on the way down and on the way up, in the order they compute.
+
+    Args:
+        stem: channels of the maps that enter the first level.
+        widths: channels of each level; each after the first is half as high and wide.
+        blocks: blocks of a level on the way down; the way up has one more, as the map that enters
+            each level is joined, too.
+        size: height and width of the first level.
+    """
+    sizes = [(size[0] // 2**level, size[1] // 2**level) for level in range(len(widths))]
+    down: list[Step] = []
+    up: list[Step] = []
+    width, skips = stem, [stem]
+    for level, out in enumerate(widths):
+        if level > 0:
+            down.append(Step(width, width, sizes[level - 1], resample="down"))
+            skips.append(width)
+        for _ in range(blocks):
+            down.append(Step(width, out, sizes[level]))
+            width = out
+            skips.append(width)
+    for level, out in reversed(list(enumerate(widths))):
+        for block in range(blocks + 1):
+            skip = skips.pop()
+            up.append(Step(width, out, sizes[level], skip, is_last=block == blocks))
+            width = out
+        if level > 0:
+            up.append(Step(width, width, sizes[level], resample="up"))
+    return down, up
 
 
 def check_heads(kind: str, widths: Sequence[int], name: str, divisor: int) -> None:

@@ -13,7 +13,6 @@ from sfumato.core.images import Shape
 from sfumato.networks.layers import (
     ClassEmbedding,
     Downsample,
-    Resample,
     ResidualBlock,
     SelfAttention,
     TimeEmbedding,
@@ -27,9 +26,11 @@ from sfumato.networks.shapes import (
     Dropout,
     EvenWidth,
     Multipliers,
+    Step,
     check_attention,
     check_halvings,
     check_heads,
+    unet_steps,
 )
 
 Part = Literal["down", "middle", "up"]
@@ -117,72 +118,39 @@ class UNet(nn.Module):
         self.embed_class = ClassEmbedding(num_classes, embedding) if num_classes else None
         self.class_is_added = not config.class_maps
 
-        size = (image_shape[1] // self.patch, image_shape[2] // self.patch)
-        scale_shift = config.conditioning == "scale_shift"
-
-        def attention(channels: int) -> SelfAttention:
-            heads = channels // config.head_channels if config.head_channels else config.heads
-            return SelfAttention(channels, heads, groups=config.groups)
-
-        def stage(
-            channels: int,
-            out: int,
-            part: Part,
-            *,
-            skip: int = 0,
-            attend: bool = False,
-            resample: Resample | None = None,
-        ) -> Stage:
+        def stage(step: Step, part: Part, attend: bool) -> Stage:
+            width = step.out_channels
+            if step.resample is not None and config.resampling == "convolution":
+                is_up, pad_end = step.resample == "up", config.downsampling_pad == "end"
+                return Stage(Upsample(width) if is_up else Downsample(width, pad_end))
             joins = bool(num_classes) and part in config.class_maps
             block = ResidualBlock(
-                channels + skip + joins,
-                out,
+                step.channels + step.skip + joins,
+                width,
                 embedding,
                 config.dropout,
-                scale_shift,
-                resample=resample,
+                scale_shift=config.conditioning == "scale_shift",
+                resample=step.resample,
                 groups=config.groups,
             )
-            class_map = ClassMap(embedding, size) if joins else None
-            return Stage(block, attention(out) if attend else None, class_map, bool(skip))
+            class_map = ClassMap(embedding, step.size) if joins else None
+            heads = width // config.head_channels if config.head_channels else config.heads
+            attention = SelfAttention(width, heads, groups=config.groups) if attend else None
+            return Stage(block, attention, class_map, takes_skip=bool(step.skip))
 
-        def resampling(channels: int, how: Resample) -> Stage:
-            if config.resampling == "residual":
-                return stage(channels, channels, how, resample=how)
-            if how == "up":
-                return Stage(Upsample(channels))
-            return Stage(Downsample(channels, config.downsampling_pad == "end"))
+        def attends(step: Step) -> bool:
+            return step.resample is None and step.size[0] in config.attention
 
+        widths = [config.channels * m for m in config.multipliers]
+        size = (image_shape[1] // self.patch, image_shape[2] // self.patch)
+        down, up = unet_steps(width, widths, config.blocks, size)
+        middle = Step(widths[-1], widths[-1], down[-1].size)
         self.stem = nn.Conv2d(image_shape[0] * self.patch**2, width, 3, padding=1)
-        skips = [width]  # channels of the maps handed across
-        self.down = Blocks()
-        for level, multiplier in enumerate(config.multipliers):
-            if level > 0:
-                self.down.append(resampling(width, "down"))
-                size = (size[0] // 2, size[1] // 2)
-                skips.append(width)
-            for _ in range(config.blocks):
-                out = config.channels * multiplier
-                self.down.append(stage(width, out, "down", attend=size[0] in config.attention))
-                width = out
-                skips.append(width)
-
-        self.middle = Blocks(
-            [stage(width, width, "middle", attend=True), stage(width, width, "middle")]
-        )
-
-        self.up = Blocks()
-        for level, multiplier in reversed(list(enumerate(config.multipliers))):
-            out = config.channels * multiplier
-            for _ in range(config.blocks + 1):
-                attend = size[0] in config.attention
-                self.up.append(stage(width, out, "up", skip=skips.pop(), attend=attend))
-                width = out
-            if level > 0:
-                self.up.append(resampling(width, "up"))
-                size = (size[0] * 2, size[1] * 2)
-        self.norm = group_norm(width, config.groups)
-        self.head = ZeroConv2d(width, out_channels * self.patch**2, 3, padding=1)
+        self.down = Blocks(stage(step, "down", attends(step)) for step in down)
+        self.middle = Blocks(stage(middle, "middle", attend) for attend in (True, False))
+        self.up = Blocks(stage(step, "up", attends(step)) for step in up)
+        self.norm = group_norm(widths[0], config.groups)
+        self.head = ZeroConv2d(widths[0], out_channels * self.patch**2, 3, padding=1)
         if config.initialization == "glorot":
             glorot(self)
 
@@ -202,15 +170,7 @@ class UNet(nn.Module):
         embedding = F.silu(embedding)
 
         h = self.stem(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
-        skips = [h]
-        for stage in self.down:
-            h = self.down.run(stage, h, embedding, class_vector, None)
-            skips.append(h)
-        for stage in self.middle:
-            h = self.middle.run(stage, h, embedding, class_vector, None)
-        for stage in self.up:
-            skip = skips.pop() if stage.takes_skip else None
-            h = self.up.run(stage, h, embedding, class_vector, skip)
+        h = through_stages(self.down, self.middle, self.up, h, embedding, class_vector)
         h = self.head(norm_silu(self.norm, h))
         return F.pixel_shuffle(h, self.patch) if self.patch > 1 else h
 
@@ -259,3 +219,24 @@ class Stage(nn.Module):
             joined.append(self.class_map(class_vector).to(x))
         x = self.block(torch.cat(joined, dim=1) if len(joined) > 1 else x, embedding)
         return x if self.attention is None else self.attention(x)
+
+
+def through_stages(
+    down: Blocks,
+    middle: Blocks,
+    up: Blocks,
+    h: Float[Tensor, "B C H W"],
+    embedding: Float[Tensor, "B E"],
+    class_vector: Float[Tensor, "B E"] | None = None,
+) -> Float[Tensor, "B D H W"]:
+    """Feature maps through the stages of a U-Net; maps of the way down are joined on the way up."""
+    skips = [h]
+    for stage in down:
+        h = down.run(stage, h, embedding, class_vector, None)
+        skips.append(h)
+    for stage in middle:
+        h = middle.run(stage, h, embedding, class_vector, None)
+    for stage in up:
+        skip = skips.pop() if stage.takes_skip else None
+        h = up.run(stage, h, embedding, class_vector, skip)
+    return h
