@@ -14,13 +14,12 @@ from typing import Annotated
 from pydantic import Field
 
 from sfumato.networks.attention_unet import AttentionUNetConfig
-from sfumato.networks.conv_net import ConvNetConfig
 from sfumato.networks.dcgan import DCGANConfig
 from sfumato.networks.ddpmpp import DDPMPPConfig
 from sfumato.networks.dit import DiTConfig
 from sfumato.networks.edm2 import EDM2Config
-from sfumato.networks.minimal_unet import MinimalUNetConfig
 from sfumato.networks.mlp_gan import MLPGANConfig
+from sfumato.networks.plain_nets import ConvNetConfig, MinimalUNetConfig
 from sfumato.networks.resnet_gan import ResNetGANConfig
 from sfumato.networks.stylegan2 import StyleGAN2Config
 from sfumato.networks.unet import UNetConfig

@@ -1,26 +1,27 @@
 """DCGAN's generator and discriminator (Radford et al. 2016) for any size that halves evenly."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfumato.core.config import PositiveInt, component
-from sfumato.core.images import Shape
+from sfumato.core.images import Labels, Shape
 from sfumato.core.noise import RandomStream
 from sfumato.networks.adversarial import (
     Conditioning,
     LabelProjection,
     Normalization,
+    NormalizedPair,
     TiledLabels,
     normalization_layer,
     normalize_weights,
 )
-from sfumato.networks.shapes import count_halvings
+from sfumato.networks.shapes import Maps, count_halvings
 
 
 @component
-class DCGANConfig:
+class DCGANConfig(NormalizedPair):
     """A pair of convolutional networks without pooling or dense layers.
 
     Args:
@@ -34,7 +35,6 @@ class DCGANConfig:
         label_channels: size of the class embedding in extra channels.
     """
 
-    has_styles: ClassVar[bool] = False
     kind: Literal["dcgan"] = "dcgan"
     latent_dim: PositiveInt = 100
     channels: PositiveInt = 64
@@ -42,16 +42,6 @@ class DCGANConfig:
     normalization: Normalization = "batch"
     conditioning: Conditioning = "tiled"
     label_channels: PositiveInt = 16
-
-    @property
-    def mixes_images(self) -> bool:
-        """Whether a logit depends on the other images of a batch."""
-        return self.normalization == "batch"
-
-    @property
-    def bounded_slope(self) -> bool:
-        """Whether the discriminator's layers are Lipschitz by construction."""
-        return self.normalization == "spectral"
 
     def widths(self, halvings: int) -> list[int]:
         """Channels after each halving, from the image inwards."""
@@ -110,12 +100,11 @@ class DCGANGenerator(nn.Module):
     def forward(
         self,
         z: Float[Tensor, "B Z"],
-        labels: Int64[Tensor, " B"] | None = None,
+        labels: Labels | None = None,
         noise: RandomStream | None = None,
-    ) -> Float[Tensor, "B C H W"]:
+    ) -> Maps:
         x = z[:, :, None, None]
         if self.label is not None:
-            assert labels is not None, "a conditional generator needs labels"
             x = self.label(x, labels)
         return self.layers(x)  # type: ignore[no-any-return]
 
@@ -150,15 +139,11 @@ class DCGANDiscriminator(nn.Module):
         if config.normalization == "spectral":
             normalize_weights(self)
 
-    def forward(
-        self, x: Float[Tensor, "B C H W"], labels: Int64[Tensor, " B"] | None = None
-    ) -> Float[Tensor, " B"]:
+    def forward(self, x: Maps, labels: Labels | None = None) -> Float[Tensor, " B"]:
         if self.label is not None:
-            assert labels is not None, "a conditional discriminator needs labels"
             x = self.label(x, labels)
         features = self.layers(x)
         logits: Tensor = self.judge(features).flatten()
         if self.project is not None:
-            assert labels is not None, "a conditional discriminator needs labels"
             logits = logits + self.project(features.sum(dim=(2, 3)), labels)
         return logits

@@ -3,13 +3,13 @@
 import math
 from typing import Literal
 
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.core.blocks import Blocks
 from sfumato.core.config import PositiveInt, component
-from sfumato.core.images import Shape
+from sfumato.core.images import Labels, Shape
 from sfumato.networks.layers import (
     ClassEmbedding,
     ResidualBlock,
@@ -23,6 +23,7 @@ from sfumato.networks.layers import (
 from sfumato.networks.shapes import (
     Dropout,
     EvenWidth,
+    Maps,
     Multipliers,
     Step,
     check_attention,
@@ -100,25 +101,23 @@ class DDPMPP(nn.Module):
             attention = SelfAttention(step.out_channels, heads, scale) if attend else None
             return Stage(block, attention, takes_skip=bool(step.skip))
 
-        def attends(step: Step) -> bool:
-            return step.resample is None and step.size[0] in config.attention
-
         widths = [config.channels * m for m in config.multipliers]
-        down, up = unet_steps(config.channels, widths, config.blocks, image_shape[1:])
-        middle = Step(widths[-1], widths[-1], down[-1].size)
+        down, middle, up = unet_steps(
+            config.channels, widths, config.blocks, image_shape[1:], config.attention
+        )
         self.stem = nn.Conv2d(image_shape[0], config.channels, 3, padding=1)
-        self.down = Blocks(stage(step, attends(step)) for step in down)
-        self.middle = Blocks(stage(middle, attend) for attend in (True, False))
-        self.up = Blocks(stage(step, step.is_last and attends(step)) for step in up)
+        self.down = Blocks(stage(step, step.attends) for step in down)
+        self.middle = Blocks(stage(step, step.attends) for step in middle)
+        self.up = Blocks(stage(step, step.attends and step.is_last) for step in up)
         self.norm = group_norm(widths[0])
         self.head = ZeroConv2d(widths[0], out_channels, 3, padding=1)
         glorot(self, attention_variance=0.1)
 
     def forward(
         self,
-        x: Float[Tensor, "B C H W"],
+        x: Maps,
         noise_label: Float[Tensor, " B"],
-        labels: Int64[Tensor, " B"] | None = None,
+        labels: Labels | None = None,
         augment_labels: Float[Tensor, "B A"] | None = None,
     ) -> Float[Tensor, "B D H W"]:
         added: Tensor | float = 0.0

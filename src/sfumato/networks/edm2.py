@@ -3,12 +3,12 @@
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfumato.core.blocks import Blocks
 from sfumato.core.config import PositiveFloat, PositiveInt, component
-from sfumato.core.images import Shape
+from sfumato.core.images import Labels, Shape
 from sfumato.networks.layers import full_precision, resampled
 from sfumato.networks.mp_layers import (
     MPClassEmbedding,
@@ -21,6 +21,8 @@ from sfumato.networks.mp_layers import (
 )
 from sfumato.networks.shapes import (
     Dropout,
+    Embedding,
+    Maps,
     Multipliers,
     Step,
     check_attention,
@@ -95,34 +97,18 @@ class EDM2UNet(nn.Module):
         self.embed_time = MPLayer(config.channels, embedding, 0)
         self.embed_class = MPClassEmbedding(num_classes, embedding) if num_classes else None
 
-        def attends(step: Step) -> bool:
-            return step.resample is None and step.size[0] in config.attention
-
-        def heads(step: Step, attend: bool) -> int:
-            return step.out_channels // config.head_channels if attend else 0
-
-        down, up = unet_steps(widths[0], widths, config.blocks, image_shape[1:])
-        middle = Step(widths[-1], widths[-1], down[-1].size)
+        down, middle, up = unet_steps(
+            widths[0], widths, config.blocks, image_shape[1:], config.attention
+        )
         self.stem = MPLayer(image_shape[0] + 1, widths[0], 3)
-        self.down = Blocks(
-            EncoderBlock(step, embedding, config.dropout, heads(step, attends(step)))
-            for step in down
-        )
-        self.middle = Blocks(
-            DecoderBlock(middle, embedding, config.dropout, heads(middle, attend))
-            for attend in (True, False)
-        )
-        self.up = Blocks(
-            DecoderBlock(step, embedding, config.dropout, heads(step, attends(step))) for step in up
-        )
+        self.down = Blocks(EncoderBlock(config, step, embedding) for step in down)
+        self.middle = Blocks(DecoderBlock(config, step, embedding) for step in middle)
+        self.up = Blocks(DecoderBlock(config, step, embedding) for step in up)
         self.head = MPLayer(widths[0], out_channels, 3)
         self.head_gain = nn.Parameter(torch.zeros(1))
 
     def forward(
-        self,
-        x: Float[Tensor, "B C H W"],
-        noise_label: Float[Tensor, " B"],
-        labels: Int64[Tensor, " B"] | None = None,
+        self, x: Maps, noise_label: Float[Tensor, " B"], labels: Labels | None = None
     ) -> Float[Tensor, "B D H W"]:
         with full_precision(x):
             embedding = self.embed_time(self.fourier(noise_label * self.label_scale))
@@ -154,9 +140,7 @@ class Residual(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.conv_2 = MPLayer(out_channels, out_channels, 3)
 
-    def forward(
-        self, x: Float[Tensor, "B C H W"], embedding: Float[Tensor, "B E"]
-    ) -> Float[Tensor, "B D H W"]:
+    def forward(self, x: Maps, embedding: Embedding) -> Float[Tensor, "B D H W"]:
         h = self.conv_1(mp_silu(x))
         condition = 1 + self.project(embedding, self.gain)[:, :, None, None]
         h = mp_silu(h * condition.to(h.dtype))
@@ -166,17 +150,16 @@ class Residual(nn.Module):
 class EncoderBlock(nn.Module):
     """Resampling, width and pixel normalization on the main path, then branch and attention."""
 
-    def __init__(self, step: Step, embedding: int, dropout: float, heads: int) -> None:
+    def __init__(self, config: EDM2Config, step: Step, embedding: int) -> None:
         super().__init__()
         self.resample = step.resample
         channels, out_channels = step.channels, step.out_channels
         self.widen = MPLayer(channels, out_channels, 1) if channels != out_channels else None
-        self.residual = Residual(out_channels, out_channels, embedding, dropout)
-        self.attention = CosineAttention(out_channels, heads) if heads else None
+        self.residual = Residual(out_channels, out_channels, embedding, config.dropout)
+        heads = out_channels // config.head_channels
+        self.attention = CosineAttention(out_channels, heads) if step.attends else None
 
-    def forward(
-        self, x: Float[Tensor, "B C H W"], embedding: Float[Tensor, "B E"]
-    ) -> Float[Tensor, "B D H2 W2"]:
+    def forward(self, x: Maps, embedding: Embedding) -> Float[Tensor, "B D H2 W2"]:
         if self.resample is not None:
             x = resampled(x, self.resample)
         if self.widen is not None:
@@ -191,20 +174,18 @@ class EncoderBlock(nn.Module):
 class DecoderBlock(nn.Module):
     """The skip joined, branch and attention; no normalization."""
 
-    def __init__(self, step: Step, embedding: int, dropout: float, heads: int) -> None:
+    def __init__(self, config: EDM2Config, step: Step, embedding: int) -> None:
         super().__init__()
         self.resample = step.resample
         self.takes_skip = bool(step.skip)
         inputs, out_channels = step.channels + step.skip, step.out_channels
         self.narrow = MPLayer(inputs, out_channels, 1) if inputs != out_channels else None
-        self.residual = Residual(inputs, out_channels, embedding, dropout)
-        self.attention = CosineAttention(out_channels, heads) if heads else None
+        self.residual = Residual(inputs, out_channels, embedding, config.dropout)
+        heads = out_channels // config.head_channels
+        self.attention = CosineAttention(out_channels, heads) if step.attends else None
 
     def forward(
-        self,
-        x: Float[Tensor, "B C H W"],
-        embedding: Float[Tensor, "B E"],
-        skip: Float[Tensor, "B S H W"] | None,
+        self, x: Maps, embedding: Embedding, skip: Float[Tensor, "B S H W"] | None
     ) -> Float[Tensor, "B D H2 W2"]:
         if skip is not None:
             x = mp_cat(x, skip)
@@ -227,7 +208,7 @@ class CosineAttention(nn.Module):
         self.attend = Attention()
         self.out = MPLayer(channels, channels, 1)
 
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    def forward(self, x: Maps) -> Maps:
         batch, channels, height, width = x.shape
         qkv: Tensor = self.qkv(x).flatten(2)
         qkv = qkv.view(batch, 3, self.heads, channels // self.heads, height * width)

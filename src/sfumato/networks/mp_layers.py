@@ -9,9 +9,12 @@ from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from sfumato.core.images import Labels
+from sfumato.networks.shapes import Embedding, Maps
 
 SILU_RMS = 0.596
 """Root mean square of SiLU on standard normal numbers (eq. 81)."""
@@ -35,7 +38,7 @@ def mp_sum(a: Tensor, b: Tensor, t: float) -> Tensor:
     return torch.lerp(a, b.to(a.dtype), t) / math.hypot(1 - t, t)
 
 
-def mp_cat(a: Float[Tensor, "B C H W"], b: Float[Tensor, "B D H W"]) -> Float[Tensor, "B E H W"]:
+def mp_cat(a: Maps, b: Float[Tensor, "B D H W"]) -> Float[Tensor, "B E H W"]:
     """Joined channels, scaled so that both parts contribute alike to what reads them (eq. 103)."""
     channels_a, channels_b = a.shape[1], b.shape[1]
     half = math.sqrt((channels_a + channels_b) / 2)
@@ -102,7 +105,7 @@ class MPClassEmbedding(nn.Module):
         self.num_rows = num_classes + 1
         self.linear = MPLayer(self.num_rows, dim, 0)
 
-    def forward(self, labels: Int64[Tensor, " B"] | None, count: int) -> Float[Tensor, "B E"]:
+    def forward(self, labels: Labels | None, count: int) -> Embedding:
         """The vectors of `labels`; None means `count` times the null class."""
         if labels is None:
             device = self.linear.weight.device

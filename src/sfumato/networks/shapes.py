@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from jaxtyping import Float
 from pydantic import Field
+from torch import Tensor
 
 from sfumato.core.config import PositiveInt
 from sfumato.core.errors import ConfigError
@@ -19,6 +21,11 @@ Dropout = Annotated[float, Field(ge=0, lt=1)]
 """The probability that an activation is set to 0 in training."""
 Resample = Literal["down", "up"]
 
+Maps = Float[Tensor, "B C H W"]
+"""Feature maps."""
+Embedding = Float[Tensor, "B E"]
+"""Of the noise level and the class, a vector per image."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -27,6 +34,7 @@ class Step:
     Args:
         channels, out_channels: before and after it.
         size: height and width of the maps before it.
+        attends: self-attention follows.
         skip: channels of the map from the way down that is joined to its input; 0: none.
         resample: it halves or doubles the resolution.
         is_last: it is the last block of its level on the way up.
@@ -35,24 +43,31 @@ class Step:
     channels: int
     out_channels: int
     size: tuple[int, int]
+    attends: bool = False
     skip: int = 0
     resample: Resample | None = None
     is_last: bool = False
 
 
 def unet_steps(
-    stem: int, widths: Sequence[int], blocks: int, size: tuple[int, int]
-) -> tuple[list[Step], list[Step]]:
-    """The blocks of a U-Net, on the way down and on the way up, in the order they compute.
+    stem: int,
+    widths: Sequence[int],
+    blocks: int,
+    size: tuple[int, int],
+    attention: Sequence[int],
+) -> tuple[list[Step], list[Step], list[Step]]:
+    """The blocks of a U-Net: on the way down, in the middle, and on the way up, in order.
 
     Args:
         stem: channels of the maps that enter the first level.
         widths: channels of each level; each after the first is half as high and wide.
-        blocks: blocks of a level on the way down; the way up has one more, as the map that enters
-            each level is joined, too.
+        blocks: blocks of a level on the way down; the way up has one more, because the map that
+            enters a level is joined, too.
         size: height and width of the first level.
+        attention: heights of the maps with attention. The first block in the middle has it always.
     """
     sizes = [(size[0] // 2**level, size[1] // 2**level) for level in range(len(widths))]
+    attends = [height in attention for height, _ in sizes]
     down: list[Step] = []
     up: list[Step] = []
     width, skips = stem, [stem]
@@ -61,17 +76,19 @@ def unet_steps(
             down.append(Step(width, width, sizes[level - 1], resample="down"))
             skips.append(width)
         for _ in range(blocks):
-            down.append(Step(width, out, sizes[level]))
+            down.append(Step(width, out, sizes[level], attends[level]))
             width = out
             skips.append(width)
+    middle = [Step(width, width, sizes[-1], attend) for attend in (True, False)]
     for level, out in reversed(list(enumerate(widths))):
         for block in range(blocks + 1):
-            skip = skips.pop()
-            up.append(Step(width, out, sizes[level], skip, is_last=block == blocks))
+            is_last = block == blocks
+            step = Step(width, out, sizes[level], attends[level], skips.pop(), is_last=is_last)
+            up.append(step)
             width = out
         if level > 0:
             up.append(Step(width, width, sizes[level], resample="up"))
-    return down, up
+    return down, middle, up
 
 
 def check_heads(kind: str, widths: Sequence[int], name: str, divisor: int) -> None:

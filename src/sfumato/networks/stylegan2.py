@@ -5,16 +5,17 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfumato.core import distributed
 from sfumato.core.blocks import Blocks
 from sfumato.core.config import Fraction, NonNegativeInt, PositiveInt, component
 from sfumato.core.errors import ConfigError
-from sfumato.core.images import Shape
+from sfumato.core.images import Labels, Shape
 from sfumato.core.noise import RandomStream
-from sfumato.networks.adversarial import Conditioning, TiledLabels
+from sfumato.networks.adversarial import NEEDS_LABELS, Conditioning, TiledLabels
+from sfumato.networks.shapes import Maps
 from sfumato.networks.stylegan2_layers import (
     EqualizedConv,
     EqualizedLinear,
@@ -128,14 +129,12 @@ class StyleGAN2Generator(nn.Module):
         self.num_layers = len(self.noise_sizes) + 1
         """Layers that have a w of their own; an image layer shares that of the next block."""
 
-    def map(
-        self, z: Float[Tensor, "B Z"], labels: Int64[Tensor, " B"] | None = None
-    ) -> Float[Tensor, "B S"]:
+    def map(self, z: Float[Tensor, "B Z"], labels: Labels | None = None) -> Float[Tensor, "B S"]:
         """w of z."""
         with torch.autocast(z.device.type, enabled=False):
             x = unit_size(z.float())
             if self.embed is not None:
-                assert labels is not None, "a conditional generator needs labels"
+                assert labels is not None, NEEDS_LABELS
                 x = torch.cat([x, self.embed(labels)], dim=1)
             for layer in self.mapping:
                 x = leaky(self.mapping.run(layer, x))
@@ -149,9 +148,7 @@ class StyleGAN2Generator(nn.Module):
             some.copy_(torch.lerp(self.average_w, some, self.config.truncation))
         return styles
 
-    def draw(
-        self, styles: Float[Tensor, "B L S"], noise: RandomStream | None = None
-    ) -> Float[Tensor, "B C H W"]:
+    def draw(self, styles: Float[Tensor, "B L S"], noise: RandomStream | None = None) -> Maps:
         """The images of a w for each layer; without `noise` with that of the layers."""
         sizes = self.noise_sizes
         fields: list[Tensor | None] = [None] * len(sizes)
@@ -170,11 +167,8 @@ class StyleGAN2Generator(nn.Module):
         return image  # type: ignore[no-any-return]
 
     def with_styles(
-        self,
-        z: Float[Tensor, "B Z"],
-        labels: Int64[Tensor, " B"] | None,
-        noise: RandomStream | None,
-    ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B L S"]]:
+        self, z: Float[Tensor, "B Z"], labels: Labels | None, noise: RandomStream | None
+    ) -> tuple[Maps, Float[Tensor, "B L S"]]:
         """Images as in training, and the w of each of their layers."""
         w = self.map(z, labels)
         if torch.is_grad_enabled():
@@ -191,9 +185,9 @@ class StyleGAN2Generator(nn.Module):
     def forward(
         self,
         z: Float[Tensor, "B Z"],
-        labels: Int64[Tensor, " B"] | None = None,
+        labels: Labels | None = None,
         noise: RandomStream | None = None,
-    ) -> Float[Tensor, "B C H W"]:
+    ) -> Maps:
         """Training mixes styles; otherwise they are truncated."""
         if self.training:
             return self.with_styles(z, labels, noise)[0]
@@ -229,7 +223,7 @@ class GeneratorBlock(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "B C H W"],
+        x: Maps,
         image: Float[Tensor, "B I H W"] | None,
         styles: Float[Tensor, "B l S"],
         noise: list[Tensor | None],
@@ -263,11 +257,8 @@ class StyleGAN2Discriminator(nn.Module):
         self.embed = UnitClassEmbedding(num_classes, width) if projected else None
         self.judge = EqualizedLinear(width, width if projected else 1)
 
-    def forward(
-        self, x: Float[Tensor, "B C H W"], labels: Int64[Tensor, " B"] | None = None
-    ) -> Float[Tensor, " B"]:
+    def forward(self, x: Maps, labels: Labels | None = None) -> Float[Tensor, " B"]:
         if self.label is not None:
-            assert labels is not None, "a conditional discriminator needs labels"
             x = self.label(x, labels)
         with _precision(x, x.shape[2] >= self.config.reduced_from):
             x = self.from_image(x)
@@ -278,7 +269,7 @@ class StyleGAN2Discriminator(nn.Module):
             x = self.judge(leaky(self.dense(x.flatten(1))))
         if self.embed is None:
             return x.flatten()
-        assert labels is not None, "a conditional discriminator needs labels"
+        assert labels is not None, NEEDS_LABELS
         return (x.float() * self.embed(labels)).sum(1) / math.sqrt(x.shape[1])  # type: ignore[no-any-return]
 
 
@@ -297,7 +288,7 @@ class DiscriminatorBlock(nn.Module):
         self.skip = EqualizedConv(width, wider, 1, bias=False) if residual else None
         self.register_buffer("kernel", binomial_filter())
 
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D M N"]:
+    def forward(self, x: Maps) -> Float[Tensor, "B D M N"]:
         with _precision(x, self.reduced):
             h = self.conv_2(self.conv_1(x))
             if self.skip is None:

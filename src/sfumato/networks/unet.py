@@ -3,13 +3,13 @@
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.core.blocks import Blocks
 from sfumato.core.config import PositiveInt, component
-from sfumato.core.images import Shape
+from sfumato.core.images import Labels, Shape
 from sfumato.networks.layers import (
     ClassEmbedding,
     Downsample,
@@ -24,7 +24,9 @@ from sfumato.networks.layers import (
 )
 from sfumato.networks.shapes import (
     Dropout,
+    Embedding,
     EvenWidth,
+    Maps,
     Multipliers,
     Step,
     check_attention,
@@ -118,7 +120,7 @@ class UNet(nn.Module):
         self.embed_class = ClassEmbedding(num_classes, embedding) if num_classes else None
         self.class_is_added = not config.class_maps
 
-        def stage(step: Step, part: Part, attend: bool) -> Stage:
+        def stage(step: Step, part: Part) -> Stage:
             width = step.out_channels
             if step.resample is not None and config.resampling == "convolution":
                 is_up, pad_end = step.resample == "up", config.downsampling_pad == "end"
@@ -135,20 +137,16 @@ class UNet(nn.Module):
             )
             class_map = ClassMap(embedding, step.size) if joins else None
             heads = width // config.head_channels if config.head_channels else config.heads
-            attention = SelfAttention(width, heads, groups=config.groups) if attend else None
+            attention = SelfAttention(width, heads, groups=config.groups) if step.attends else None
             return Stage(block, attention, class_map, takes_skip=bool(step.skip))
-
-        def attends(step: Step) -> bool:
-            return step.resample is None and step.size[0] in config.attention
 
         widths = [config.channels * m for m in config.multipliers]
         size = (image_shape[1] // self.patch, image_shape[2] // self.patch)
-        down, up = unet_steps(width, widths, config.blocks, size)
-        middle = Step(widths[-1], widths[-1], down[-1].size)
+        down, middle, up = unet_steps(width, widths, config.blocks, size, config.attention)
         self.stem = nn.Conv2d(image_shape[0] * self.patch**2, width, 3, padding=1)
-        self.down = Blocks(stage(step, "down", attends(step)) for step in down)
-        self.middle = Blocks(stage(middle, "middle", attend) for attend in (True, False))
-        self.up = Blocks(stage(step, "up", attends(step)) for step in up)
+        self.down = Blocks(stage(step, "down") for step in down)
+        self.middle = Blocks(stage(step, "middle") for step in middle)
+        self.up = Blocks(stage(step, "up") for step in up)
         self.norm = group_norm(widths[0], config.groups)
         self.head = ZeroConv2d(widths[0], out_channels * self.patch**2, 3, padding=1)
         if config.initialization == "glorot":
@@ -156,9 +154,9 @@ class UNet(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "B C H W"],
+        x: Maps,
         noise_label: Float[Tensor, " B"],
-        labels: Int64[Tensor, " B"] | None = None,
+        labels: Labels | None = None,
         augment_labels: Float[Tensor, "B A"] | None = None,
     ) -> Float[Tensor, "B D H W"]:
         embedding = self.embed_time(noise_label, augment_labels=augment_labels)
@@ -183,7 +181,7 @@ class ClassMap(nn.Module):
         self.size = size
         self.linear = nn.Linear(embedding, size[0] * size[1])
 
-    def forward(self, class_vector: Float[Tensor, "B E"]) -> Float[Tensor, "B 1 H W"]:
+    def forward(self, class_vector: Embedding) -> Float[Tensor, "B 1 H W"]:
         return self.linear(class_vector).unflatten(1, (1, *self.size))  # type: ignore[no-any-return]
 
 
@@ -209,9 +207,9 @@ class Stage(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "B C H W"],
-        embedding: Float[Tensor, "B E"],
-        class_vector: Float[Tensor, "B E"] | None,
+        x: Maps,
+        embedding: Embedding,
+        class_vector: Embedding | None,
         skip: Float[Tensor, "B S H W"] | None,
     ) -> Float[Tensor, "B D H2 W2"]:
         joined = [x] if skip is None else [x, skip]
@@ -225,9 +223,9 @@ def through_stages(
     down: Blocks,
     middle: Blocks,
     up: Blocks,
-    h: Float[Tensor, "B C H W"],
-    embedding: Float[Tensor, "B E"],
-    class_vector: Float[Tensor, "B E"] | None = None,
+    h: Maps,
+    embedding: Embedding,
+    class_vector: Embedding | None = None,
 ) -> Float[Tensor, "B D H W"]:
     """Feature maps through the stages of a U-Net; maps of the way down are joined on the way up."""
     skips = [h]

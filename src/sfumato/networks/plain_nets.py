@@ -1,23 +1,104 @@
-"""A minimal U-Net that learns of the time and the class at its input only."""
+"""Two plain networks, as baselines: a minimal U-Net, and a net without connections across."""
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.core.blocks import Blocks
 from sfumato.core.config import PositiveInt, component
-from sfumato.core.images import Shape
+from sfumato.core.images import Labels, Shape
 from sfumato.networks.layers import (
     ClassEmbedding,
     TimeEmbedding,
+    conditioning,
     group_norm,
     norm_silu,
     resampled,
 )
-from sfumato.networks.shapes import Multipliers, check_halvings
+from sfumato.networks.shapes import Embedding, Maps, Multipliers, TwoMultipliers, check_halvings
+
+
+@component
+class ConvNetConfig:
+    """Strided 4x4 convolutions down, transposed 4x4 convolutions up: what an autoencoder is.
+
+    All that the output knows of the image has gone through the smallest maps: a baseline that
+    shows what the connections across of a U-Net are worth.
+
+    Args:
+        channels: width at full resolution.
+        multipliers: width of each level in units of `channels`; each after the first is half as
+            high and wide.
+    """
+
+    kind: Literal["conv_net"] = "conv_net"
+    channels: PositiveInt = 64
+    multipliers: TwoMultipliers = (1, 2, 4)
+
+    def build(
+        self, image_shape: Shape, num_classes: int, out_channels: int | None = None
+    ) -> "ConvNet":
+        """The network for images of `image_shape`.
+
+        Raises:
+            ConfigError: the levels do not divide the image.
+        """
+        check_halvings("conv_net", image_shape, len(self.multipliers) - 1, "multipliers")
+        return ConvNet(self, image_shape[0], num_classes, out_channels or image_shape[0])
+
+
+class ConvNet(nn.Module):
+    """Maps a noisy image, its noise label and its class to an output image."""
+
+    def __init__(
+        self, config: ConvNetConfig, channels: int, num_classes: int, out_channels: int
+    ) -> None:
+        super().__init__()
+        widths = [config.channels * m for m in config.multipliers]
+        embedding = 4 * config.channels
+        self.embed_time = TimeEmbedding(32, embedding)
+        self.embed_class = ClassEmbedding(num_classes, embedding) if num_classes else None
+        self.layers = Blocks(
+            [
+                Layer(nn.Conv2d(channels, widths[0], 3, padding=1), widths[0], embedding),
+                *(
+                    Layer(nn.Conv2d(a, b, 4, stride=2, padding=1), b, embedding)
+                    for a, b in pairwise(widths)
+                ),
+                Layer(nn.Conv2d(widths[-1], widths[-1], 3, padding=1), widths[-1], embedding),
+                *(
+                    Layer(nn.ConvTranspose2d(a, b, 4, stride=2, padding=1), b, embedding)
+                    for a, b in pairwise(reversed(widths))
+                ),
+            ]
+        )
+        self.head = nn.Conv2d(widths[0], out_channels, 3, padding=1)
+
+    def forward(
+        self, x: Maps, noise_label: Float[Tensor, " B"], labels: Labels | None = None
+    ) -> Float[Tensor, "B D H W"]:
+        embedding = conditioning(self.embed_time, self.embed_class, noise_label, labels)
+        h = x
+        for layer in self.layers:
+            h = self.layers.run(layer, h, embedding)
+        return self.head(h)  # type: ignore[no-any-return]
+
+
+class Layer(nn.Module):
+    """A convolution of any kind, GroupNorm, the embedding added, SiLU."""
+
+    def __init__(self, conv: nn.Module, channels: int, embedding: int) -> None:
+        super().__init__()
+        self.conv = conv
+        self.norm = group_norm(channels)
+        self.project = nn.Linear(embedding, channels)
+
+    def forward(self, x: Maps, embedding: Embedding) -> Float[Tensor, "B D H2 W2"]:
+        return F.silu(self.norm(self.conv(x)) + self.project(embedding)[:, :, None, None])
 
 
 @component
@@ -72,10 +153,7 @@ class MinimalUNet(nn.Module):
         self.head = nn.Conv2d(widths[0], out_channels, 3, padding=1)
 
     def forward(
-        self,
-        x: Float[Tensor, "B C H W"],
-        noise_label: Float[Tensor, " B"],
-        labels: Int64[Tensor, " B"] | None = None,
+        self, x: Maps, noise_label: Float[Tensor, " B"], labels: Labels | None = None
     ) -> Float[Tensor, "B D H W"]:
         features = [self.embed_time(noise_label)]
         if self.embed_class is not None:
@@ -102,6 +180,6 @@ class Convolutions(nn.Module):
         self.conv_2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.norm_2 = group_norm(out_channels)
 
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
+    def forward(self, x: Maps) -> Float[Tensor, "B D H W"]:
         h = norm_silu(self.norm_1, self.conv_1(x))
         return norm_silu(self.norm_2, self.conv_2(h))
