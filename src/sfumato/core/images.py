@@ -22,8 +22,8 @@ class Batch:
     """Images in [-1, 1] and, for a labelled data set, their classes (int64).
 
     Args:
-        augment_labels: how each image was changed, for a network that is told.
-        images_seen: in training before this batch: what changes in the course of a run depends on.
+        augment_labels: how each image was augmented, for a network that takes this.
+        images_seen: in training before this batch; schedules within a run depend on it.
     """
 
     images: Images

@@ -30,8 +30,8 @@ class DCGANConfig(NormalizedPair):
         variant: classic doubles the width from layer to layer, counted from the image: 1, 2, 4, 8
             times `channels`. wide keeps at least 4 times from the second layer on: 1, 4, 4, 8.
         normalization: in the discriminator; the generator has batch normalization.
-        conditioning: how the discriminator is told the class: tiled into extra channels of its
-            input, or projection. The generator has it beside z.
+        conditioning: how the class enters the discriminator: tiled into extra channels of its
+            input, or by projection. In the generator it stands beside z.
         label_channels: size of the class embedding in extra channels.
     """
 

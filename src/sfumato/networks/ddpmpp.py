@@ -45,7 +45,7 @@ class DDPMPPConfig:
     Args:
         channels: width in whose units the multipliers are.
         multipliers: width of each level; each after the first halves the resolution.
-        blocks: residual blocks a level (one more on the way up).
+        blocks: residual blocks per level (one more on the way up).
         attention: heights of the feature maps that get self-attention; the middle always does.
         heads: attention heads.
         dropout: probability, inside the residual blocks.

@@ -105,9 +105,9 @@ class TimeEmbedding(nn.Module):
         self.embed_augment: nn.Linear | None = None
 
     def take_augment_labels(self, count: int) -> None:
-        """Learn to take so many numbers that say how an image was changed.
+        """Accept `count` numbers that describe how an image was augmented.
 
-        A linear map without bias: all 0 adds nothing. It begins with zeros.
+        A linear map without bias, so that zeros add nothing. Its weights start as zeros.
         Source: Karras et al. 2022 (EDM), appendix F.2.
         """
         self.embed_augment = nn.Linear(count, self.linear_1.in_features, bias=False)
@@ -156,7 +156,7 @@ def conditioning(
 
 
 def attend_tokens(
-    attend: Attention, qkv: Float[Tensor, "B N 3C"], heads: int
+    attend: Attention, qkv: Float[Tensor, "B N D"], heads: int
 ) -> Float[Tensor, "B N C"]:
     """Multi-head attention among tokens, from their queries, keys and values."""
     batch, count, triple = qkv.shape

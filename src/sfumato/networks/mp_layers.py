@@ -39,14 +39,14 @@ def mp_sum(a: Tensor, b: Tensor, t: float) -> Tensor:
 
 
 def mp_cat(a: Maps, b: Float[Tensor, "B D H W"]) -> Float[Tensor, "B E H W"]:
-    """Joined channels, scaled so that both parts contribute alike to what reads them (eq. 103)."""
+    """Joined channels, scaled so that both parts contribute equally downstream (eq. 103)."""
     channels_a, channels_b = a.shape[1], b.shape[1]
     half = math.sqrt((channels_a + channels_b) / 2)
     return torch.cat([a * (half / math.sqrt(channels_a)), b * (half / math.sqrt(channels_b))], 1)
 
 
 class MPLayer(nn.Module):
-    """A linear layer or convolution without bias whose weights have unit norm an output.
+    """A linear layer or convolution without bias whose weights have unit norm per output.
 
     Args:
         kernel: side of the kernel of a convolution; 0 is a linear layer.

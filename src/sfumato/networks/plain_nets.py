@@ -103,7 +103,7 @@ class Layer(nn.Module):
 
 @component
 class MinimalUNetConfig:
-    """Two convolutions a level, max-pooling and repeated pixels, and nothing else.
+    """Two convolutions per level, max-pooling and repeated pixels, and nothing else.
 
     The time, and the class, are channels beside those of the image, constant over its pixels.
 

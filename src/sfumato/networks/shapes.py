@@ -109,7 +109,7 @@ def check_heads(kind: str, widths: Sequence[int], name: str, divisor: int) -> No
 
 
 def check_halvings(kind: str, image_shape: Shape, halvings: int, unit: str, patch: int = 1) -> None:
-    """Refuse an image that cannot be cut into patches and then halved so many times.
+    """Refuse an image that cannot be cut into patches and then halved `halvings` times.
 
     Args:
         kind: of the network; begins the message.

@@ -50,11 +50,11 @@ class StyleGAN2Config:
         style_mixing: probability that an image in training takes its later layers from another w.
         residual: whether the blocks of the discriminator have a skip connection.
         group_size: images over which the discriminator sees the spread.
-        conditioning: how the discriminator is told the class. The generator's mapping network has
+        conditioning: how the class enters the discriminator. The generator's mapping network has
             the embedded label beside z.
         label_channels: size of the class embedding in extra channels, with tiled conditioning.
         truncation: samples are drawn with w moved to its mean, to this share of the distance.
-        truncation_layers: only in so many first layers; None: in all.
+        truncation_layers: only in that many first layers; None: in all.
         random_noise: samples have noise of their own (of their seed) in the layers, or the noise
             that belongs to the layer.
         reduced_from: the smallest resolution that is computed in a lower precision.
@@ -125,7 +125,7 @@ class StyleGAN2Generator(nn.Module):
             GeneratorBlock(config, 2**k, image_shape[0]) for k in range(2, resolution.bit_length())
         )
         self.noise_sizes = [4, *(2**k for k in range(3, resolution.bit_length()) for _ in range(2))]
-        """The resolution of each layer with noise: one at 4x4, then two a block."""
+        """The resolution of each layer with noise: one at 4x4, then two per block."""
         self.num_layers = len(self.noise_sizes) + 1
         """Layers that have a w of their own; an image layer shares that of the next block."""
 

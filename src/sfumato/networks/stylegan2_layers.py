@@ -214,7 +214,7 @@ class UnitClassEmbedding(nn.Module):
 def minibatch_deviation(x: Maps, group_size: int) -> Float[Tensor, "B D H W"]:
     """Adds a channel: the mean standard deviation within groups of images.
 
-    It tells the discriminator when generated images are all alike. Groups are the largest divisor
+    It shows the discriminator whether generated images resemble one another. Groups are the largest divisor
     of the batch up to `group_size`; each takes every (B / size)-th image.
     Source: Karras et al. 2018 (Progressive GAN), section 3.
     """

@@ -46,7 +46,7 @@ class UNetConfig:
         channels: width of the first level.
         multipliers: width of each level in units of `channels`; each level after the first halves
             the resolution.
-        blocks: residual blocks a level (one more on the way up): depth, against width.
+        blocks: residual blocks per level (one more on the way up): depth, against width.
         attention: heights of the feature maps that get self-attention; the middle always does.
         heads: attention heads.
         head_channels: channels of each head, in place of a number of heads.
@@ -61,7 +61,7 @@ class UNetConfig:
             al. 2020), "both" on all sides (Dhariwal & Nichol 2021).
         patch: pixel-unshuffle factor of the stem; 2 makes the network see a quarter of the
             positions with four times the channels, about four times as fast.
-        groups: of the normalization, where that leaves at least 4 channels a group.
+        groups: of the normalization, where that leaves at least 4 channels per group.
         initialization: "glorot" (Ho et al. 2020), or "torch", the layers' own (Dhariwal & Nichol
             2021). The last convolution of each branch and of the network starts as zero.
     """
