@@ -358,15 +358,15 @@ def _marks(config: Any, dotted_key: str) -> Iterator[Mark]:
     """The marks of the field at a dotted key and of the sections that hold it."""
     candidates = _members(config)
     for part in dotted_key.split("."):
-        found = [
-            field.type
-            for candidate in candidates
-            if dataclasses.is_dataclass(candidate)
-            for field in dataclasses.fields(candidate)
-            if field.name == part
-        ]
+        found = _field_types(candidates, part)
         yield from (m for type_ in found for m in _metadata(type_) if isinstance(m, Mark))
         candidates = tuple(member for type_ in found for member in _members(type_))
+
+
+def _field_types(candidates: Sequence[Any], name: Any) -> list[Any]:
+    """The types of the field of a name in those candidates that are components and have it."""
+    components = [c for c in candidates if dataclasses.is_dataclass(c)]
+    return [f.type for c in components for f in dataclasses.fields(c) if f.name == name]
 
 
 def _field_names(kind: Any, location: tuple[int | str, ...]) -> list[str]:
@@ -377,8 +377,7 @@ def _field_names(kind: Any, location: tuple[int | str, ...]) -> list[str]:
         if tagged:
             candidates = tagged
             continue
-        below = [f.type for c in candidates for f in dataclasses.fields(c) if f.name == part]
-        if below:
+        if below := _field_types(candidates, part):
             candidates = [m for b in below for m in _members(b) if dataclasses.is_dataclass(m)]
     return sorted({f.name for c in candidates for f in dataclasses.fields(c) if f.init})
 

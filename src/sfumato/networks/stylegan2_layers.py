@@ -214,8 +214,8 @@ class UnitClassEmbedding(nn.Module):
 def minibatch_deviation(x: Maps, group_size: int) -> Float[Tensor, "B D H W"]:
     """Adds a channel: the mean standard deviation within groups of images.
 
-    It shows the discriminator whether generated images resemble one another. Groups are the largest divisor
-    of the batch up to `group_size`; each takes every (B / size)-th image.
+    It shows the discriminator whether generated images resemble one another. The size of a group
+    is the largest divisor of the batch up to `group_size`; a group takes every (B / size)-th image.
     Source: Karras et al. 2018 (Progressive GAN), section 3.
     """
     batch, _, height, width = x.shape
