@@ -286,12 +286,10 @@ def run_interpolate(options: argparse.Namespace) -> None:
 
 def run_truncation(options: argparse.Namespace) -> None:
     """Samples at several truncations."""
-    from sfumato.core.generative_model import GenerativeModel
     from sfumato.explore.edit_pictures import write_truncation
     from sfumato.explore.interpolation import truncation_sweep
 
     loaded, _, path = _load(options)
-    assert isinstance(loaded.model, GenerativeModel)
     seeds = range(options.seed, options.seed + options.number)
     label = 0 if loaded.model.num_classes else None
     found = truncation_sweep(loaded.model, seeds, options.shares, label)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sfumato.core.config import component
 from sfumato.core.errors import ConfigError
-from sfumato.core.generative_model import OnStep, Phase
+from sfumato.core.generative_model import GenerativeModel, OnStep, Phase
 from sfumato.core.images import Batch, Images, Labels, Shape
 from sfumato.core.noise import RandomStream
 from sfumato.diffusion.broadcast import Times, one_each, per_image
@@ -43,7 +43,7 @@ class NoisyClassifierConfig:
         return NoisyClassifier(self.network, self.schedule, image_shape, num_classes)
 
 
-class NoisyClassifier(nn.Module):
+class NoisyClassifier(GenerativeModel):
     """Tells the class of x_t at any noise level; trained like a model, by its one phase.
 
     Any denoising network will do: it gets a channel a class, averaged over the image. The trainer

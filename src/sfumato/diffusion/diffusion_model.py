@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sfumato.augment.labelled import NUM_LABELS, LabelledAugmentation
 from sfumato.core.config import component, may_change
-from sfumato.core.generative_model import OnStep, Phase
+from sfumato.core.generative_model import GenerativeModel, OnStep, Phase
 from sfumato.core.images import Batch, Images, Labels, Shape
 from sfumato.core.noise import RandomStream
 from sfumato.diffusion.broadcast import Times
@@ -84,8 +84,8 @@ class NoisyLosses(NamedTuple):
     log_snr: Times
 
 
-class DiffusionModel(nn.Module):
-    """Trains a denoiser and samples from it: a GenerativeModel with one phase."""
+class DiffusionModel(GenerativeModel):
+    """Trains a denoiser and samples from it; training has one phase."""
 
     def __init__(self, config: DiffusionConfig, image_shape: Shape, num_classes: int) -> None:
         super().__init__()

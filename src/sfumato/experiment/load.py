@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from sfumato.core.config import override, parse, to_mapping
 from sfumato.core.device import default_device
 from sfumato.core.errors import RunError
+from sfumato.core.generative_model import GenerativeModel
 from sfumato.core.tensors import load_into, read_tensors
 from sfumato.experiment.experiment import Experiment
 from sfumato.runs.directory import read_experiment, read_json
@@ -22,7 +21,7 @@ class LoadedRun:
 
     directory: Path
     experiment: Experiment
-    model: nn.Module
+    model: GenerativeModel
     data: dict[str, Any]
 
 

@@ -11,7 +11,6 @@ from sfumato.core.config import to_mapping
 from sfumato.core.device import default_device
 from sfumato.core.errors import RunError
 from sfumato.core.files import write_json
-from sfumato.core.generative_model import GenerativeModel
 from sfumato.data.catalogue import load
 from sfumato.experiment.build import build_model
 from sfumato.experiment.experiment import Experiment
@@ -134,7 +133,6 @@ def _summary(session: Session) -> dict[str, Any]:
     """What summary.json says of a finished run."""
     trainer, position = session.trainer, session.trainer.position
     model = trainer.model
-    assert isinstance(model, GenerativeModel)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "sampled_parameters": sum(p.numel() for p in model.sampled_module.parameters()),

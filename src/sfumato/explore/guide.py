@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sfumato.core.errors import RunError
-from sfumato.core.generative_model import OnStep, Phase
+from sfumato.core.generative_model import GenerativeModel, OnStep, Phase
 from sfumato.core.images import Images, Labels
 from sfumato.core.noise import RandomStream
 from sfumato.core.tensors import load_into, read_tensors
@@ -106,7 +106,7 @@ class Guide:
         return ClassifierGuided(inner, classifier, self.scale, self.interval)
 
 
-class GuidedModel(nn.Module):
+class GuidedModel(GenerativeModel):
     """A diffusion model that samples through another denoiser than its own; not for training."""
 
     def __init__(self, model: DiffusionModel, denoiser: Denoiser) -> None:

@@ -90,7 +90,6 @@ def describe(experiment: Experiment, depth: int) -> Description:
     """
     config = experiment.training
     model = build_model(experiment, form(experiment.data))
-    assert isinstance(model, GenerativeModel)
     if config.recompute_activations:
         recompute_activations(model)
     flops, outputs, training = _count_operations(model, config)
@@ -114,7 +113,6 @@ def _count_operations(
     model: GenerativeModel, config: TrainingConfig
 ) -> tuple[dict[nn.Module, int], dict[nn.Module, Tensor], float]:
     """Operations of each module's forward, its output, and those of a whole training step."""
-    assert isinstance(model, nn.Module)
     flops: dict[nn.Module, int] = {}
     outputs: dict[nn.Module, Tensor] = {}
     size, total = SIZES[0], 0.0
@@ -143,7 +141,6 @@ def _count_operations(
 
 def _losses(model: GenerativeModel, phase: Phase, config: TrainingConfig, size: int) -> Tensor:
     """The losses of a phase on a black batch."""
-    assert isinstance(model, nn.Module)
     if len(model.phases()) > 1:
         model.requires_grad_(False)
         phase.module.requires_grad_(True)
@@ -155,7 +152,6 @@ def _losses(model: GenerativeModel, phase: Phase, config: TrainingConfig, size: 
 
 def _memory(model: GenerativeModel, config: TrainingConfig) -> Memory:
     """What a step of the recipe's batch, or micro-batch, keeps alive at its worst moment."""
-    assert isinstance(model, nn.Module)
     optimizers = {
         module: config.optimizer.build(module, config.learning_rate, plan_of(config).is_fast)
         for module in {phase.module for phase in model.phases()}

@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sfumato.core.errors import RunError
-from sfumato.core.generative_model import GenerativeModel
 from sfumato.core.images import Batch, Images, from_uint8, to_uint8
 from sfumato.core.noise import Noise
 from sfumato.data.dataset import Dataset
@@ -156,7 +155,6 @@ def walks_between_noises(
         RunError: w of a model that has none.
     """
     model = loaded.model
-    assert isinstance(model, GenerativeModel)
     classes = model.num_classes
     return [
         interpolate_noises(
@@ -188,7 +186,6 @@ def grid_between_noises(
         RunError: w of a model that has none.
     """
     model = loaded.model
-    assert isinstance(model, GenerativeModel)
     if label is None and model.num_classes:
         label = 0
     corners = range(seed, seed + 4)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sfumato.augment.discriminator import AnyDiscriminatorAugmentation
 from sfumato.core import distributed
 from sfumato.core.config import component
-from sfumato.core.generative_model import OnStep, Phase
+from sfumato.core.generative_model import GenerativeModel, OnStep, Phase
 from sfumato.core.images import Batch, Images, Labels, Shape
 from sfumato.core.noise import RandomStream
 from sfumato.gan.combinations import check_augmentation, check_combination
@@ -84,7 +84,7 @@ class GANConfig:
         return GAN(self, image_shape, num_classes)
 
 
-class GAN(nn.Module):
+class GAN(GenerativeModel):
     """Generator, discriminator, and the phases that train them in turn."""
 
     nfe = 1

@@ -21,7 +21,9 @@ Compiling takes half a minute to two on a CPU, and that twice where guidance has
 _failed: WeakSet[nn.Module] = WeakSet()
 
 
-def worth_compiling(model: nn.Module, seconds_left: float) -> dict[nn.Module, Callable[..., Any]]:
+def worth_compiling(
+    model: GenerativeModel, seconds_left: float
+) -> dict[nn.Module, Callable[..., Any]]:
     """The networks that sampling evaluates, with a compiled forward; none where it does not pay.
 
     A forward that cannot be compiled is computed eagerly, which is said once.
@@ -41,9 +43,8 @@ def say_once(message: str) -> None:
     say(message)
 
 
-def _networks(model: nn.Module) -> set[nn.Module]:
+def _networks(model: GenerativeModel) -> set[nn.Module]:
     """Those of denoisers. A GAN's is evaluated once an image, a classifier's is differentiated."""
-    assert isinstance(model, GenerativeModel)
     parts = model.sampled_module.modules()
     return {part.network for part in parts if isinstance(part, Denoiser)}
 

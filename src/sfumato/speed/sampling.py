@@ -21,7 +21,7 @@ from sfumato.speed.sample_memory import images_at_once
 
 
 def sample_batches(
-    model: nn.Module,
+    model: GenerativeModel,
     labels: Labels | None,
     seeds: range,
     batch_size: int | None = None,
@@ -35,7 +35,6 @@ def sample_batches(
     Args:
         batch_size: None: as many as fit into memory, at most 128 on a CPU.
     """
-    assert isinstance(model, GenerativeModel)
     device, plan = next(model.parameters()).device, plan_in_force(model)
     if batch_size is None:
         with torch.inference_mode(), computing(device, plan):
@@ -56,7 +55,7 @@ def sample_batches(
 
 
 def sample_images(
-    model: nn.Module,
+    model: GenerativeModel,
     labels: Labels | None,
     seeds: range,
     batch_size: int | None = None,

@@ -11,7 +11,6 @@ from sfumato.core.config import to_mapping
 from sfumato.core.console import progress_bar
 from sfumato.core.errors import ConfigError
 from sfumato.core.files import atomic_path, write_json
-from sfumato.core.generative_model import GenerativeModel
 from sfumato.core.images import to_uint8
 from sfumato.core.pictures import image_grid
 from sfumato.core.tensors import write_tensors
@@ -68,7 +67,6 @@ def _sampler_curve(
             warnings.append(f"no score with {steps} sampling steps: {error}")
             continue
         seconds = time.perf_counter() - began
-        assert isinstance(changed.model, GenerativeModel)
         distance = evaluator.score(images, labels)["frechet_distance"]
         points.append(
             {
@@ -82,7 +80,6 @@ def _sampler_curve(
 
 
 def _labels(loaded: LoadedRun, evaluator: Evaluator) -> torch.Tensor | None:
-    assert isinstance(loaded.model, GenerativeModel)
     return evaluator.labels if loaded.model.num_classes else None
 
 

@@ -160,7 +160,6 @@ class Monitor:
     def sampling(self) -> Iterator[GenerativeModel]:
         """The model in evaluation mode, with the weights it samples with."""
         model = self.trainer.model
-        assert isinstance(model, GenerativeModel)
         was_training = model.training
         model.eval()
         with (

@@ -11,7 +11,7 @@ from sfumato.core.errors import ConfigError
 from sfumato.core.generative_model import GenerativeModel
 
 
-def shard(model: nn.Module, device: torch.device) -> None:
+def shard(model: GenerativeModel, device: torch.device) -> None:
     """Spread the parameters of a diffusion model over the processes; nothing happens with one.
 
     Blocks are gathered one after the other when they are computed (Zhao et al. 2023, FSDP).
@@ -23,7 +23,6 @@ def shard(model: nn.Module, device: torch.device) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    assert isinstance(model, GenerativeModel)
     if len(model.phases()) > 1:
         raise ConfigError(
             "training.shard is for diffusion models; this one trains its networks in "

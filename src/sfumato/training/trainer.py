@@ -17,7 +17,7 @@ from sfumato.core import distributed
 from sfumato.core.blocks import recompute_activations
 from sfumato.core.device import tf32
 from sfumato.core.errors import ConfigError
-from sfumato.core.generative_model import GenerativeModel, Observed, Phase
+from sfumato.core.generative_model import GenerativeModel, Observing, Phase
 from sfumato.core.images import Batch, Labels, UInt8Images, from_uint8
 from sfumato.core.noise import TrainingNoise, derive_seed
 from sfumato.speed.plan import apply_plan, compiled_forwards, computing, in_place_of, plan_of
@@ -38,7 +38,7 @@ class Trainer:
     """
 
     config: TrainingConfig
-    model: nn.Module
+    model: GenerativeModel
     device: torch.device
     augment: Augmentation = Augmentation()
     position: Position = field(default_factory=Position)
@@ -46,7 +46,6 @@ class Trainer:
     """On the learning rate; the doctor lowers it."""
 
     def __post_init__(self) -> None:
-        assert isinstance(self.model, GenerativeModel)
         config = self.config
         if config.batch_size % distributed.world_size():
             raise ConfigError(
@@ -164,7 +163,7 @@ class Trainer:
             losses, errors, log_snr = phase.noisy_losses(batch, noise)
             self.means.add_levels(errors, log_snr)
         self.means.add(phase.name, losses)
-        if isinstance(self.model, Observed):
+        if isinstance(self.model, Observing):
             for name, values in self.model.observations().items():
                 self.means.observe(name, values)
         return losses
