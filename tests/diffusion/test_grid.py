@@ -5,12 +5,6 @@ import torch
 
 from diffusion.ideal import at
 from sfumato.core.errors import ConfigError
-from sfumato.diffusion.continuous_schedules import EDMSchedule, RectifiedFlowSchedule
-from sfumato.diffusion.discrete_schedules import (
-    CosineSchedule,
-    LinearBetaSchedule,
-    ZeroTerminalSnrSchedule,
-)
 from sfumato.diffusion.grid import (
     Grid,
     KarrasGrid,
@@ -18,6 +12,13 @@ from sfumato.diffusion.grid import (
     LogSnrGrid,
     TrailingGrid,
     UniformGrid,
+)
+from sfumato.diffusion.schedules import (
+    CosineSchedule,
+    EDMSchedule,
+    LinearBetaSchedule,
+    RectifiedFlowSchedule,
+    ZeroTerminalSnrSchedule,
 )
 
 DDPM = LinearBetaSchedule()

@@ -7,19 +7,17 @@ import torch
 
 from diffusion.ideal import at
 from sfumato.core.errors import ConfigError
-from sfumato.diffusion.continuous_schedules import (
+from sfumato.diffusion.noise_schedule import NoiseSchedule
+from sfumato.diffusion.schedules import (
     ContinuousCosineSchedule,
-    EDMSchedule,
-    RectifiedFlowSchedule,
-)
-from sfumato.diffusion.discrete_schedules import (
     CosineSchedule,
+    EDMSchedule,
     LinearBetaSchedule,
+    RectifiedFlowSchedule,
     ScaledLinearSchedule,
     SigmoidSchedule,
     ZeroTerminalSnrSchedule,
 )
-from sfumato.diffusion.schedule import NoiseSchedule
 
 DISCRETE = [
     LinearBetaSchedule(),

@@ -10,8 +10,7 @@ from PIL import Image
 from sfumato.core.errors import ConfigError
 from sfumato.data.catalogue import load
 from sfumato.data.data_config import DataConfig
-from sfumato.diffusion.continuous_schedules import EDMSchedule, RectifiedFlowSchedule
-from sfumato.diffusion.discrete_schedules import LinearBetaSchedule
+from sfumato.diffusion.schedules import EDMSchedule, LinearBetaSchedule, RectifiedFlowSchedule
 from sfumato.explore.plots import (
     draw_forward,
     draw_schedules,

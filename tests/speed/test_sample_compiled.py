@@ -14,7 +14,7 @@ from sfumato.diffusion.samplers.heun import HeunSampler
 from sfumato.evaluation.evaluator import EvaluationConfig, Evaluator
 from sfumato.experiment.build import build_model
 from sfumato.experiment.score_run import protocol
-from sfumato.explore.guide import GuidedModel
+from sfumato.explore.samples import GuidedModel
 from sfumato.speed import sample_compiled
 from sfumato.speed.kernels.norm import find_compiler
 from sfumato.speed.plan import REFERENCE, Plan, apply_plan, with_plan

@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> None:
         print("recipes:", *recipe_names(), sep="\n  ")
         print("studies:", *study_names(), sep="\n  ")
         return
-    from sfumato.explore.info import describe
+    from sfumato.explore.describe import describe
 
     found = describe(load_experiment(options.recipe, options.overrides), options.depth)
     if options.json:

@@ -49,3 +49,8 @@ def from_uint8(images: UInt8Images) -> Images:
 def to_uint8(images: Images) -> UInt8Images:
     """Float in [-1, 1] to uint8 in 0..255, rounded to nearest; values outside are clipped."""
     return ((images.float() + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def within_range(x_t: Images) -> Images:
+    """Noisy images scaled down to [-1, 1] where they exceed it, each by its largest value."""
+    return x_t / x_t.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1)

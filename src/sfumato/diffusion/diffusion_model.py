@@ -13,15 +13,15 @@ from sfumato.core.config import component, may_change
 from sfumato.core.generative_model import GenerativeModel, OnStep, Phase
 from sfumato.core.images import Batch, Images, Labels, Shape
 from sfumato.core.noise import RandomStream
-from sfumato.diffusion.broadcast import Times
-from sfumato.diffusion.denoiser import Denoiser
-from sfumato.diffusion.discrete_schedules import LinearBetaSchedule
-from sfumato.diffusion.guidance import ClassifierFreeGuidance
+from sfumato.diffusion.denoiser import Denoiser, NetworkDenoiser
+from sfumato.diffusion.guidance import ClassifierFreeGuidance, without_interval
 from sfumato.diffusion.loss import AnyLoss, SimpleLoss
+from sfumato.diffusion.noise_schedule import Times
 from sfumato.diffusion.parameterization import AnyParameterization, EpsParameterization
 from sfumato.diffusion.samplers import AnySampler
+from sfumato.diffusion.samplers.ancestral import NO_LEARNED_VARIANCE, AncestralSampler
 from sfumato.diffusion.samplers.auto import AutoSampler
-from sfumato.diffusion.schedules import Schedule
+from sfumato.diffusion.schedules import LinearBetaSchedule, Schedule
 from sfumato.diffusion.time_sampling import AnyTimeSampling, UniformTimes
 from sfumato.networks import TAKES_AUGMENT_LABELS, Network
 from sfumato.networks.layers import TimeEmbedding
@@ -65,7 +65,17 @@ class DiffusionConfig:
         self.parameterization.check(self.schedule)
         self.loss.check(self.schedule, self.learned_variance)
         self.time_sampling.check(self.schedule)
-        self.sampler.check(self.schedule, self.parameterization, self.learned_variance)
+        self.sampler.check(self)
+        if (
+            isinstance(self.sampler, AncestralSampler)
+            and self.sampler.variance == "learned"
+            and not self.learned_variance
+        ):
+            raise ValueError(NO_LEARNED_VARIANCE)
+
+    def amplification(self, t: Times) -> Times:
+        """That of the model's denoiser: see `NoiseLevels`."""
+        return self.parameterization.amplification(self.schedule, t)
 
     def build(self, image_shape: Shape, num_classes: int) -> "DiffusionModel":
         """The model for images of `image_shape`; `num_classes` = 0 is unconditional."""
@@ -98,11 +108,8 @@ class DiffusionModel(GenerativeModel):
             embed_time = network.embed_time
             assert isinstance(embed_time, TimeEmbedding)
             embed_time.take_augment_labels(NUM_LABELS)
-        self.denoiser = Denoiser(
-            network,
-            config.schedule,
-            config.parameterization,
-            config.learned_variance,
+        self.denoiser = NetworkDenoiser(
+            network, config.schedule, config.parameterization, config.learned_variance
         )
         self.time_sampler = config.time_sampling.build(config.schedule)
 
@@ -156,8 +163,12 @@ class DiffusionModel(GenerativeModel):
 
         x_1 is drawn first, so that models of like image shape start from the same noise.
         """
-        denoiser = self.config.guidance.guide(self.denoiser, self.num_classes)
-        return self.sample_with(denoiser, labels, noise, on_step)
+        return self.sample_with(self.guided, labels, noise, on_step)
+
+    @property
+    def guided(self) -> Denoiser:
+        """The denoiser under the guidance of the config."""
+        return self.config.guidance.guide(self.denoiser, self.num_classes)
 
     def sample_with(
         self,
@@ -167,14 +178,26 @@ class DiffusionModel(GenerativeModel):
         on_step: OnStep | None = None,
     ) -> Images:
         """`sample` by another denoiser than the config's: under autoguidance, say."""
+        x_1, labels = self.start(labels, noise)
+        return self.config.sampler(denoiser, x_1, labels, noise, on_step).clamp(-1, 1)
+
+    def start(self, labels: Labels | None, noise: RandomStream) -> tuple[Images, Labels | None]:
+        """The noise x_1 that sampling starts from, and the labels, on the model's device."""
         device = next(self.denoiser.parameters()).device
         schedule = self.config.schedule
-        sampler = self.config.sampler.for_model(schedule, self.config.parameterization)
+        sampler = self.config.sampler.for_model(self.denoiser)
         start_std = schedule.start_std(sampler.grid(schedule, sampler.steps)[0])
         x_1 = noise.normal(*self.image_shape).to(device) * start_std
-        if labels is not None:
-            labels = labels.to(device)
-        return sampler(denoiser, x_1, labels, noise, on_step).clamp(-1, 1)
+        return x_1, None if labels is None else labels.to(device)
+
+    def sample_costliest_step(self, labels: Labels | None, noise: RandomStream) -> None:
+        """The first step, guided even if guidance only acts in later ones."""
+        self.first_step(self.guided, labels, noise)
+
+    def first_step(self, denoiser: Denoiser, labels: Labels | None, noise: RandomStream) -> None:
+        """The first step of `sample_with`, with guidance at every noise level."""
+        x_1, labels = self.start(labels, noise)
+        next(self.config.sampler.trajectory(without_interval(denoiser), x_1, labels, noise))
 
     def _drop_labels(self, labels: Labels | None, noise: RandomStream) -> Labels | None:
         """Turn a share of the labels into the null class, for classifier-free guidance."""

@@ -16,8 +16,7 @@ from pydantic import Field
 
 from sfumato.core.config import component
 from sfumato.core.errors import ConfigError
-from sfumato.diffusion.broadcast import TimeGrid, Times
-from sfumato.diffusion.schedule import NoiseSchedule
+from sfumato.diffusion.noise_schedule import NoiseSchedule, TimeGrid, Times
 
 SIGMA_MAX = 80.0
 """Where sampling starts, in sigma / alpha, on a grid that is spaced by it (Karras et al. 2022)."""

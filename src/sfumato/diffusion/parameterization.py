@@ -16,9 +16,7 @@ from torch import Tensor
 
 from sfumato.core.config import component
 from sfumato.core.errors import ConfigError
-from sfumato.diffusion.broadcast import Times, per_image
-from sfumato.diffusion.schedule import NoiseSchedule
-from sfumato.diffusion.table import ON_GRID
+from sfumato.diffusion.noise_schedule import ON_GRID, NoiseSchedule, Times, per_image
 
 CONTINUOUS_LABELS = 1000.0
 """The noise label of a continuous schedule at t = 1, so that networks see DDPM's range."""
@@ -37,7 +35,7 @@ class Coefficients(NamedTuple):
     def target(
         self, x_0: Float[Tensor, "B ..."], eps: Float[Tensor, "B ..."]
     ) -> Float[Tensor, "B ..."]:
-        """F*: what the network should say for x_t = alpha x_0 + sigma eps."""
+        """F*: what the network should predict for x_t = alpha x_0 + sigma eps."""
         on_x_0 = (1 - self.c_skip * self.alpha) / self.c_out
         on_eps = -self.c_skip * self.sigma / self.c_out
         return per_image(on_x_0, x_0) * x_0 + per_image(on_eps, eps) * eps
@@ -52,9 +50,17 @@ class Parameterization(ABC):
     def coefficients(self, schedule: NoiseSchedule, t: Times) -> Coefficients:
         """The coefficients at times t in (0, 1]."""
 
-    @abstractmethod
+    def amplification(self, schedule: NoiseSchedule, t: Times) -> Times:
+        """|c_out|: the error of x_0 per unit error of the network.
+
+        Raises:
+            ConfigError: this row is not defined at one of the times.
+        """
+        return self.coefficients(schedule, t).c_out.abs()
+
     def check(self, schedule: NoiseSchedule) -> None:
         """Raise ValueError, with the reason, if this row has no meaning on `schedule`."""
+        del schedule
 
 
 @component
@@ -91,9 +97,6 @@ class ImageParameterization(Parameterization):
         c_in = (alpha**2 + sigma**2).rsqrt()
         return Coefficients(zero, one, c_in, noise_label(schedule, t), alpha, sigma)
 
-    def check(self, schedule: NoiseSchedule) -> None:
-        """Every schedule will do."""
-
 
 @component
 class VParameterization(Parameterization):
@@ -110,9 +113,6 @@ class VParameterization(Parameterization):
         c_in = (alpha**2 + sigma**2).rsqrt()
         label = noise_label(schedule, t)
         return Coefficients(alpha * c_in**2, -sigma * c_in, c_in, label, alpha, sigma)
-
-    def check(self, schedule: NoiseSchedule) -> None:
-        """Every schedule will do."""
 
 
 @component
@@ -131,9 +131,6 @@ class VelocityParameterization(Parameterization):
         c_in = 1 / (alpha + sigma)
         label = noise_label(schedule, t)
         return Coefficients(c_in, -sigma * c_in, c_in, label, alpha, sigma)
-
-    def check(self, schedule: NoiseSchedule) -> None:
-        """Every schedule will do."""
 
 
 @component
@@ -210,7 +207,7 @@ class MeanParameterization(Parameterization):
 def noise_label(schedule: NoiseSchedule, t: Times) -> Times:
     """The number that tells a network the noise level.
 
-    DDPM's networks see the 0-based step; on a continuous schedule they see a like range.
+    DDPM's networks see the 0-based step. On a continuous schedule they see the same range.
     """
     if schedule.table is not None:
         return schedule.table.num_steps * t - 1

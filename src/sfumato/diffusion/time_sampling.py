@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from sfumato.core.config import component
 from sfumato.core.distributed import all_reduce_sum
 from sfumato.core.noise import RandomStream
-from sfumato.diffusion.broadcast import Times
-from sfumato.diffusion.schedule import NoiseSchedule
+from sfumato.diffusion.noise_schedule import NoiseSchedule, Times
 
 
 class TimeDraw(NamedTuple):

@@ -6,8 +6,8 @@ from pydantic import Field
 
 from sfumato.core.config import component, decides, may_change, override, parse
 from sfumato.data.data_config import DataConfig
-from sfumato.diffusion.classifier_guidance import NoisyClassifierConfig
 from sfumato.diffusion.diffusion_model import DiffusionConfig
+from sfumato.diffusion.guidance import NoisyClassifierConfig
 from sfumato.evaluation.protocol import EvaluationConfig
 from sfumato.experiment.recipes import read_recipe
 from sfumato.gan.gan_model import GANConfig

@@ -23,15 +23,18 @@ from sfumato.core.noise import Noise
 from sfumato.core.tensors import read_tensors, write_tensors
 from sfumato.data.dataset import Dataset, Splits
 from sfumato.data.order import Order
-from sfumato.diffusion.bound import FixedVariance
-from sfumato.diffusion.broadcast import TimeGrid
-from sfumato.diffusion.clip import ClipToRange, clipped
-from sfumato.diffusion.denoiser import Denoiser
+from sfumato.diffusion.denoiser import ClipToRange, Denoiser, clipped
 from sfumato.diffusion.diffusion_model import DiffusionModel
 from sfumato.diffusion.grid import KarrasGrid, UniformGrid
-from sfumato.diffusion.likelihood import Trace, dequantize, ode_likelihood, variational_bound
+from sfumato.diffusion.likelihood import (
+    FixedVariance,
+    Trace,
+    dequantize,
+    ode_likelihood,
+    variational_bound,
+)
+from sfumato.diffusion.noise_schedule import NoiseSchedule, TimeGrid
 from sfumato.diffusion.samplers.ancestral import AncestralSampler
-from sfumato.diffusion.schedule import NoiseSchedule
 from sfumato.experiment.load import LoadedRun
 from sfumato.metrics.estimate import Estimate, with_standard_error
 from sfumato.metrics.jackknife import LeftOut

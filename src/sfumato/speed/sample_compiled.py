@@ -10,7 +10,7 @@ from torch import nn
 
 from sfumato.core.console import say
 from sfumato.core.generative_model import GenerativeModel
-from sfumato.diffusion.denoiser import Denoiser
+from sfumato.diffusion.denoiser import NetworkDenoiser
 from sfumato.speed.plan import plan_in_force
 from sfumato.training.shard import is_sharded
 
@@ -46,7 +46,7 @@ def say_once(message: str) -> None:
 def _networks(model: GenerativeModel) -> set[nn.Module]:
     """Those of denoisers. A GAN's is evaluated once an image, a classifier's is differentiated."""
     parts = model.sampled_module.modules()
-    return {part.network for part in parts if isinstance(part, Denoiser)}
+    return {part.network for part in parts if isinstance(part, NetworkDenoiser)}
 
 
 def _or_eager(network: nn.Module) -> Callable[..., Any]:

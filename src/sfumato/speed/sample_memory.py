@@ -1,7 +1,5 @@
 """How many images may be drawn at once: what one of them needs, and what is free."""
 
-from contextlib import suppress
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import psutil
@@ -11,7 +9,6 @@ from torch import nn
 from sfumato.core.generative_model import GenerativeModel
 from sfumato.core.images import Labels
 from sfumato.core.noise import Noise
-from sfumato.diffusion.guidance import guided_everywhere
 from sfumato.speed.live_memory import LiveMemory
 from sfumato.speed.plan import Plan, plan_in_force
 
@@ -27,11 +24,7 @@ _needed: WeakKeyDictionary[nn.Module, dict[tuple[bool, torch.device, Plan], int]
 """Bytes for an image more, by model, and by whether it has a label, device and plan."""
 
 
-class _Enough(Exception):
-    """Raised after the first step of a sampler."""
-
-
-def images_at_once(model: nn.Module, labels: Labels | None, free: int | None = None) -> int:
+def images_at_once(model: GenerativeModel, labels: Labels | None, free: int | None = None) -> int:
     """The number of images to draw at once, so that they fit into memory.
 
     Call it in the context in which the images will be drawn. What an image needs is found once for
@@ -54,20 +47,12 @@ def images_at_once(model: nn.Module, labels: Labels | None, free: int | None = N
     return max(1, min(most, int(SHARE * free / known[key])))
 
 
-def _peak(model: nn.Module, labels: Labels | None, count: int) -> int:
-    """Bytes of all tensors alive at once in the first step of drawing `count` images.
-
-    It counts as guided: with a guidance interval the first step may not be, and later ones are.
-    """
-    assert isinstance(model, GenerativeModel)
+def _peak(model: GenerativeModel, labels: Labels | None, count: int) -> int:
+    """Bytes of all tensors alive at once in the costliest step of drawing `count` images."""
     chosen = None if labels is None else labels[:1].repeat(count)
-
-    def stop(*_: Any) -> None:
-        raise _Enough
-
     memory = LiveMemory()
-    with memory, guided_everywhere(), suppress(_Enough):
-        model.sample(chosen, Noise(range(count)), stop)
+    with memory:
+        model.sample_costliest_step(chosen, Noise(range(count)))
     return memory.peak
 
 

@@ -17,7 +17,7 @@ from sfumato.core.tensors import write_tensors
 from sfumato.data.dataset import Splits
 from sfumato.evaluation.evaluator import Evaluator
 from sfumato.experiment.load import LoadedRun, load_run
-from sfumato.explore.inversion import walks_between_noises
+from sfumato.explore.interpolation import walks_between_noises
 from sfumato.explore.nll import LikelihoodConfig, nll
 from sfumato.speed.sampling import sample_images
 from sfumato.study.study import Study

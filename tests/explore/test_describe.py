@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from sfumato.core.config import merge
-from sfumato.explore.info import Description, describe, flop_counter
+from sfumato.explore.describe import Description, describe, flop_counter
 from sfumato.networks.dit import DiTConfig
 from sfumato.speed.live_memory import LiveMemory
 from support.experiments import DIFFUSION, GAN, experiment
