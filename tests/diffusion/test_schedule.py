@@ -96,7 +96,7 @@ def test_noise_levels_without_a_time_are_refused() -> None:
     [
         ({"beta_first": 0.0}, "0 < beta_first"),
         ({"beta_first": 0.5, "beta_last": 0.1}, "beta_first=0.5, beta_last=0.1"),
-        ({"num_steps": 1}, "num_steps >= 2, got 1"),
+        ({"num_steps": 1}, "'num_steps' is 1; it should be at least 2"),
     ],
 )
 def test_impossible_betas_are_refused(arguments: dict[str, float], message: str) -> None:

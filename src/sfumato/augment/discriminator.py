@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sfumato.augment.diff_augment import cover, step_aside, vary_colour
 from sfumato.augment.pipeline import Pipeline
 from sfumato.core import distributed
-from sfumato.core.config import component
+from sfumato.core.config import Fraction, FractionBelowOne, PositiveInt, component
 from sfumato.core.noise import RandomStream
 
 Images = Float[Tensor, "B C H W"]
@@ -65,25 +65,18 @@ class ADA:
 
     kind: Literal["ada"] = "ada"
     pipeline: Pipeline = Pipeline()
-    probability: float = 0.0
+    probability: Fraction = 0.0
     adaptive: bool = True
-    target: float = 0.6
-    interval: int = 4
-    rise_images: int = 500_000
+    target: Annotated[float, Field(gt=-1, lt=1)] = 0.6
+    interval: PositiveInt = 4
+    rise_images: PositiveInt = 500_000
 
     def __post_init__(self) -> None:
-        if not 0 <= self.probability <= 1:
-            raise ValueError(f"ada needs 0 <= probability <= 1, got {self.probability}")
         if not self.adaptive and self.probability == 0:
             raise ValueError(
                 "ada with adaptive = false and probability = 0 changes nothing; set probability, "
                 "for example to 0.2, or leave augment out"
             )
-        if not -1 < self.target < 1:
-            raise ValueError(f"ada needs -1 < target < 1, got target={self.target}")
-        for name in ("interval", "rise_images"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"ada needs {name} >= 1, got {getattr(self, name)}")
 
     def build(self) -> "AdaptiveAugmentation":
         """The augmentation with its state."""
@@ -157,13 +150,10 @@ class DiffAugment:
 
     kind: Literal["diff_augment"] = "diff_augment"
     colour: bool = True
-    translation: float = 0.125
-    cutout: float = 0.5
+    translation: FractionBelowOne = 0.125
+    cutout: FractionBelowOne = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("translation", "cutout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"diff_augment needs 0 <= {name} < 1, got {getattr(self, name)}")
         if not (self.colour or self.translation or self.cutout):
             raise ValueError("diff_augment has every change off; leave augment out instead")
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from sfumato.augment import affine
 from sfumato.augment.pipeline import Chances
 from sfumato.augment.warp import changed, move_pixels, warp
-from sfumato.core.config import component
+from sfumato.core.config import PositiveFraction, component
 from sfumato.core.noise import RandomStream
 
 NUM_LABELS = 9
@@ -31,15 +31,8 @@ class LabelledAugmentation:
     Source: Karras et al. 2022 (EDM), appendix F.2.
     """
 
-    probability: float = 0.12
+    probability: PositiveFraction = 0.12
     mirror: bool = True
-
-    def __post_init__(self) -> None:
-        if not 0 < self.probability <= 1:
-            raise ValueError(
-                f"augment needs 0 < probability <= 1, got {self.probability}; leave augment out "
-                "for none"
-            )
 
     def __call__(
         self, images: Float[Tensor, "B C H W"], noise: RandomStream

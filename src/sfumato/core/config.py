@@ -42,6 +42,10 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 """A share, both ends included."""
+PositiveFraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+"""A share that is not 0."""
+FractionBelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+"""A share that is not 1."""
 
 When = Literal["resume", "after_training", "study", "arms"]
 """Occasions on which a field may change.

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from sfumato.core.config import component
+from sfumato.core.config import PositiveFraction, component
 from sfumato.core.images import Images, Labels
 from sfumato.diffusion.noise_schedule import NoiseSchedule, Times, one_each, per_image
 from sfumato.diffusion.parameterization import Coefficients, Parameterization
@@ -171,11 +171,7 @@ class DynamicThreshold:
     """
 
     kind: Literal["dynamic"] = "dynamic"
-    quantile: float = 0.995
-
-    def __post_init__(self) -> None:
-        if not 0 < self.quantile <= 1:
-            raise ValueError(f"dynamic threshold needs 0 < quantile <= 1, got {self.quantile}")
+    quantile: PositiveFraction = 0.995
 
     def __call__(self, x_0: Images) -> Images:
         limit = x_0.flatten(1).abs().float().quantile(self.quantile, dim=1).clamp(min=1)

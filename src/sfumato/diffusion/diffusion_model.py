@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfumato.augment.labelled import NUM_LABELS, LabelledAugmentation
-from sfumato.core.config import component, may_change
+from sfumato.core.config import FractionBelowOne, component, may_change
 from sfumato.core.generative_model import GenerativeModel, OnStep, Phase
 from sfumato.core.images import Batch, Images, Labels, Shape
 from sfumato.core.noise import RandomStream
@@ -42,7 +42,7 @@ class DiffusionConfig:
     learned_variance: bool = False
     loss: AnyLoss = SimpleLoss()
     time_sampling: AnyTimeSampling = UniformTimes()
-    label_dropout: float = 0.1
+    label_dropout: FractionBelowOne = 0.1
     sampler: Annotated[AnySampler, may_change("after_training")] = AutoSampler()
     guidance: Annotated[ClassifierFreeGuidance, may_change("after_training")] = (
         ClassifierFreeGuidance()
@@ -50,8 +50,6 @@ class DiffusionConfig:
     augment: LabelledAugmentation | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_dropout < 1:
-            raise ValueError(f"label_dropout must be in [0, 1), got {self.label_dropout}")
         if self.label_dropout == 0 and self.guidance.scale != 1:
             raise ValueError(
                 f"guidance scale {self.guidance.scale} needs a network that also knows the "

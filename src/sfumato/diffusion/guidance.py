@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sfumato.core.config import component
+from sfumato.core.config import NonNegativeFloat, component
 from sfumato.core.errors import ConfigError
 from sfumato.core.generative_model import GenerativeModel, OnStep, Phase
 from sfumato.core.images import Batch, Images, Labels, Shape
@@ -167,12 +167,10 @@ class ClassifierFreeGuidance:
     """How strongly samples are pulled towards their label; scale 1 is off."""
 
     kind: Literal["classifier_free"] = "classifier_free"
-    scale: float = 1.0
+    scale: NonNegativeFloat = 1.0
     interval: Interval | None = None
 
     def __post_init__(self) -> None:
-        if self.scale < 0:
-            raise ValueError(f"guidance scale must be >= 0, got {self.scale}; 1 turns it off")
         check_interval("guidance interval", self.interval)
 
     def guide(self, denoiser: Denoiser, num_classes: int) -> Denoiser:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, NamedTuple
 import torch
 from pydantic import Field
 
-from sfumato.core.config import component
+from sfumato.core.config import NonNegativeFloat, PositiveFloat, component
 from sfumato.core.images import Batch, Images
 from sfumato.core.noise import RandomStream
 from sfumato.diffusion.denoiser import NetworkDenoiser, Output
@@ -67,11 +67,7 @@ class MinSnrWeighting(Weighting):
     """min(SNR, gamma) on x_0: easy, nearly clean images count less (Hang et al. 2023, eq. 6)."""
 
     kind: Literal["min_snr"] = "min_snr"
-    gamma: float = 5.0
-
-    def __post_init__(self) -> None:
-        if self.gamma <= 0:
-            raise ValueError(f"min_snr needs gamma > 0, got {self.gamma}; the paper has 5")
+    gamma: PositiveFloat = 5.0
 
     def __call__(self, c: Coefficients) -> Times:
         return _snr(c).clamp(max=self.gamma) * c.c_out**2
@@ -82,14 +78,8 @@ class P2Weighting(Weighting):
     """1 / (k + SNR)^gamma on eps: unseen detail counts less (Choi et al. 2022, eq. 8)."""
 
     kind: Literal["p2"] = "p2"
-    k: float = 1.0
-    gamma: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.k <= 0 or self.gamma < 0:
-            raise ValueError(
-                f"p2 needs k > 0 and gamma >= 0, got {self.k} and {self.gamma}; the paper has 1, 1"
-            )
+    k: PositiveFloat = 1.0
+    gamma: NonNegativeFloat = 1.0
 
     def __call__(self, c: Coefficients) -> Times:
         snr = _snr(c)
@@ -104,11 +94,7 @@ class EDMWeighting(Weighting):
     """
 
     kind: Literal["edm"] = "edm"
-    sigma_data: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.sigma_data <= 0:
-            raise ValueError(f"edm needs sigma_data > 0, got {self.sigma_data}; the paper has 0.5")
+    sigma_data: PositiveFloat = 0.5
 
     def __call__(self, c: Coefficients) -> Times:
         return (_snr(c) + self.sigma_data**-2) * c.c_out**2
@@ -256,15 +242,9 @@ class HybridLoss(Loss):
     """
 
     kind: Literal["hybrid"] = "hybrid"
-    vlb_weight: float = 0.001
+    vlb_weight: PositiveFloat = 0.001
     distance: Distance = "l2"
     weighting: AnyWeighting = UniformWeighting()
-
-    def __post_init__(self) -> None:
-        if self.vlb_weight <= 0:
-            raise ValueError(
-                f"hybrid needs vlb_weight > 0, got {self.vlb_weight}; the paper has 0.001"
-            )
 
     def error(self, denoiser: NetworkDenoiser, noised: Noised) -> PerImage:
         simple = SimpleLoss(distance=self.distance, weighting=self.weighting)

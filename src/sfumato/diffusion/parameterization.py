@@ -14,7 +14,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from sfumato.core.config import component
+from sfumato.core.config import PositiveFloat, component
 from sfumato.core.errors import ConfigError
 from sfumato.diffusion.noise_schedule import ON_GRID, NoiseSchedule, Times, per_image
 
@@ -142,11 +142,7 @@ class EDMParameterization(Parameterization):
     """
 
     kind: Literal["edm"] = "edm"
-    sigma_data: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.sigma_data <= 0:
-            raise ValueError(f"edm needs sigma_data > 0, got {self.sigma_data}; the paper has 0.5")
+    sigma_data: PositiveFloat = 0.5
 
     def coefficients(self, schedule: NoiseSchedule, t: Times) -> Coefficients:
         """With alpha = 1, the four of the paper."""

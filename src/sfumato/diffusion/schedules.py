@@ -7,13 +7,11 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from sfumato.core.config import component
+from sfumato.core.config import FractionBelowOne, PositiveFloat, component
 from sfumato.diffusion.noise_schedule import LogSnrTable, NoiseSchedule, Scaling, Times
 
-
-def _check_num_steps(kind: str, num_steps: int) -> None:
-    if num_steps < 2:
-        raise ValueError(f"{kind} needs num_steps >= 2, got {num_steps}; DDPM has 1000")
+NumSteps = Annotated[int, Field(ge=2)]
+OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 def _check_betas(kind: str, first: float, last: float) -> None:
@@ -22,11 +20,6 @@ def _check_betas(kind: str, first: float, last: float) -> None:
             f"{kind} needs 0 < beta_first <= beta_last < 1, "
             f"got beta_first={first}, beta_last={last}; DDPM has 0.0001 and 0.02"
         )
-
-
-def _check_beta_max(kind: str, beta_max: float) -> None:
-    if not 0 < beta_max < 1:
-        raise ValueError(f"{kind} needs 0 < beta_max < 1, got {beta_max}; 0.999 is usual")
 
 
 def _table_of(alpha_bar: Times, beta_max: float) -> LogSnrTable:
@@ -43,12 +36,11 @@ class LinearBetaSchedule(NoiseSchedule):
     """
 
     kind: Literal["linear_beta"] = "linear_beta"
-    num_steps: int = 1000
+    num_steps: NumSteps = 1000
     beta_first: float = 1e-4
     beta_last: float = 0.02
 
     def __post_init__(self) -> None:
-        _check_num_steps(self.kind, self.num_steps)
         _check_betas(self.kind, self.beta_first, self.beta_last)
 
     @cached_property
@@ -63,12 +55,11 @@ class ScaledLinearSchedule(NoiseSchedule):
     """The square root of beta rises linearly, as in latent diffusion (Rombach et al. 2022)."""
 
     kind: Literal["scaled_linear"] = "scaled_linear"
-    num_steps: int = 1000
+    num_steps: NumSteps = 1000
     beta_first: float = 0.00085
     beta_last: float = 0.012
 
     def __post_init__(self) -> None:
-        _check_num_steps(self.kind, self.num_steps)
         _check_betas(self.kind, self.beta_first, self.beta_last)
 
     @cached_property
@@ -88,17 +79,9 @@ class CosineSchedule(NoiseSchedule):
     """
 
     kind: Literal["cosine"] = "cosine"
-    num_steps: int = 1000
-    offset: float = 0.008
-    beta_max: float = 0.999
-
-    def __post_init__(self) -> None:
-        _check_num_steps(self.kind, self.num_steps)
-        if not 0 <= self.offset < 1:
-            raise ValueError(
-                f"cosine needs 0 <= offset < 1, got {self.offset}; the paper has 0.008"
-            )
-        _check_beta_max(self.kind, self.beta_max)
+    num_steps: NumSteps = 1000
+    offset: FractionBelowOne = 0.008
+    beta_max: OpenFraction = 0.999
 
     @cached_property
     def table(self) -> LogSnrTable:
@@ -118,20 +101,15 @@ class SigmoidSchedule(NoiseSchedule):
     """
 
     kind: Literal["sigmoid"] = "sigmoid"
-    num_steps: int = 1000
+    num_steps: NumSteps = 1000
     start: float = -3.0
     end: float = 3.0
-    temperature: float = 1.0
-    beta_max: float = 0.999
+    temperature: PositiveFloat = 1.0
+    beta_max: OpenFraction = 0.999
 
     def __post_init__(self) -> None:
-        _check_num_steps(self.kind, self.num_steps)
-        _check_beta_max(self.kind, self.beta_max)
-        if not (self.start < self.end and self.temperature > 0):
-            raise ValueError(
-                "sigmoid needs start < end and temperature > 0, got "
-                f"start={self.start}, end={self.end}, temperature={self.temperature}"
-            )
+        if not self.start < self.end:
+            raise ValueError(f"sigmoid needs start < end, got start={self.start}, end={self.end}")
 
     @cached_property
     def table(self) -> LogSnrTable:
@@ -176,11 +154,7 @@ class EDMSchedule(NoiseSchedule):
 
     scaling: ClassVar[Scaling] = "exploding"
     kind: Literal["edm"] = "edm"
-    sigma_max: float = 80.0
-
-    def __post_init__(self) -> None:
-        if self.sigma_max <= 0:
-            raise ValueError(f"edm needs sigma_max > 0, got {self.sigma_max}; the paper has 80")
+    sigma_max: PositiveFloat = 80.0
 
     def log_snr(self, t: Times) -> Times:
         """-2 log sigma."""

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from sfumato.core.config import component
+from sfumato.core.config import PositiveFloat, PositiveFraction, PositiveInt, component
 from sfumato.core.distributed import all_reduce_sum
 from sfumato.core.noise import RandomStream
 from sfumato.diffusion.noise_schedule import NoiseSchedule, Times
@@ -96,11 +96,8 @@ class LogNormalSigma(TimeDistribution):
 
     kind: Literal["log_normal_sigma"] = "log_normal_sigma"
     mean: float = -1.2
-    std: float = 1.2
+    std: PositiveFloat = 1.2
     stratified: bool = False
-
-    def __post_init__(self) -> None:
-        _check_std(self.kind, self.std)
 
     def __call__(self, schedule: NoiseSchedule, noise: RandomStream) -> Times:
         log_snr = -2 * (self.mean + self.std * _normal(noise, self.stratified))
@@ -115,11 +112,8 @@ class LogitNormalTimes(TimeDistribution):
 
     kind: Literal["logit_normal"] = "logit_normal"
     mean: float = 0.0
-    std: float = 1.0
+    std: PositiveFloat = 1.0
     stratified: bool = False
-
-    def __post_init__(self) -> None:
-        _check_std(self.kind, self.std)
 
     def __call__(self, schedule: NoiseSchedule, noise: RandomStream) -> Times:
         t = (self.mean + self.std * _normal(noise, self.stratified)).sigmoid()
@@ -146,14 +140,8 @@ class ImportanceTimes(TimeDistribution):
 
     needs_steps: ClassVar[bool] = True
     kind: Literal["importance"] = "importance"
-    memory: int = 10
-    uniform_share: float = 0.001
-
-    def __post_init__(self) -> None:
-        if self.memory < 1:
-            raise ValueError(f"importance needs memory >= 1, got {self.memory}; the paper has 10")
-        if not 0 < self.uniform_share <= 1:
-            raise ValueError(f"importance needs 0 < uniform_share <= 1, got {self.uniform_share}")
+    memory: PositiveInt = 10
+    uniform_share: PositiveFraction = 0.001
 
     def __call__(self, schedule: NoiseSchedule, noise: RandomStream) -> Times:
         """Uniform, as before anything was learned."""
@@ -213,11 +201,6 @@ def _normal(noise: RandomStream, stratified: bool) -> Times:
         return noise.normal().double()
     quantiles: Tensor = torch.special.ndtri(noise.stratified())
     return quantiles
-
-
-def _check_std(kind: str, std: float) -> None:
-    if std <= 0:
-        raise ValueError(f"{kind} needs std > 0, got {std}")
 
 
 AnyTimeSampling = Annotated[

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sfumato.augment.discriminator import AnyDiscriminatorAugmentation
 from sfumato.core import distributed
-from sfumato.core.config import component
+from sfumato.core.config import NonNegativeFloat, PositiveFloat, PositiveInt, component
 from sfumato.core.generative_model import GenerativeModel, OnStep, Phase
 from sfumato.core.images import Batch, Images, Labels, Shape
 from sfumato.core.noise import RandomStream
@@ -55,22 +55,14 @@ class GANConfig:
     network: NetworkPair = DCGANConfig()
     loss: GANLoss = NonSaturatingLoss()
     regularizers: tuple[Regularizer, ...] = ()
-    discriminator_steps: int = 1
-    discriminator_rate: float = 1.0
+    discriminator_steps: PositiveInt = 1
+    discriminator_rate: PositiveFloat = 1.0
     unrolled: Unrolling | None = None
-    input_noise: float = 0.0
-    input_noise_images: int | None = None
+    input_noise: NonNegativeFloat = 0.0
+    input_noise_images: PositiveInt | None = None
     augment: AnyDiscriminatorAugmentation | None = None
 
     def __post_init__(self) -> None:
-        if self.discriminator_steps < 1:
-            raise ValueError(f"gan needs discriminator_steps >= 1, got {self.discriminator_steps}")
-        if self.discriminator_rate <= 0:
-            raise ValueError(f"gan needs discriminator_rate > 0, got {self.discriminator_rate}")
-        if self.input_noise < 0:
-            raise ValueError(f"gan needs input_noise >= 0, got input_noise={self.input_noise}")
-        if self.input_noise_images is not None and self.input_noise_images < 1:
-            raise ValueError(f"gan needs input_noise_images >= 1, got {self.input_noise_images}")
         if self.input_noise_images is not None and self.input_noise == 0:
             raise ValueError(
                 "input_noise_images says when input_noise has fallen to 0, and it is 0 from the "

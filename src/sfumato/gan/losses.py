@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from sfumato.core.config import component
+from sfumato.core.config import PositiveFloat, component
 
 Logits = Float[Tensor, " B"]
 
@@ -155,11 +155,7 @@ class WassersteinLoss(Unlabelled):
     paired: ClassVar[bool] = False
     zero_sum: ClassVar[bool] = True
     kind: Literal["wasserstein"] = "wasserstein"
-    clip: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.clip is not None and self.clip <= 0:
-            raise ValueError(f"wasserstein needs clip > 0, got clip={self.clip}")
+    clip: PositiveFloat | None = None
 
     def discriminator(self, real: Logits, fake: Logits) -> Float[Tensor, " B"]:
         """D(G(z)) - D(x)."""

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from sfumato.core.config import component
+from sfumato.core.config import PositiveFloat, PositiveFraction, PositiveInt, component
 from sfumato.core.images import Images
 from sfumato.core.noise import RandomStream
 from sfumato.gan.losses import Logits
@@ -61,13 +61,6 @@ def gradient_of(logits: Logits, images: Images) -> Images:
     return gradient
 
 
-def _check(kind: str, weight: float, every: int) -> None:
-    if weight <= 0 or every < 1:
-        raise ValueError(
-            f"{kind} needs weight > 0 and every >= 1, got weight={weight}, every={every}"
-        )
-
-
 @component
 class R1:
     """weight / 2 times the squared gradient of the logit at real images.
@@ -77,11 +70,8 @@ class R1:
 
     of_generator: ClassVar[bool] = False
     kind: Literal["r1"] = "r1"
-    weight: float = 10.0
-    every: int = 16
-
-    def __post_init__(self) -> None:
-        _check(self.kind, self.weight, self.every)
+    weight: PositiveFloat = 10.0
+    every: PositiveInt = 16
 
     def penalty(self, scene: Scene, noise: RandomStream) -> Float[Tensor, " B"]:
         """One value an image."""
@@ -98,11 +88,8 @@ class R2:
 
     of_generator: ClassVar[bool] = False
     kind: Literal["r2"] = "r2"
-    weight: float = 10.0
-    every: int = 16
-
-    def __post_init__(self) -> None:
-        _check(self.kind, self.weight, self.every)
+    weight: PositiveFloat = 10.0
+    every: PositiveInt = 16
 
     def penalty(self, scene: Scene, noise: RandomStream) -> Float[Tensor, " B"]:
         """One value an image."""
@@ -119,11 +106,8 @@ class GradientPenalty:
 
     of_generator: ClassVar[bool] = False
     kind: Literal["gradient_penalty"] = "gradient_penalty"
-    weight: float = 10.0
-    every: int = 1
-
-    def __post_init__(self) -> None:
-        _check(self.kind, self.weight, self.every)
+    weight: PositiveFloat = 10.0
+    every: PositiveInt = 1
 
     def penalty(self, scene: Scene, noise: RandomStream) -> Float[Tensor, " B"]:
         """One value an image; `noise` draws the points."""
@@ -150,18 +134,10 @@ class PathLength:
 
     of_generator: ClassVar[bool] = True
     kind: Literal["path_length"] = "path_length"
-    weight: float = 2.0
-    every: int = 4
-    decay: float = 0.01
-    batch_share: int = 2
-
-    def __post_init__(self) -> None:
-        _check(self.kind, self.weight, self.every)
-        if not 0 < self.decay <= 1 or self.batch_share < 1:
-            raise ValueError(
-                "path_length needs 0 < decay <= 1 and batch_share >= 1, "
-                f"got decay={self.decay}, batch_share={self.batch_share}"
-            )
+    weight: PositiveFloat = 2.0
+    every: PositiveInt = 4
+    decay: PositiveFraction = 0.01
+    batch_share: PositiveInt = 2
 
     def penalty(self, lengths: Float[Tensor, " B"], mean: Float[Tensor, ""]) -> Float[Tensor, " B"]:
         """One value an image, from its path length and their running mean."""

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from sfumato.core.config import component
+from sfumato.core.config import FractionBelowOne, PositiveFloat, PositiveInt, component
 
 EPSILON = 1e-8
 """Added to the size of gradients, as Adam does."""
 
-Betas = tuple[float, float]
+Betas = tuple[FractionBelowOne, FractionBelowOne]
 State = dict[str, Tensor]
 """Parameters and buffers of a module by name."""
 
@@ -35,18 +35,9 @@ class Unrolling:
     Source: Metz et al. 2017 (Unrolled GAN), eqs. 6 to 8; they unroll Adam in their experiments.
     """
 
-    steps: int = 5
-    learning_rate: float = 1e-2
+    steps: PositiveInt = 5
+    learning_rate: PositiveFloat = 1e-2
     betas: Betas | None = None
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.learning_rate <= 0:
-            raise ValueError(
-                "unrolled needs steps >= 1 and learning_rate > 0, got "
-                f"steps={self.steps}, learning_rate={self.learning_rate}"
-            )
-        if self.betas is not None and not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"unrolled needs 0 <= betas < 1, got betas={list(self.betas)}")
 
     def ahead(
         self,

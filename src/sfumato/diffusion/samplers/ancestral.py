@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sfumato.core.config import component
+from sfumato.core.config import Fraction, PositiveInt, component
 from sfumato.core.errors import ConfigError
 from sfumato.core.images import Images, Labels
 from sfumato.core.noise import RandomStream
@@ -36,7 +36,7 @@ class AncestralSampler(Sampler):
     """
 
     kind: Literal["ancestral"] = "ancestral"
-    steps: int = 1000
+    steps: PositiveInt = 1000
     variance: Literal["small", "large", "learned"] = "small"
     grid: AnyGrid = UniformGrid()
     clip: AnyClip = ClipToRange()
@@ -80,15 +80,10 @@ class DDIMSampler(Sampler):
     """
 
     kind: Literal["ddim"] = "ddim"
-    steps: int = 50
-    eta: float = 0.0
+    steps: PositiveInt = 50
+    eta: Fraction = 0.0
     grid: AnyGrid = UniformGrid()
     clip: AnyClip = ClipToRange()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"ddim needs 0 <= eta <= 1, got {self.eta}")
 
     def walk(
         self,

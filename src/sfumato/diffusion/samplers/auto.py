@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Literal
 
-from sfumato.core.config import component
+from sfumato.core.config import PositiveInt, component
 from sfumato.core.errors import ConfigError
 from sfumato.core.images import Images, Labels
 from sfumato.core.noise import RandomStream
@@ -32,7 +32,7 @@ class AutoSampler(Sampler):
     """
 
     kind: Literal["auto"] = "auto"
-    steps: int = 20
+    steps: PositiveInt = 20
     clip: AnyClip = NoClip()
 
     def for_model(self, model: NoiseLevels) -> Sampler:

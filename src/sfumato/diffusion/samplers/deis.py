@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from sfumato.core.config import component
+from sfumato.core.config import PositiveInt, component
 from sfumato.core.images import Images, Labels
 from sfumato.core.noise import RandomStream
 from sfumato.diffusion.denoiser import AnyClip, Denoiser, NoClip
@@ -33,7 +33,7 @@ class DEISSampler(Sampler):
     """
 
     kind: Literal["deis"] = "deis"
-    steps: int = 20
+    steps: PositiveInt = 20
     order: Literal[1, 2, 3, 4] = 3
     basis: Basis = "log_rho"
     lower_order_final: bool = True

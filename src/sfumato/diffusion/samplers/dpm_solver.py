@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from sfumato.core.config import component
+from sfumato.core.config import PositiveInt, component
 from sfumato.core.images import Images, Labels
 from sfumato.core.noise import RandomStream
 from sfumato.diffusion.denoiser import AnyClip, Denoiser, NoClip, NoiseLevels
@@ -39,7 +39,7 @@ class DPMSolverMultistepSampler(Sampler):
     """
 
     kind: Literal["dpm_solver_multistep"] = "dpm_solver_multistep"
-    steps: int = 20
+    steps: PositiveInt = 20
     order: Order = 2
     halved_curvature: bool = False
     stochastic: bool = False
@@ -48,7 +48,6 @@ class DPMSolverMultistepSampler(Sampler):
     clip: AnyClip = NoClip()
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.stochastic and self.order == 3:
             raise ValueError("dpm_solver_multistep: the stochastic solver has order 1 or 2, not 3")
 
@@ -148,7 +147,7 @@ class DPMSolverSinglestepSampler(Sampler):
     """
 
     kind: Literal["dpm_solver_singlestep"] = "dpm_solver_singlestep"
-    steps: int = 10
+    steps: PositiveInt = 10
     order: Order = 2
     grid: AnyGrid = LogSnrGrid()
     clip: AnyClip = NoClip()

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sfumato.core.config import component
+from sfumato.core.config import NonNegativeFloat, PositiveInt, component
 from sfumato.core.images import Images, Labels
 from sfumato.core.noise import RandomStream
 from sfumato.diffusion.denoiser import AnyClip, Denoised, Denoiser, NoClip
@@ -29,14 +29,10 @@ class Churn:
     Source: Karras et al. 2022, algorithm 2.
     """
 
-    amount: float = 0.0
+    amount: NonNegativeFloat = 0.0
     sigma_min: float = 0.0
     sigma_max: float | None = None
     noise_scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.amount < 0:
-            raise ValueError(f"churn needs amount >= 0, got {self.amount}; 0 turns it off")
 
     def __call__(
         self, schedule: NoiseSchedule, x: Images, t: Times, steps: int, noise: RandomStream
@@ -63,7 +59,7 @@ class EulerSampler(Sampler):
     """
 
     kind: Literal["euler"] = "euler"
-    steps: int = 50
+    steps: PositiveInt = 50
     churn: Churn = Churn()
     grid: AnyGrid = KarrasGrid()
     clip: AnyClip = NoClip()
@@ -100,7 +96,7 @@ class HeunSampler(Sampler):
     """
 
     kind: Literal["heun"] = "heun"
-    steps: int = 18
+    steps: PositiveInt = 18
     churn: Churn = Churn()
     grid: AnyGrid = KarrasGrid()
     clip: AnyClip = NoClip()

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Literal
 
-from sfumato.core.config import component
+from sfumato.core.config import PositiveInt, component
 from sfumato.core.images import Images, Labels
 from sfumato.core.noise import RandomStream
 from sfumato.diffusion.denoiser import AnyClip, Denoised, Denoiser, NoClip, NoiseLevels
@@ -30,7 +30,7 @@ class IPNDMSampler(Sampler):
     """
 
     kind: Literal["ipndm"] = "ipndm"
-    steps: int = 20
+    steps: PositiveInt = 20
     order: Literal[1, 2, 3, 4] = 4
     grid: AnyGrid = KarrasGrid()
     clip: AnyClip = NoClip()
@@ -59,7 +59,7 @@ class PNDMSampler(Sampler):
     """
 
     kind: Literal["pndm"] = "pndm"
-    steps: int = 20
+    steps: PositiveInt = 20
     grid: AnyGrid = KarrasGrid()
     clip: AnyClip = NoClip()
 

@@ -34,10 +34,6 @@ class Sampler(ABC):
     grid: AnyGrid
     clip: AnyClip
 
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"{self.kind} needs steps >= 1, got {self.steps}")
-
     @property
     def nfe(self) -> int:
         """Evaluations of the denoiser."""

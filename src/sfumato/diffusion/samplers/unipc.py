@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from sfumato.core.config import component
+from sfumato.core.config import PositiveInt, component
 from sfumato.core.images import Images, Labels
 from sfumato.core.noise import RandomStream
 from sfumato.diffusion.denoiser import AnyClip, Denoiser, NoClip
@@ -40,7 +40,7 @@ class UniPCSampler(Sampler):
     """
 
     kind: Literal["unipc"] = "unipc"
-    steps: int = 20
+    steps: PositiveInt = 20
     order: Literal[1, 2, 3] = 2
     variant: Literal["bh1", "bh2"] = "bh2"
     corrector: bool = True
