@@ -109,7 +109,7 @@ def test_impossible_settings_of_ada_are_explained(
 
 
 def test_impossible_settings_of_diff_augment_are_explained() -> None:
-    with pytest.raises(ValueError, match="'cutout' is 1.0; it should be below 1"):
+    with pytest.raises(ValueError, match=r"'cutout' is 1.0; it should be below 1"):
         DiffAugment(cutout=1.0)
     with pytest.raises(ValueError, match="every change off"):
         DiffAugment(colour=False, translation=0.0, cutout=0.0)

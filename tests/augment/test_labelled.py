@@ -103,5 +103,5 @@ def test_a_network_that_cannot_be_told_is_refused() -> None:
     base["model"]["network"] = {"kind": "dit"}
     with pytest.raises(ConfigError, match="network kind 'dit' cannot be told; use unet or ddpmpp"):
         experiment(base)
-    with pytest.raises(ValueError, match="'probability' is 0.0; it should be above 0"):
+    with pytest.raises(ValueError, match=r"'probability' is 0.0; it should be above 0"):
         LabelledAugmentation(probability=0.0)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from sfumato.augment import affine
-from sfumato.augment.colour import amplify, cut_out, normalized_gain, recolour
-from sfumato.augment.diff_augment import step_aside, vary_colour
+from sfumato.augment.discriminator import step_aside, vary_colour
+from sfumato.augment.pipeline import amplify, cut_out, normalized_gain, recolour
 from sfumato.augment.warp import changed, move_pixels, warp
 from sfumato.augment.wavelets import (
     MARGIN,

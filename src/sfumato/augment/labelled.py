@@ -8,6 +8,7 @@ from sfumato.augment import affine
 from sfumato.augment.pipeline import Chances
 from sfumato.augment.warp import changed, move_pixels, warp
 from sfumato.core.config import PositiveFraction, component
+from sfumato.core.images import Images
 from sfumato.core.noise import RandomStream
 
 NUM_LABELS = 9
@@ -34,9 +35,7 @@ class LabelledAugmentation:
     probability: PositiveFraction = 0.12
     mirror: bool = True
 
-    def __call__(
-        self, images: Float[Tensor, "B C H W"], noise: RandomStream
-    ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B 9"]]:
+    def __call__(self, images: Images, noise: RandomStream) -> tuple[Images, Float[Tensor, "B 9"]]:
         """The changed images and their labels, all 0 where nothing was changed.
 
         Mirrored, upside down, scale, rotation (cos - 1 and sin), stretching (times cos and sin of

@@ -10,8 +10,7 @@ from torch.nn import functional as F
 
 from sfumato.augment.affine import Plane
 from sfumato.augment.wavelets import DELAY, MARGIN, doubling, fold, shrinking
-
-Images = Float[Tensor, "B C H W"]
+from sfumato.core.images import Images
 
 
 def changed(
