@@ -83,7 +83,7 @@ def test_smoothness_is_of_the_features() -> None:
 
 
 def test_reconstruction_gets_better_with_more_steps(model: DiffusionModel, batch: Batch) -> None:
-    coarse, fine = (edits.reconstruct(model, batch, steps) for steps in (10, 160))
+    coarse, fine = (edits.reconstruct_images(model, batch, steps) for steps in (10, 160))
     assert torch.equal(fine.images, batch.images)
     assert fine.rms_error.mean() < coarse.rms_error.mean() / 10
     assert fine.rms_error.max() < 0.02
@@ -99,7 +99,7 @@ def test_walks_between_images_end_in_their_reconstructions(
     chosen = np.flatnonzero(held_out.labels == 4)[:2].tolist()
     pair = edits.real_batch(model, held_out, chosen)
     walk = walks.interpolate_images(model, pair, 4, steps=20)
-    again = edits.reconstruct(model, pair, 20).again.clamp(-1, 1)
+    again = edits.reconstruct_images(model, pair, 20).again.clamp(-1, 1)
     torch.testing.assert_close(walk[[0, -1]], again, rtol=0, atol=1e-4)
     default = walks.walks_between_images(diffusion, held_out, None, 1, 3, "linear", 5)
     assert [len(walk) for walk in default] == [3]

@@ -1,4 +1,4 @@
-"""What real and generated images go through before a discriminator sees them."""
+"""Changes of real and generated images before a discriminator sees them."""
 
 from abc import ABC, abstractmethod
 from typing import Annotated, Literal
@@ -21,17 +21,17 @@ LEAK = 0.8
 
 
 class DiscriminatorAugmentation(nn.Module, ABC):
-    """Random changes of all images that a discriminator sees, real and generated alike."""
+    """Random changes of all images that a discriminator sees, real and generated."""
 
     @abstractmethod
     def forward(self, images: Images, noise: RandomStream) -> Images:
         """The changed images; differentiable in them."""
 
     def observe(self, real_logits: Logits) -> dict[str, Logits]:
-        """Hear what the discriminator said of real images (changed as above).
+        """Take in the discriminator's logits of real images (changed as above).
 
         Returns:
-            What is worth logging, by name, a value an image.
+            Values for the log by name, one per image.
         """
         del real_logits
         return {}
@@ -40,7 +40,7 @@ class DiscriminatorAugmentation(nn.Module, ABC):
         """Called once after each step of the discriminator, in all processes."""
 
     def warnings(self) -> list[str]:
-        """What is wrong now, in plain words with a remedy."""
+        """Current problems in plain words, each with a remedy."""
         return []
 
 
@@ -83,7 +83,7 @@ class ADA:
 
 
 class AdaptiveAugmentation(DiscriminatorAugmentation):
-    """The pipeline with the probability p reached; p and what it rests on are buffers."""
+    """The pipeline at the current probability p. p and the sums behind it are buffers."""
 
     p: Float[Tensor, ""]
     signs: Float[Tensor, " 3"]
@@ -94,7 +94,7 @@ class AdaptiveAugmentation(DiscriminatorAugmentation):
         self.register_buffer("p", torch.tensor(config.probability))
         # Sum of the signs of logits, images, steps: since the last adjustment, of all processes.
         self.register_buffer("signs", torch.zeros(3))
-        self._heard: list[Logits] = []
+        self._signs: list[Logits] = []
 
     def forward(self, images: Images, noise: RandomStream) -> Images:
         return self.config.pipeline(images, noise, float(self.p))
@@ -103,7 +103,7 @@ class AdaptiveAugmentation(DiscriminatorAugmentation):
     def observe(self, real_logits: Logits) -> dict[str, Logits]:
         """p, and the signs whose mean is r_t."""
         signs = real_logits.detach().float().sign()
-        self._heard.append(signs)
+        self._signs.append(signs)
         return {"ada/p": self.p.expand(len(signs)), "ada/r_t": signs}
 
     def warnings(self) -> list[str]:
@@ -111,7 +111,7 @@ class AdaptiveAugmentation(DiscriminatorAugmentation):
         if float(self.p) <= LEAK:
             return []
         return [
-            f"ADA's p has gone above {LEAK}: the discriminator tells real from generated images "
+            f"ADA's p has gone above {LEAK}: the discriminator recognizes generated images "
             "however they are augmented, and augmentations may begin to show in samples; more "
             "training images, a smaller discriminator or a stronger r1 helps"
         ]
@@ -119,8 +119,8 @@ class AdaptiveAugmentation(DiscriminatorAugmentation):
     @torch.no_grad()
     def adapt(self) -> None:
         """Every `interval` steps: move p towards less, or more, overfitting."""
-        config, signs = self.config, torch.cat(self._heard)
-        self._heard.clear()
+        config, signs = self.config, torch.cat(self._signs)
+        self._signs.clear()
         if not config.adaptive:
             return
         self.signs += distributed.all_reduce_sum(
@@ -176,7 +176,7 @@ def cover(images: Images, noise: RandomStream, share: float) -> Images:
 
 @component
 class DiffAugment:
-    """Differentiable augmentation: the same strong changes of every image, all the time.
+    """Differentiable augmentation: the same strong changes of every image, at every step.
 
     Args:
         colour: brightness, saturation, contrast.

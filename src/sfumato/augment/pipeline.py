@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sfumato.augment import affine
 from sfumato.augment.affine import Colour, PerImage, Plane
-from sfumato.augment.warp import changed, move_pixels, warp
+from sfumato.augment.warp import move_pixels, transformed, warp
 from sfumato.augment.wavelets import band_axes
 from sfumato.core.config import component
 from sfumato.core.images import Images
@@ -75,7 +75,7 @@ def cut_out(images: Images, centre: Float[Tensor, "B 2"], size: float) -> Images
 
 
 class Chances:
-    """Parameters that are drawn for each image, and neutral except with probability `p`."""
+    """Parameters drawn for each image; neutral except with probability `p`."""
 
     def __init__(self, noise: RandomStream, p: float) -> None:
         self.noise = noise
@@ -111,8 +111,8 @@ class Chances:
 class Pipeline:
     """Which groups of random changes there are. Each change happens with the same probability.
 
-    A change does not leak into generated images as long as the distribution before it can be
-    told from the one after it, which holds while each is left out often enough: p below 0.8.
+    A change does not leak into generated images as long as the distributions before and after it
+    can be distinguished. That holds while each is left out often enough: p below 0.8.
 
     Args:
         blit: mirror images, quarter turns and whole steps, pixels moved exactly.
@@ -150,15 +150,15 @@ class Pipeline:
         with torch.autocast(images.device.type, enabled=False):
             images = images.float()
             if self.blit:
-                images = changed(images, blits(chances, *size), move_pixels)
+                images = transformed(images, blits(chances, *size), move_pixels)
             if self.geometric:
-                images = changed(images, geometries(chances, *size), warp)
+                images = transformed(images, geometries(chances, *size), warp)
             if self.colour:
-                images = changed(images, colours(chances), recolour)
+                images = transformed(images, colours(chances), recolour)
             if self.filtering:
                 gains = band_gains(chances)
-                # As a matrix, of which `changed` looks whether it is the unit matrix.
-                images = changed(
+                # As a matrix, which `transformed` compares with the unit matrix.
+                images = transformed(
                     images,
                     torch.diag_embed(gains),
                     lambda x, g: amplify(x, g.diagonal(dim1=1, dim2=2)),

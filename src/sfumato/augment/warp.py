@@ -13,7 +13,7 @@ from sfumato.augment.wavelets import DELAY, MARGIN, doubling, fold, shrinking
 from sfumato.core.images import Images
 
 
-def changed(
+def transformed(
     images: Images, matrices: Float[Tensor, "B n n"], change: Callable[[Images, Tensor], Images]
 ) -> Images:
     """`change` those images alone whose matrix is not the unit matrix; the others stay exactly."""

@@ -232,11 +232,11 @@ def _print(options: argparse.Namespace, path: Path, facts: dict[str, Any]) -> No
 def run_reconstruct(options: argparse.Namespace) -> None:
     """Reconstruct held-out images."""
     from sfumato.explore.plots import write_reconstruction
-    from sfumato.explore.real_images import diffusion_of, reconstruct
+    from sfumato.explore.real_images import diffusion_of, reconstruct_images
 
     loaded, splits, path = _load(options)
     batch = _batch(options, loaded, splits)
-    found = reconstruct(diffusion_of(loaded, "reconstruct"), batch, options.steps)
+    found = reconstruct_images(diffusion_of(loaded, "reconstruct"), batch, options.steps)
     _print(options, path, write_reconstruction(found, path))
 
 

@@ -30,9 +30,9 @@ from sfumato.networks.mp_layers import constraint
 
 @component
 class DiffusionConfig:
-    """A diffusion model: DDPM unless said otherwise.
+    """A diffusion model: DDPM by default.
 
-    With `augment` it trains on changed images and tells the network how they were changed.
+    With `augment` it trains on changed images, and the network takes the changes as input.
     """
 
     kind: Literal["diffusion"] = "diffusion"
@@ -57,8 +57,8 @@ class DiffusionConfig:
             )
         if self.augment is not None and not isinstance(self.network, TAKES_AUGMENT_LABELS):
             raise ValueError(
-                f"augment tells the network how images were changed, and network kind "
-                f"{self.network.kind!r} cannot be told; use unet or ddpmpp, or leave augment out"
+                f"augment gives the network the changes of images as input, and network kind "
+                f"{self.network.kind!r} does not take it; use unet or ddpmpp, or leave augment out"
             )
         self.parameterization.check(self.schedule)
         self.loss.check(self.schedule, self.learned_variance)
@@ -81,10 +81,10 @@ class DiffusionConfig:
 
 
 class NoisyLosses(NamedTuple):
-    """The loss of each image, and at which noise level it was incurred.
+    """The loss of each image, and the noise level at which it occurred.
 
-    `loss` is what is minimized: `error` times the weight that importance sampling of the times
-    calls for. The trainer logs the errors by log-SNR, which shows *where* a model is bad.
+    `loss` is minimized: `error` times the weight of importance sampling of the times. The trainer
+    logs the errors by log-SNR, which shows *where* a model is bad.
     """
 
     loss: Float[Tensor, " B"]
@@ -138,11 +138,11 @@ class DiffusionModel(GenerativeModel):
         ]
 
     def loss(self, batch: Batch, noise: RandomStream) -> Float[Tensor, " B"]:
-        """One loss an image, at times drawn for each."""
+        """One loss per image, at times drawn for each."""
         return self.noisy_losses(batch, noise).loss
 
     def noisy_losses(self, batch: Batch, noise: RandomStream) -> NoisyLosses:
-        """The training loss of each image with the log-SNR at which it was incurred."""
+        """The training loss of each image with its log-SNR."""
         t, weight = self.time_sampler(noise)
         images, augment_labels = batch.images, None
         if self.training and self.config.augment is not None:
@@ -159,7 +159,7 @@ class DiffusionModel(GenerativeModel):
     ) -> Images:
         """One image in [-1, 1] for each stream of `noise`, on the model's device.
 
-        x_1 is drawn first, so that models of like image shape start from the same noise.
+        x_1 is drawn first, so that models of equal image shape start from the same noise.
         """
         return self.sample_with(self.guided, labels, noise, on_step)
 
@@ -175,7 +175,7 @@ class DiffusionModel(GenerativeModel):
         noise: RandomStream,
         on_step: OnStep | None = None,
     ) -> Images:
-        """`sample` by another denoiser than the config's: under autoguidance, say."""
+        """`sample` with another denoiser than the config's, such as one under autoguidance."""
         x_1, labels = self.start(labels, noise)
         return self.config.sampler(denoiser, x_1, labels, noise, on_step).clamp(-1, 1)
 

@@ -1,4 +1,4 @@
-"""Working with images in the latent space of a diffusion model, and looking at how it denoises."""
+"""Following the flow between images and noise, editing images, and watching a model denoise."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ class Snapshot(NamedTuple):
     t: float
     x_t: Images
     x_0: Images
-    """What the denoiser takes the clean image to be."""
+    """The clean image that the denoiser predicts."""
 
 
 class NoiseEstimate(NamedTuple):
@@ -45,11 +45,11 @@ def invert(
     """The noise from which the probability flow makes the images x_0, by Heun's method.
 
     Args:
-        times: the grid of the sampler (falling, from 1 to 0), walked upwards. The first noise
+        times: the grid of the sampler (falling, from 1 to 0), followed upwards. The first noise
             level is entered without noise: x = alpha x_0.
-        noise: unused by the flow; one stream an image.
+        noise: unused by the flow; one stream per image.
 
-    Source: Song et al. 2021 (DDIM), section 4.3. NFE: 2 a step.
+    Source: Song et al. 2021 (DDIM), section 4.3. NFE: 2 per step.
     """
     rising = times[:-1].flip(0)
     alpha, _ = denoiser.schedule.alpha_sigma(rising[0])
@@ -83,12 +83,12 @@ def sdedit(
     """Image to image: noises x_0 to an intermediate time and samples from there.
 
     Args:
-        start: in (0, 1]; the later, the freer. The first time of the sampler's grid that is not
-            later is taken.
+        start: in (0, 1]; later leaves more freedom. Sampling starts at the first time of the
+            sampler's grid that is not later.
 
     Source: Meng et al. 2022, algorithm 1.
     Raises:
-        ConfigError: the grid has no time so early.
+        ConfigError: the grid has no time that early.
     """
     sampler = sampler.for_model(denoiser)
     times = sampler.grid(denoiser.schedule, sampler.steps)

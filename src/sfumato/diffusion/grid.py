@@ -2,7 +2,7 @@
 
 Every grid may start at a noise level `sigma_max` (sigma / alpha) in place of t = 1. Beyond 80 or so
 an image is noise for all purposes, and a schedule such as the cosine, which goes on to 20,000, has
-times there that cost steps and, worse, at which an eps-prediction says nothing of x_0: its error
+times there that cost steps and, worse, at which an eps-prediction does not determine x_0: its error
 counts sigma / alpha times in x_0. Karras et al. 2022 (table 1, j_0 = 8) start that schedule at 80
 too.
 """
@@ -24,7 +24,7 @@ CONTINUOUS_SIGMA_MIN = 0.002
 """The last noise level before clean data on a continuous schedule (Karras et al. 2022)."""
 
 
-class Grid(ABC):
+class SamplingGrid(ABC):
     """Chooses the times of a sampler."""
 
     kind: str
@@ -39,7 +39,7 @@ class Grid(ABC):
 
 
 @component
-class UniformGrid(Grid):
+class UniformGrid(SamplingGrid):
     """Evenly from the noise end to the first noise level, then to clean data.
 
     On a discrete schedule these are steps from T to 1, rounded, both included (Improved DDPM's
@@ -62,7 +62,7 @@ class UniformGrid(Grid):
 
 
 @component
-class LeadingGrid(Grid):
+class LeadingGrid(SamplingGrid):
     """Every (T // steps)-th step, counted from the first: 1, 1 + stride, ... (Song et al. 2021).
 
     It stops short of T; Lin et al. 2024 show the harm. On a continuous schedule there is no such
@@ -87,7 +87,7 @@ class LeadingGrid(Grid):
 
 
 @component
-class TrailingGrid(Grid):
+class TrailingGrid(SamplingGrid):
     """Equal intervals of [0, 1], counted from the noise end (Lin et al. 2024, table 2).
 
     On a discrete schedule the times are rounded to its grid.
@@ -120,7 +120,7 @@ class TrailingGrid(Grid):
 
 
 @component
-class LogSnrGrid(Grid):
+class LogSnrGrid(SamplingGrid):
     """Evenly in log-SNR, then to clean data (Lu et al. 2022, DPM-Solver).
 
     Args:
@@ -144,7 +144,7 @@ class LogSnrGrid(Grid):
 
 
 @component
-class KarrasGrid(Grid):
+class KarrasGrid(SamplingGrid):
     """Evenly in sigma^(1 / rho), then to clean data (Karras et al. 2022, eq. 5).
 
     Args:

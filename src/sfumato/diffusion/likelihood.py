@@ -63,8 +63,8 @@ def step_term(
 
     Args:
         x_0: the true images.
-        denoised: what the model says of x_t. Its variance is used when it has one.
-        step: between s and t, one for all or one an image.
+        denoised: the model's prediction from x_t. Its variance is used if it is learned.
+        step: between s and t, a scalar or one per image.
         posterior_floor: the posterior variance of the grid's second step, for where the true one
             is 0 and its log is needed.
         fixed_variance: the variance of the model's step when it is not learned.
@@ -147,12 +147,12 @@ def variational_bound(
         denoiser: its learned variance is used when it has one.
         x_0: images at the 256 levels of [-1, 1].
         labels: classes; None is unconditional.
-        noise: one stream an image; one draw of x_t a step.
+        noise: one stream per image; one draw of x_t per step.
         times: falling from 1 to 0. All T steps of a discrete schedule (UniformGrid) give the bound
             of the papers, any other grid that of the sampler on it.
         fixed_variance: of the reverse steps when it is not learned.
 
-    Source: Ho et al. 2020, eq. 5. NFE: one a step.
+    Source: Ho et al. 2020, eq. 5. NFE: one per step.
     """
     schedule = denoiser.schedule
     if len(times) < 3:
@@ -175,7 +175,7 @@ class ODELikelihood:
     nfe: int
     tolerance: float
     noise_level: float
-    """sigma / alpha at the start: the density is that of the data blurred so much."""
+    """sigma / alpha at the start: the density is that of the data blurred by it."""
 
 
 def dequantize(x_0: Images, noise: RandomStream) -> Images:
@@ -202,8 +202,8 @@ def ode_likelihood(
         denoiser: predicts x_0 and eps.
         x: dequantized images in [-1, 1] (see `dequantize`).
         labels: classes; None is unconditional.
-        noise: one stream an image, for the probes.
-        trace: of the Jacobian: Hutchinson's estimate with random signs, or one backward pass a
+        noise: one stream per image, for the probes.
+        trace: of the Jacobian: Hutchinson's estimate with random signs, or one backward pass per
             dimension.
         probes: of Hutchinson's estimate, averaged.
         tolerance: relative and absolute, of the adaptive Runge-Kutta 4(5).

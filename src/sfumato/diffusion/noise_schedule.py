@@ -18,7 +18,7 @@ Scaling = Literal["preserving", "exploding", "rectified"]
 
 
 Times = Float64[Tensor, "*B"]
-"""One time for the whole batch (a scalar) or one an image; float64, on the CPU, in [0, 1]."""
+"""One time for the whole batch (a scalar) or one per image; float64, on the CPU, in [0, 1]."""
 TimeGrid = Float64[Tensor, " _"]
 """The times that a sampler visits, falling."""
 
@@ -27,7 +27,7 @@ def per_image(coefficient: Float64[Tensor, "*B"], x: Float[Tensor, "B ..."]) -> 
     """`coefficient` in a form that multiplies the images `x` without changing their dtype.
 
     A scalar stays as it is: torch multiplies images on any device by a scalar of the CPU, with
-    neither a copy nor a synchronization. One number an image becomes a column of x's device.
+    neither a copy nor a synchronization. One number per image becomes a column on x's device.
     """
     if coefficient.ndim == 0:
         return coefficient
@@ -35,7 +35,7 @@ def per_image(coefficient: Float64[Tensor, "*B"], x: Float[Tensor, "B ..."]) -> 
 
 
 def one_each(coefficient: Float64[Tensor, "*B"], x: Float[Tensor, "B ..."]) -> Float[Tensor, " B"]:
-    """`coefficient` as one number an image, of x's dtype and device, which nobody waits for."""
+    """`coefficient` as one number per image, in x's dtype and on its device, without waiting."""
     if coefficient.ndim == 0:
         return x.new_full((len(x),), coefficient.item())
     return coefficient.to(x, non_blocking=True)
@@ -182,7 +182,7 @@ class NoiseSchedule:
     """The marginals of a diffusion process.
 
     A subclass either has a `table`, which makes it discrete, or overrides `log_snr` and `time`.
-    All times and results are float64 on the CPU, one or one an image.
+    All times and results are float64 on the CPU, a scalar or one value per image.
     """
 
     scaling: ClassVar[Scaling] = "preserving"

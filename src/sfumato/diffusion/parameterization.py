@@ -1,4 +1,4 @@
-"""What the network is asked to predict, as four coefficients (Karras et al. 2022, eq. 7).
+"""What the network predicts, as four coefficients (Karras et al. 2022, eq. 7).
 
     x_0 = c_skip x_t + c_out F(c_in x_t, c_noise)
 
@@ -80,7 +80,7 @@ class EpsParameterization(Parameterization):
         if schedule.reaches_pure_noise:
             raise ValueError(
                 "parameterization eps has no meaning on a schedule with zero terminal SNR: at "
-                "t = 1 the input is the noise itself and says nothing of x_0; use v or x_0"
+                "t = 1 the input is the noise itself and does not depend on x_0; use v or x_0"
             )
 
 
@@ -156,7 +156,7 @@ class EDMParameterization(Parameterization):
         """Refuse a schedule that ends in pure noise."""
         if schedule.reaches_pure_noise:
             raise ValueError(
-                "parameterization edm tells the network log(sigma / alpha), which is infinite at "
+                "parameterization edm gives the network log(sigma / alpha), which is infinite at "
                 "t = 1 of a schedule with zero terminal SNR; use v or velocity"
             )
 
@@ -165,7 +165,7 @@ class EDMParameterization(Parameterization):
 class MeanParameterization(Parameterization):
     """The network predicts the posterior mean of the previous step (Ho et al. 2020, eq. 8).
 
-    It needs to know which step that is, so it lives on the grid of a discrete schedule alone.
+    It needs to know which step that is, so it is only defined on the steps of a discrete schedule.
     """
 
     kind: Literal["mean"] = "mean"
@@ -201,7 +201,7 @@ class MeanParameterization(Parameterization):
 
 
 def noise_label(schedule: NoiseSchedule, t: Times) -> Times:
-    """The number that tells a network the noise level.
+    """The number by which a network knows the noise level.
 
     DDPM's networks see the 0-based step. On a continuous schedule they see the same range.
     """

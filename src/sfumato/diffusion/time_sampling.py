@@ -1,4 +1,4 @@
-"""The training distribution of t: at which noise levels the network practises."""
+"""The training distribution of t: at which noise levels the network trains."""
 
 from abc import ABC, abstractmethod
 from typing import Annotated, ClassVar, Literal, NamedTuple
@@ -15,14 +15,14 @@ from sfumato.diffusion.noise_schedule import NoiseSchedule, Times
 
 
 class TimeDraw(NamedTuple):
-    """One time an image, and what its loss is multiplied by."""
+    """One time per image, and the factor of its loss."""
 
     t: Times
     weight: Times
 
 
 class TimeSampler(nn.Module):
-    """Draws one time an image. (One time a batch is a known fault: slower, and worse.)
+    """Draws one time per image. (One time per batch is a known fault: slower, and worse.)
 
     Most are a fixed distribution, which is part of the objective: the weights are 1. A sampler that
     learns overrides `forward` and `observe`; its buffers are saved with the model.
@@ -39,7 +39,7 @@ class TimeSampler(nn.Module):
         return TimeDraw(t, torch.ones_like(t))
 
     def observe(self, t: Times, loss: Float[Tensor, " B"]) -> None:
-        """Learn from the losses that were incurred at the times t."""
+        """Learn from the losses at the times t."""
 
 
 class TimeDistribution(ABC):
@@ -68,7 +68,7 @@ class TimeDistribution(ABC):
 
 @component
 class UniformTimes(TimeDistribution):
-    """Every time alike: k / T with k from 1 to T, or all of (0, 1] on a continuous schedule.
+    """Uniform in time: k / T with k from 1 to T, or all of (0, 1] on a continuous schedule.
 
     Args:
         stratified: spread the times of a step evenly, one in each of as many equal parts of the
@@ -125,13 +125,13 @@ class LogitNormalTimes(TimeDistribution):
 
 @component
 class ImportanceTimes(TimeDistribution):
-    """Practises each step in proportion to the root mean square of its recent losses.
+    """Trains each step in proportion to the root mean square of its recent losses.
 
     The losses are divided by the probability, so the expected objective is that of uniform times,
     with less variance: the remedy for the noisy gradients of the variational bound.
 
     Args:
-        memory: about how many losses of a step are remembered; until each step has so many, times
+        memory: about how many losses of a step are remembered; until each step has that many, times
             are uniform.
         uniform_share: the part of the times that stays uniform.
 
@@ -153,7 +153,7 @@ class ImportanceTimes(TimeDistribution):
 
 
 class ImportanceSampler(TimeSampler):
-    """Draws times as ImportanceTimes says; the same on every process."""
+    """Draws times as ImportanceTimes describes; the same on every process."""
 
     seen: Tensor
     second_moment: Tensor
@@ -196,7 +196,7 @@ class ImportanceSampler(TimeSampler):
 
 
 def _normal(noise: RandomStream, stratified: bool) -> Times:
-    """Standard normal numbers, one an image."""
+    """Standard normal numbers, one per image."""
     if not stratified:
         return noise.normal().double()
     quantiles: Tensor = torch.special.ndtri(noise.stratified())

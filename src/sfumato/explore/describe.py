@@ -24,11 +24,11 @@ from sfumato.speed.plan import computing, plan_of
 from sfumato.training.training_config import TrainingConfig
 
 SIZES = (2, 4)
-"""Batches on which memory is counted; a line through both says what another batch needs."""
+"""Batches on which memory is counted; a line through both gives the memory of any batch."""
 
 
 @dataclass(frozen=True)
-class Row:
+class ModuleRow:
     """A module. `output` and `flops` are of one image, in one evaluation of a training step."""
 
     module: str
@@ -62,7 +62,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Description:
-    """What `sfumato info` says of a recipe.
+    """What `sfumato info` shows of a recipe.
 
     Args:
         rows: the modules, and the whole model as the last.
@@ -71,7 +71,7 @@ class Description:
         memory: for the recipe's batch.
     """
 
-    rows: list[Row]
+    rows: list[ModuleRow]
     evaluation_flops: int
     nfe: int
     training_flops: int
@@ -82,11 +82,11 @@ class Description:
         return {**asdict(self), "memory": {**asdict(self.memory), "total": self.memory.total}}
 
 
-def describe(experiment: Experiment, depth: int) -> Description:
+def describe_model(experiment: Experiment, depth: int) -> Description:
     """What the modules of an experiment are, do and need, down to `depth` levels.
 
     Found by training steps on tiny batches, in the recipe's precision (float32 if that is auto);
-    the images themselves are not needed where the catalogue says what they are like.
+    the images are not needed if the catalogue states their shape and classes.
     """
     config = experiment.training
     model = build_model(experiment, form(experiment.data))
@@ -197,8 +197,10 @@ def _of(module: nn.Module, flops: dict[nn.Module, int]) -> int:
     return sum(_of(child, flops) for child in module.children())
 
 
-def _row(name: str, module: nn.Module, output: Tensor | None, flops: dict[nn.Module, int]) -> Row:
-    return Row(
+def _row(
+    name: str, module: nn.Module, output: Tensor | None, flops: dict[nn.Module, int]
+) -> ModuleRow:
+    return ModuleRow(
         module=name,
         type=type(module).__name__,
         output="" if output is None else "x".join(map(str, output.shape[1:])),

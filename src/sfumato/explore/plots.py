@@ -55,7 +55,7 @@ def _assignments(options: str) -> list[str]:
 
 @dataclass(frozen=True)
 class ScheduleCurves:
-    """What a schedule looks like, from data to noise.
+    """The curves of a schedule, from data to noise.
 
     Args:
         t: times k / T, k = 1..T.
@@ -84,7 +84,7 @@ def schedule_curves(schedule: NoiseSchedule) -> ScheduleCurves:
     return ScheduleCurves(times[1:], log_snr[1:].sigmoid(), beta, log_snr[1:])
 
 
-def draw_schedules(schedules: Mapping[str, NoiseSchedule], path: Path) -> None:
+def plot_schedules(schedules: Mapping[str, NoiseSchedule], path: Path) -> None:
     """Draw alpha-bar, beta and log-SNR of schedules, by name, side by side.
 
     Raises:
@@ -122,7 +122,7 @@ def forward_images(
         seed: of the first image's noise.
     Returns:
         For each time the images, scaled to alpha^2 + sigma^2 = 1 and clipped to [-1, 1], so that
-        those of all schedules can be looked at.
+        those of all schedules compare.
     Raises:
         ConfigError: the schedule has no noise level at a time.
     """
@@ -137,16 +137,16 @@ def forward_images(
     return shown
 
 
-def draw_forward(
+def plot_forward(
     schedule: NoiseSchedule, images: UInt8Images, times: Sequence[float], path: Path
 ) -> None:
-    """Draw the forward process on real images: a row an image, a column a time.
+    """Draw the forward process on real images: one row per image, one column per time.
 
     Raises:
         ConfigError: as `forward_images`, or another suffix than .png, .svg or .pdf.
     """
     columns = forward_images(schedule, from_uint8(images), times)
-    titles = [f"t = {t:g}\nlog-SNR {number(log_snr_at(schedule, t))}" for t in times]
+    titles = [f"t = {t:g}\nlog-SNR {three_digits(log_snr_at(schedule, t))}" for t in times]
     rows = [
         ("", [column[k : k + 1] for column in columns], titles if k == 0 else None)
         for k in range(len(images))
@@ -209,7 +209,7 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, format=suffix[1:], dpi=150)
 
 
-def number(value: float) -> str:
+def three_digits(value: float) -> str:
     """Three digits, and infinity as a sign."""
     return f"{value:.3g}" if math.isfinite(value) else ("∞" if value > 0 else "-∞")
 
@@ -230,7 +230,7 @@ NOISE_RANGE = 3.0
 """Noise is shown from -3 to 3 standard deviations."""
 
 
-def columns(images: Images) -> list[Float[Tensor, "1 C H W"]]:
+def single_images(images: Images) -> list[Float[Tensor, "1 C H W"]]:
     """The images one by one."""
     return [images[k : k + 1] for k in range(len(images))]
 
@@ -244,9 +244,9 @@ def write_reconstruction(found: Reconstruction, path: Path) -> dict[str, Any]:
     """Images, their noise, and what the flow makes of it; returns the errors."""
     errors, stds = found.rms_error.tolist(), found.noise_std.tolist()
     rows: list[TableRow] = [
-        ("image", columns(found.images), None),
-        ("noise", columns(shown_noise(found.noise)), [f"std {std:.3f}" for std in stds]),
-        ("again", columns(found.again), [f"RMS {error:.4f}" for error in errors]),
+        ("image", single_images(found.images), None),
+        ("noise", single_images(shown_noise(found.noise)), [f"std {std:.3f}" for std in stds]),
+        ("again", single_images(found.again), [f"RMS {error:.4f}" for error in errors]),
     ]
     draw_table(rows, path)
     mean = sum(errors) / len(errors)
@@ -257,7 +257,7 @@ def write_interpolation(
     paths: Sequence[Images], smooth: Sequence[Smoothness] | None, path: Path, features: str
 ) -> dict[str, Any]:
     """A row for each path; an animation of all beside it, ending in .webp; the smoothness."""
-    rows: list[TableRow] = [("", columns(images), None) for images in paths]
+    rows: list[TableRow] = [("", single_images(images), None) for images in paths]
     draw_table(rows, path)
     scale = max(1, 96 // max(paths[0].shape[2:]))
     frames = [
@@ -293,7 +293,7 @@ def write_truncation(
     The spread is the standard deviation over images, averaged over pixels, in units of [-1, 1].
     """
     rows: list[TableRow] = [
-        (f"psi {share:g}", columns(images), None)
+        (f"psi {share:g}", single_images(images), None)
         for share, images in zip(shares, found, strict=True)
     ]
     draw_table(rows, path)
@@ -307,9 +307,9 @@ def write_inpainting(
     """Images, what is kept of them, and one row for each time they were painted."""
     kept = known.to(batch.images)
     rows: list[TableRow] = [
-        ("image", columns(batch.images), None),
-        ("kept", columns(batch.images * kept), None),
-        *((f"found {k + 1}", columns(images), None) for k, images in enumerate(found)),
+        ("image", single_images(batch.images), None),
+        ("kept", single_images(batch.images * kept), None),
+        *((f"found {k + 1}", single_images(images), None) for k, images in enumerate(found)),
     ]
     draw_table(rows, path)
     changed = [((images - batch.images) * kept).abs().max().item() for images in found]
@@ -320,10 +320,11 @@ def write_inpainting(
 def write_image_to_image(
     batch: Batch, starts: Sequence[float], found: Sequence[Images], path: Path
 ) -> dict[str, Any]:
-    """Images and a row for each start, from the nearest to the freest."""
-    rows: list[TableRow] = [("image", columns(batch.images), None)]
+    """Images and a row for each start, from the closest to the freest."""
+    rows: list[TableRow] = [("image", single_images(batch.images), None)]
     rows += [
-        (f"from t = {t:g}", columns(images), None) for t, images in zip(starts, found, strict=True)
+        (f"from t = {t:g}", single_images(images), None)
+        for t, images in zip(starts, found, strict=True)
     ]
     draw_table(rows, path)
     changes = [_rms(images, batch.images, torch.ones(())) for images in found]
@@ -331,8 +332,8 @@ def write_image_to_image(
 
 
 def write_strip(frames: Sequence[Snapshot], path: Path) -> dict[str, Any]:
-    """Two rows for each image, x_t and the predicted x_0, and a column a time."""
-    titles = [f"t = {number(frame.t)}" for frame in frames]
+    """Two rows for each image, x_t and the predicted x_0, and one column per time."""
+    titles = [f"t = {three_digits(frame.t)}" for frame in frames]
     rows: list[TableRow] = []
     for k in range(len(frames[0].x_t)):
         states = [within_range(frame.x_t[k : k + 1]) for frame in frames]
@@ -346,7 +347,7 @@ def write_noise(
     before: Sequence[NoiseEstimate], after: Sequence[NoiseEstimate], path: Path
 ) -> dict[str, Any]:
     """For each image x_t, the true noise and both predictions, under their standard deviations."""
-    times = [f"t = {number(row.t)}" for row in after]
+    times = [f"t = {three_digits(row.t)}" for row in after]
     rows: list[TableRow] = []
     for k in range(len(after[0].x_t)):
         one = slice(k, k + 1)

@@ -233,7 +233,7 @@ class Reconstruction:
     noise_std: Float[Tensor, " B"]
 
 
-def reconstruct(model: DiffusionModel, batch: Batch, steps: int) -> Reconstruction:
+def reconstruct_images(model: DiffusionModel, batch: Batch, steps: int) -> Reconstruction:
     """Images to noise and back along the probability flow, by Heun's method.
 
     Args:

@@ -64,7 +64,7 @@ class GANConfig:
     def __post_init__(self) -> None:
         if self.input_noise_images is not None and self.input_noise == 0:
             raise ValueError(
-                "input_noise_images says when input_noise has fallen to 0, and it is 0 from the "
+                "input_noise_images sets when input_noise has fallen to 0, and it is 0 from the "
                 "start; set input_noise, for example to 0.1"
             )
         check_combination(self.network, self.loss, self.regularizers, self.unrolled, self.augment)
@@ -239,7 +239,7 @@ class GAN(GenerativeModel):
         return self.discriminator(batch.images.to(device), labels).float()  # type: ignore[no-any-return]
 
     def _before_discriminator(self, x: Images, batch: Batch, noise: RandomStream) -> Images:
-        """Changes made to real and generated images alike."""
+        """Changes made to real and generated images."""
         if self.augment is not None:
             x = self.augment(x, noise)
         std, end = self.config.input_noise, self.config.input_noise_images

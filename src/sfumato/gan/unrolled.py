@@ -43,7 +43,7 @@ class Unrolling:
         self,
         module: nn.Module,
         loss: Callable[[State], Tensor],
-        moments: "Moments | None" = None,
+        moments: "AdamMoments | None" = None,
     ) -> State:
         """The state of `module` after descending `loss`, differentiable through all steps.
 
@@ -63,7 +63,7 @@ class Unrolling:
                 loss(parameters | buffers), list(parameters.values()), create_graph=True
             )
             if self.betas is not None:
-                assert moments is not None, "Adam goes on from what it has seen"
+                assert moments is not None, "Adam continues from earlier gradients"
                 moments = moments.and_then(steps, self.betas)
                 steps = moments.direction(self.betas)
             parameters = {
@@ -74,15 +74,15 @@ class Unrolling:
 
 
 @dataclass(frozen=True)
-class Moments:
-    """Running means of gradients and of their squares, a tensor each a parameter, as Adam's."""
+class AdamMoments:
+    """Running means of gradients and of their squares, one tensor per parameter, as in Adam."""
 
     means: Sequence[Tensor]
     squares: Sequence[Tensor]
     count: float
     """Gradients so far."""
 
-    def and_then(self, gradients: Sequence[Tensor], betas: Betas) -> "Moments":
+    def and_then(self, gradients: Sequence[Tensor], betas: Betas) -> "AdamMoments":
         """With one more gradient."""
         first, second = betas
         means = [first * m + (1 - first) * g for m, g in zip(self.means, gradients, strict=True)]
@@ -90,7 +90,7 @@ class Moments:
             second * s + (1 - second) * g.square()
             for s, g in zip(self.squares, gradients, strict=True)
         ]
-        return Moments(means, squares, self.count + 1)
+        return AdamMoments(means, squares, self.count + 1)
 
     def direction(self, betas: Betas) -> list[Tensor]:
         """Adam's step at a learning rate of 1 (Kingma & Ba 2015, algorithm 1)."""
@@ -116,13 +116,13 @@ class GradientMoments(nn.Module):
             self.register_buffer(f"mean_{i}", torch.zeros_like(parameter, requires_grad=False))
             self.register_buffer(f"square_{i}", torch.zeros_like(parameter, requires_grad=False))
 
-    def read(self) -> Moments:
+    def read(self) -> AdamMoments:
         """The moments so far."""
         means, squares = (
             [self.get_buffer(f"{kind}_{i}") for i in range(self._size)]
             for kind in ("mean", "square")
         )
-        return Moments(means, squares, float(self.count))
+        return AdamMoments(means, squares, float(self.count))
 
     @torch.no_grad()
     def add(self, module: nn.Module) -> None:

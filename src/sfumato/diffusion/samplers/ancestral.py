@@ -96,7 +96,7 @@ class DDIMSampler(Sampler):
         for t, s in pairwise(times):
             denoised = denoiser(x, t, labels)
             transition = denoiser.schedule.transition(s, t)
-            redrawn = self.eta**2 * transition.tau  # share of the variance at s drawn afresh
+            redrawn = self.eta**2 * transition.tau  # share of the variance at s that is redrawn
             kept = transition.sigma_s * (1 - redrawn).sqrt()
             x = per_image(transition.alpha_s, x) * denoised.x_0 + kept * denoised.eps
             if self.eta > 0 and s > 0:
