@@ -1,12 +1,12 @@
-"""How the metrics answer to known damage: JPEG, noise, missing classes; and the floor curve.
+"""How the metrics react to known damage: JPEG, noise, missing classes; and the floor curve.
 
     python benchmarks/damage.py cifar10_train.npz --classes cat
 
 Half of the images (of both splits) are the reference; the other half is scored as it is (the
-floor) and damaged in each of these ways. With several classes, the second half of them is left
-out as well; that leaves half as many images, and `--missing-only` has a floor of as many.
-`--copies` says instead how many of 400 training images are suspected copies, as they are and
-changed a little. `--output` keeps the numbers as JSON.
+floor) and damaged in each of these ways. With several classes, one more comparison leaves out the
+second half of them. That leaves half as many images; `--missing-only` has a floor of that size.
+`--copies` prints instead how many of 400 training images are suspected copies, unchanged and
+slightly changed. `--output` keeps the numbers as JSON.
 """
 
 import argparse
@@ -43,8 +43,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", help="as data.source, of colour images")
     parser.add_argument("--classes", nargs="*", default=[], help="keep these only")
-    parser.add_argument("--images", type=int, help="at most so many in all")
-    parser.add_argument("--limit", type=int, help="load at most so many training images")
+    parser.add_argument("--images", type=int, help="at most this many in all")
+    parser.add_argument("--limit", type=int, help="load at most this many training images")
     parser.add_argument("--missing-only", action="store_true", help="no JPEG, no noise")
     parser.add_argument("--copies", action="store_true", help="suspected copies, nothing else")
     parser.add_argument("--floor-curve", action="store_true")

@@ -2,11 +2,11 @@
 
     python benchmarks/dcgan.py cifar10 --classes cat --seconds 120 --output dcgan
 
-The peer is the tutorial as it stands: networks, initialization, binary cross-entropy, Adam, batch
+The peer is the unchanged tutorial: networks, initialization, binary cross-entropy, Adam, batch
 of 128, float32; at 32 pixels with one block fewer than at its 64. Ours is the DCGAN of the package
 with its usual care: smoothed labels, decaying noise, smaller batches, averaged weights, bfloat16.
-Seconds are those of the process on a single thread, so that other work on the machine changes
-nothing. Both are scored by the same evaluator. Writes results.json, table.md and a picture each.
+Seconds are those of the process on a single thread, so that other work on the machine has no
+effect. Both are scored by the same evaluator. Writes results.json, table.md and a picture each.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def tutorial_networks(channels: int, size: int) -> tuple[nn.Module, nn.Module]:
 
 
 def batches(dataset: Dataset, size: int, seed: int) -> Iterator[Tensor]:
-    """uint8 images, shuffled anew each epoch."""
+    """uint8 images, shuffled again in each epoch."""
     for images, _ in dataset.batches(size, seed):
         yield images
 
@@ -144,7 +144,7 @@ SIDES = {"tutorial": train_tutorial, "ours": train_ours}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train both with each seed, score what is there, and write the files."""
+    """Train both with each seed, score the finished ones, and write the files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", help="a data set by name or path")
     parser.add_argument("--classes", nargs="+", default=[], help="these only")
@@ -164,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for seed in options.seeds:
         for name in options.sides:
             path = options.output / f"{name}-{seed}.npz"
-            if not path.exists():  # a run that is done is not repeated
+            if not path.exists():  # finished runs are not repeated
                 images, seen = SIDES[name](splits.train, seed, options.seconds, options.images)
                 np.savez(path, images=images.numpy(), seen=seen, seconds=options.seconds)
                 image_grid(images[:GRID].numpy(), 8).save(path.with_suffix(".png"))

@@ -2,8 +2,8 @@
 
     python benchmarks/fid.py --images 1000 --output docs/results/speed/fid.json
 
-Needs the packages pytorch-fid and torch-fidelity. The weights are random (the published ones are
-the same network), the images noise; both programs get the same, in turns, in one run.
+Needs the packages pytorch-fid and torch-fidelity. Weights are random (the published ones fit the
+same network) and images are noise. Both programs get the same input, in turns, in one run.
 """
 
 import argparse

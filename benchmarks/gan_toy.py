@@ -4,8 +4,8 @@
 
 The ring of 8 Gaussians and the 5 x 5 grid, with the package's losses, phases and trainer step.
 A mode counts when at least 1 % of the samples lie within 3 standard deviations of its centre.
-Writes results.json, table.md and figure.png, and the points of each run to ARM-SEED.npz: a run that
-is done is not repeated.
+Writes results.json, table.md and figure.png, and the points of each run to ARM-SEED.npz. Finished
+runs are not repeated.
 
 Source of the ring: Metz et al. 2017 (Unrolled GAN), appendix A.
 """
@@ -90,7 +90,7 @@ FAST, SLOW = 4e-3, 1e-3
 """Learning rates of generator and discriminator: the generator outruns it. They stay, as the
 authors' do: with rates that fall to nothing the plain GAN settles, too."""
 AVERAGE = ExponentialAverage(half_life_images=100 * BATCH)
-"""Of the generator's weights on the ring, which go on moving around what they have found."""
+"""Of the generator's weights on the ring, which keep moving around the modes they have found."""
 BETAS = (0.5, 0.999)
 FRAMES = 5
 
@@ -173,7 +173,7 @@ def samples(gan: GAN, count: int, seed: int) -> Tensor:
 
 
 def kept(arm: Arm, seed: int, path: Path) -> dict[str, Any]:
-    """What was measured, now or before."""
+    """The measurements of this run and of earlier ones."""
     if not path.exists():
         run = measure(arm, seed)
         np.savez(path, **{**run, "frames": torch.stack(run["frames"]).numpy()})
@@ -183,7 +183,7 @@ def kept(arm: Arm, seed: int, path: Path) -> dict[str, Any]:
 
 
 def draw(found: dict[str, list[dict[str, Any]]], every: dict[str, Arm], path: Path) -> None:
-    """A row an arm: the course of the first seed, then the last samples of the others."""
+    """One row per arm: the course of the first seed, then the last samples of the others."""
     columns = FRAMES + max(len(runs) for runs in found.values()) - 1
     figure = Figure(figsize=(1.6 * columns, 1.7 * len(found)), layout="constrained")
     axes = figure.subplots(len(found), columns, squeeze=False)
@@ -209,7 +209,7 @@ def draw(found: dict[str, list[dict[str, Any]]], every: dict[str, Arm], path: Pa
 def table(found: dict[str, list[dict[str, Any]]], every: dict[str, Arm]) -> str:
     """Modes of each seed, and the mean share of samples within 3 std of a mode."""
     lines = [
-        "| GAN | modes found, a seed each | of | good samples | seconds |",
+        "| GAN | modes found, per seed | of | good samples | seconds |",
         "|---|---|--:|--:|--:|",
     ]
     for name, runs in found.items():

@@ -2,8 +2,8 @@
 
 A clock runs inside the losses, `backward`, the clipping and the optimizer of a real session; what
 is left of its time is the overhead: loading, noise streams, averages, losses by noise level, a row
-of the log and of TensorBoard in every turn. On a busy machine both parts are delayed alike; the
-median over turns is what counts.
+of the log and of TensorBoard in every turn. A busy machine delays both parts equally, so only the
+median over turns counts.
 """
 
 import argparse
@@ -97,7 +97,7 @@ def main() -> None:
     experiment = load_experiment(options.recipe, [])
     size = experiment.training.batch_size
     budget = {"budget_images": 10**9, "budget_steps": None, "budget_seconds": None}
-    # Pictures and checkpoints cost what the config asks for.
+    # Pictures and checkpoints cost what the config demands.
     rows = {"sample_images": 0, "checkpoint_images": 10**9, "log_images": STEPS * size}
     training = replace(experiment.training, **budget, **rows, precision=options.precision)
     experiment = with_decay_fixed(replace(experiment, training=training))
@@ -110,7 +110,7 @@ def main() -> None:
             session._train(Turn())  # type: ignore[arg-type]
             inside = clock.seconds - before
             shares.append((time.perf_counter() - began) / inside - 1)
-            print(f"{1e3 * inside / STEPS:.1f} ms a step, overhead {100 * shares[-1]:.2f} %")
+            print(f"{1e3 * inside / STEPS:.1f} ms per step, overhead {100 * shares[-1]:.2f} %")
     print(f"overhead: {100 * statistics.median(shares[1:]):.2f} % (median; the first warms up)")
 
 

@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     lines = [
-        "| network | images | parameters | GFLOP an image | forward, float32 | bfloat16 "
+        "| network | images | parameters | GFLOP per image | forward, float32 | bfloat16 "
         "| training, float32 | bfloat16 |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
@@ -182,7 +182,7 @@ def _rates(entry: Entry, options: argparse.Namespace) -> Sequence[float]:
 
 
 def _seconds(run: Callable[[], None], least: float) -> float:
-    """The median time of a run, over as many as `least` seconds hold, and 2 at least."""
+    """The median time of a run, over as many runs as fit into `least` seconds, at least 2."""
     run()
     times: list[float] = []
     while len(times) < 2 or sum(times) < least:
@@ -207,10 +207,11 @@ def _page(lines: list[str], options: argparse.Namespace) -> str:
             "# Networks: parameters, operations, speed",
             "",
             "One evaluation of the bare network. GFLOP: a multiply-add counts as two. Speeds are "
-            "images a second at a batch of",
-            f"{options.batch}: forward without gradients, and forward, backward and fused AdamW; "
-            "medians. PyTorch's own operations, NCHW, eager: the performance plan of training "
-            "does better. Empty: too large for this machine.",
+            "images per second",
+            f"with a batch of {options.batch}: forward without gradients, and forward, backward "
+            "and fused AdamW; medians. PyTorch's own",
+            "operations, NCHW, eager. The performance plan of training is faster. Empty: too "
+            "large for this machine.",
             "",
             *lines,
             "",

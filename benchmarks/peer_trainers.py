@@ -19,7 +19,7 @@ SIZE = 32
 
 
 class Peer(Protocol):
-    """What the benchmark needs of a project."""
+    """The interface of a project in this benchmark."""
 
     name: str
     batch_size: int

@@ -156,7 +156,7 @@ PAIRS = (
 
 @dataclass(frozen=True)
 class Contender:
-    """What is timed of a pair.
+    """The timings of a pair.
 
     Args:
         plan: ours under this plan; None: the peer.
@@ -195,12 +195,12 @@ GROUPS = {
         Contender(replace(LAST, compile=True), frozen=True),
     ),
 }
-"""What a plan search chooses from, and what else was tried; each beside the peer.
+"""The candidates of a plan search, and what else was tried; each beside the peer.
 
-The second has the kernels again: only what is timed in turns can be compared."""
+The second has the kernels again, because only timings in turns can be compared."""
 WARM_UP = 2
 Build = Callable[[Pair, Contender], tuple[Callable[[], object], int]]
-"""What one contender repeats, and its number of parameters."""
+"""The repeated call of one contender, and its number of parameters."""
 
 
 def compare(script: str, description: str | None, build: Build, can_freeze: bool) -> None:
@@ -341,7 +341,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers hold for."""
+    """The machine and versions for which the numbers hold."""
     from sfumato.runs.directory import environment
 
     facts = environment()

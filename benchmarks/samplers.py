@@ -2,10 +2,10 @@
 
     python benchmarks/samplers.py runs/fashion-mnist-ddpm --output docs/results/samplers/fashion
 
-Every sampler starts from the same noise, at the same noise level, and is tried on every grid. Two
-numbers for each: the root mean square distance of its images from those of a long, precise
-solution of the same ODE, and, on the grid where that is least, the Fréchet distance to held-out
-images (which counts what the eye may not mind, and what the network itself does wrong). Writes
+Every sampler starts from the same noise, at the same noise level, and is tried on every grid. Each
+has two numbers. The error is the root mean square distance of its images from those of a long,
+precise solution of the same ODE. On the grid with the least error, the Fréchet distance to held-out
+images is measured too; it includes the errors of the network itself. Writes
 OUTPUT.md, OUTPUT.json and OUTPUT.png.
 """
 
@@ -170,7 +170,7 @@ def best_grids(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
 
 
 def make(name: str, grid: str, nfe: int) -> Sampler:
-    """The sampler of that name with at most so many evaluations."""
+    """The sampler of that name with at most this many evaluations."""
     return AutoSampler(steps=nfe) if name == "auto" else SAMPLERS[name](nfe, GRIDS[grid])
 
 
@@ -209,14 +209,14 @@ def sample(model: DiffusionModel, sampler: Sampler, labels: Labels | None, count
 
 
 def write(result: dict[str, Any], stem: Path) -> None:
-    """The numbers, the tables and the picture of what is there so far."""
+    """The numbers, the tables and the picture of the results so far."""
     write_json(stem.with_suffix(".json"), result)
     write_bytes(stem.with_suffix(".md"), to_markdown(result).encode())
     draw(result, stem.with_suffix(".png"))
 
 
 def to_markdown(result: dict[str, Any]) -> str:
-    """A table for each number: a row a sampler and grid, a column a budget of evaluations."""
+    """A table for each number: one row per sampler and grid, one column per budget."""
     budgets = sorted({row["budget"] for row in result["rows"]})
     lines = [f"Run {result['run']}; reference: {result['reference']}.", ""]
     for key, title in MEASURES.items():

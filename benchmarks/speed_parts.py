@@ -1,4 +1,4 @@
-"""What a step is made of, and what else changes its time, on this machine.
+"""The parts of a step, and what else changes its time, on this machine.
 
     python benchmarks/speed_parts.py            # all, about ten minutes
     python benchmarks/speed_parts.py profile
@@ -112,7 +112,7 @@ def training_step(name: str, micro: int | None = None) -> Callable[[], object]:
 
 
 def rates() -> str:
-    """Of a processor: what products and convolutions can do at most."""
+    """The peak rates of a processor in products and convolutions."""
     a = torch.randn(2048, 2048)
     products = _gflops(2 * 2048**3, lambda dtype: partial(torch.mm, a.to(dtype), a.to(dtype)))
     rows = [["2048 x 2048 products", *products]]
@@ -196,7 +196,7 @@ def micro() -> str:
 
 
 def memory_kept() -> str:
-    """img/s in processes of their own, in turns: the allocator is told once."""
+    """img/s in separate processes, in turns: the allocator is set once per process."""
     rows = []
     for name in (FLOW, "unet-28", "ddpm-cifar10"):
         for what in ("training", "evaluation"):

@@ -1,4 +1,4 @@
-"""What a user gets in the same minutes: Fréchet distance against seconds of training.
+"""Fréchet distance against seconds of training, for the same minutes of each project.
 
     python benchmarks/time_to_quality.py train --seconds 300 --output ttq     # on an idle machine
     python benchmarks/time_to_quality.py score --output ttq                   # no timing: any load
@@ -10,8 +10,8 @@ weights are kept. `score` draws 500 images from each with 25 steps, and writes r
 table, a plot and a grid. `score` continues where it was stopped.
 
 Needs the packages diffusers and denoising-diffusion-pytorch. The peers train in float32, their
-default; that their images are drawn in bfloat16 saves an hour of scoring. The peers' clock
-stands still while weights are written, as Sfumato's does. What an hour gives a peer:
+default; drawing their images in bfloat16 saves an hour of scoring. The peers' clock stops while
+weights are written, as Sfumato's does. To train a peer for an hour:
 `train --projects denoising-diffusion-pytorch --seconds 3660`.
 """
 
@@ -79,7 +79,7 @@ def train_one(project: str, options: argparse.Namespace) -> None:
 
 
 def train_ours(project: str, folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """A run with checkpoints by the clock's thirds, found among many."""
+    """A run with checkpoints at thirds of its time, found among many."""
     experiment = ours(project, options)
     run_dir = folder / "run"
     train(experiment, run_dir, tell=print)

@@ -2,9 +2,8 @@
 
     python benchmarks/train_quality.py --recipe digits-ddpm
 
-Writes docs/results/speed/train_quality-RECIPE.json. What is compared is the loss on held-out images
-with noise that is the same for all, by the averaged weights; the spread over seeds says what a
-difference means.
+Writes docs/results/speed/train_quality-RECIPE.json. It compares the loss of the averaged weights on
+held-out images, with the same noise for all. The spread over seeds puts a difference into scale.
 """
 
 import argparse
