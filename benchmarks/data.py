@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sfumato.core.images import from_uint8
-from sfumato.data import stored_rows as rows
+from sfumato.data import dataset as rows
 from sfumato.data.catalogue import load
 from sfumato.data.data_config import DataConfig
 from sfumato.data.dataset import Dataset

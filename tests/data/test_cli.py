@@ -9,7 +9,7 @@ from PIL import Image
 from sfumato.cli import main
 from sfumato.data.catalogue import CATALOGUE, load
 from sfumato.data.data_config import DataConfig
-from sfumato.data.show import channel_statistics, num_shared
+from sfumato.data.output import channel_statistics, num_shared
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from sfumato.core.errors import DataError
-from sfumato.data import cars, cifar, lsun, mnist
+from sfumato.data import known_sets
 from sfumato.data.catalogue import CATALOGUE, find, load
 from sfumato.data.data_config import DataConfig
 from sfumato.data.dataset import Splits
@@ -117,15 +117,19 @@ def test_mnist_by_name_from_files_put_into_the_cache(
     write_mnist(folder, pack=True)
     with pytest.raises(DataError, match="damaged or another version"):
         loaded("mnist")
-    sums = {n: hashlib.md5((folder / f"{n}.gz").read_bytes()).hexdigest() for n in mnist.MNIST_MD5}
-    monkeypatch.setattr(mnist, "MNIST_MD5", sums)
+    sums = {
+        n: hashlib.md5((folder / f"{n}.gz").read_bytes()).hexdigest() for n in known_sets.MNIST_MD5
+    }
+    monkeypatch.setattr(known_sets, "MNIST_MD5", sums)
     assert len(loaded("mnist").held_out) == 10
 
 
-@pytest.mark.skipif(not mnist.DEBIAN_FASHION_MNIST.is_dir(), reason="Debian package not installed")
+@pytest.mark.skipif(
+    not known_sets.DEBIAN_FASHION_MNIST.is_dir(), reason="Debian package not installed"
+)
 def test_fashion_mnist_where_debian_puts_it() -> None:
     """The published counts, and the mean and deviation that everybody normalizes by."""
-    parts = mnist.fashion_mnist().read()
+    parts = known_sets.fashion_mnist().read()
     assert parts.test is not None
     assert np.bincount(parts.train.labels).tolist() == [6000] * 10
     assert np.bincount(parts.test.labels).tolist() == [1000] * 10
@@ -222,7 +226,7 @@ def test_arrays_larger_than_memory_stay_in_their_files(
     stored = find(str(path)).read().train.images
     assert isinstance(stored, StoredImages)
     assert len(list(cache.glob("unpacked/*"))) == {"idx.gz": 2, "compressed npz": 1}.get(form, 0)
-    monkeypatch.setattr("sfumato.data.records.CHUNK", 64)
+    monkeypatch.setattr("sfumato.data.packing.CHUNK", 64)
     shutil.rmtree(cache / "packed")
     packed = loaded(path, resolution=8, channels=3)
     assert packed.train.digest == read.train.digest
@@ -354,8 +358,8 @@ def test_cifar10_binary(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyP
         for k, name in enumerate(names)
     }
     content = tar_of(tmp_path / "a", files)
-    file = as_published(cache, "cifar10", cifar.CIFAR10_FILE, content)
-    monkeypatch.setattr(cifar, "CIFAR10_FILE", file)
+    file = as_published(cache, "cifar10", known_sets.CIFAR10_FILE, content)
+    monkeypatch.setattr(known_sets, "CIFAR10_FILE", file)
     splits = loaded("cifar10")
     assert np.array_equal(splits.train.images, images[:20])
     assert np.array_equal(splits.held_out.labels, labels[20:])
@@ -373,8 +377,8 @@ def test_cifar100_binary_takes_the_fine_label(
         "cifar-100-binary/fine_label_names.txt": "\n".join(f"thing{n}" for n in range(6)).encode(),
     }
     content = tar_of(tmp_path / "a", files)
-    file = as_published(cache, "cifar100", cifar.CIFAR100_FILE, content)
-    monkeypatch.setattr(cifar, "CIFAR100_FILE", file)
+    file = as_published(cache, "cifar100", known_sets.CIFAR100_FILE, content)
+    monkeypatch.setattr(known_sets, "CIFAR100_FILE", file)
     splits = loaded("cifar100")
     assert splits.train.labels is not None
     assert splits.train.labels.tolist() == [0, 1, 2, 3]
@@ -409,9 +413,9 @@ def test_stanford_cars(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPa
     }
     files = {
         key: as_published(cache, "stanford-cars", file, contents[key])
-        for key, file in cars.FILES.items()
+        for key, file in known_sets.CARS_FILES.items()
     }
-    monkeypatch.setattr(cars, "FILES", files)
+    monkeypatch.setattr(known_sets, "CARS_FILES", files)
     splits = loaded("stanford-cars")
     assert np.array_equal(splits.train.images.transpose(0, 2, 3, 1), train)
     assert splits.train.labels is not None
@@ -451,7 +455,7 @@ def test_several_lsun_categories_are_classes(tmp_path: Path) -> None:
 
 def test_lsun_without_the_extra_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_lmdb(tmp_path / "tower_train_lmdb", colours(2))
-    monkeypatch.setattr(lsun.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(known_sets.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(DataError, match=r"pip install sfumato\[lmdb\]"):
         loaded(tmp_path)
 
@@ -508,7 +512,7 @@ def test_every_name_of_the_catalogue_says_where_its_files_go(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Offline, each set fails with the place of its first file; the embedded one does not."""
-    monkeypatch.setattr(mnist, "DEBIAN_FASHION_MNIST", Path("/nowhere"))
+    monkeypatch.setattr(known_sets, "DEBIAN_FASHION_MNIST", Path("/nowhere"))
     monkeypatch.setenv("SFUMATO_MIRROR", "http://127.0.0.1:9")
     monkeypatch.setattr("sfumato.data.download._addresses", lambda *_: ["http://127.0.0.1:9/x"])
     monkeypatch.setattr("sfumato.data.download.PAUSE", 0)

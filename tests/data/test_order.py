@@ -6,8 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sfumato.data.dataset import Dataset
-from sfumato.data.order import permutation
+from sfumato.data.dataset import Dataset, permutation
 
 
 def numbered(count: int) -> Dataset:
@@ -119,11 +118,11 @@ def test_large_file_gives_the_same_batches_as_memory(tmp_path, seed: int, monkey
     images = np.random.default_rng(0).integers(0, 256, (300, 3, 5, 7), dtype=np.uint8)
     np.save(tmp_path / "images.npy", images)
     mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
-    monkeypatch.setattr("sfumato.data.stored_rows.MAPPED_BYTES", 1000)
+    monkeypatch.setattr("sfumato.data.dataset.MAPPED_BYTES", 1000)
     on_disk = Dataset(mapped, None, (), "x", "train").subset(range(10, 300))
-    from sfumato.data.stored_rows import FileRows
+    from sfumato.data.dataset import FileRows
 
-    assert isinstance(on_disk._reader, FileRows)
+    assert isinstance(on_disk._file, FileRows)
     in_memory = Dataset(images, None, (), "x", "train").subset(range(10, 300))
     pairs = zip(on_disk.batches(64, seed), in_memory.batches(64, seed), strict=True)
     for _ in range(10):

@@ -18,13 +18,14 @@ from PIL import Image
 
 from data.deadly_records import Deadly
 from sfumato.core.errors import DataError
-from sfumato.data import packing, records
+from sfumato.data import packing
 from sfumato.data.catalogue import find, load
-from sfumato.data.chunk import Chunk, prepare
 from sfumato.data.data_config import DataConfig
-from sfumato.data.packing import PackedParts, pack
-from sfumato.data.prepare import Preparation
-from sfumato.data.source import Part, Parts, Records, Source
+from sfumato.data.decode import Preparation
+from sfumato.data.packed import PackedSplits
+from sfumato.data.packing import pack
+from sfumato.data.packing_processes import ChunkReport, prepare_range
+from sfumato.data.source import RawSplit, RawSplits, Records, Source
 
 RNG = np.random.default_rng(0)
 
@@ -46,7 +47,7 @@ def claiming(side: int, png: bytes) -> bytes:
     return png[:12] + header + zlib.crc32(header).to_bytes(4, "big") + png[33:]
 
 
-def packed(source: Path, strict: bool = False, **changes: Any) -> PackedParts:
+def packed(source: Path, strict: bool = False, **changes: Any) -> PackedSplits:
     config = DataConfig(source=str(source), **changes)
     return pack(find(config.source), config, strict, workers=2)
 
@@ -189,10 +190,10 @@ def test_damaged_packed_set_is_named(tmp_path: Path) -> None:
 
 CHILD = """
 import sys
-from sfumato.data import records
+from sfumato.data import packing
 from sfumato.data.catalogue import load
 from sfumato.data.data_config import DataConfig
-records.CHUNK = 8
+packing.CHUNK = 8
 load(DataConfig(source=sys.argv[1], resolution=16, channels=3), workers=2)
 """
 
@@ -251,14 +252,14 @@ def test_packing_goes_on_where_it_was_killed(
 
     done = {int(p.stem) for p in cache.glob("packed/*.partial/train/chunks/[0-9]*.json")}
     prepared: list[int] = []
-    original = records.run_ranges
+    original = packing.run_ranges
 
     def recorded(job: Any, ranges: Any, *others: Any) -> Any:
         prepared.extend(start for start, _ in ranges)
         return original(job, ranges, *others)
 
-    monkeypatch.setattr(records, "CHUNK", 8)
-    monkeypatch.setattr(records, "run_ranges", recorded)
+    monkeypatch.setattr(packing, "CHUNK", 8)
+    monkeypatch.setattr(packing, "run_ranges", recorded)
     resumed = packed(folder, resolution=16, channels=3)
     assert 10 * kills <= len(done) < 50
     assert set(prepared) == set(range(0, 400, 8)) - done
@@ -290,7 +291,7 @@ def test_two_processes_pack_once(tmp_path: Path, cache: Path) -> None:
 def test_an_image_that_crashes_the_decoder_is_left_out_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(b"identity")
-    parts = Parts(Part(Deadly(encoded(noise()), 21, 60), None), None, ())
+    parts = RawSplits(RawSplit(Deadly(encoded(noise()), 21, 60), None), None, ())
     source = Source("deadly", (path,), tmp_path, lambda: parts)
     result = pack(source, DataConfig(source="deadly", resolution=8, channels=3), False, 2).train
     assert len(result.images) == 59
@@ -302,8 +303,8 @@ def test_full_and_read_only_disks_are_explained_and_cost_nothing_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
 ) -> None:
     folder = many(tmp_path / "many", 40)
-    monkeypatch.setattr(records, "CHUNK", 8)
-    original, written = records.write_json, []
+    monkeypatch.setattr(packing, "CHUNK", 8)
+    original, written = packing.write_json, []
 
     def failing(path: Path, value: Any) -> None:
         if len(written) == 2:
@@ -312,19 +313,19 @@ def test_full_and_read_only_disks_are_explained_and_cost_nothing_done(
         original(path, value)
 
     with monkeypatch.context() as patched:
-        patched.setattr(records, "write_json", failing)
+        patched.setattr(packing, "write_json", failing)
         with pytest.raises(
             DataError, match=f"{os.strerror(error)}; make room or set SFUMATO_CACHE"
         ):
             packed(folder, resolution=16, channels=3)
     remaining: list[int] = []
-    run_ranges = records.run_ranges
+    run_ranges = packing.run_ranges
 
     def recorded(job: Any, ranges: Any, *others: Any) -> Any:
         remaining.extend(start for start, _ in ranges)
         return run_ranges(job, ranges, *others)
 
-    monkeypatch.setattr(records, "run_ranges", recorded)
+    monkeypatch.setattr(packing, "run_ranges", recorded)
     assert len(packed(folder, resolution=16, channels=3).train.images) == 37
     assert set(remaining) == {0, 8, 16, 24, 32} - set(written)
 
@@ -366,17 +367,17 @@ def test_chunks_do_not_depend_on_where_they_are_cut() -> None:
             return self.files[index]
 
     form = Preparation(10, 10, 3, "crop", "bicubic")
-    whole, report = prepare(Some(), 0, 9, form)
-    left, a = prepare(Some(), 0, 5, form)
-    right, b = prepare(Some(), 5, 9, form)
+    whole, report = prepare_range(Some(), 0, 9, form)
+    left, a = prepare_range(Some(), 0, 5, form)
+    right, b = prepare_range(Some(), 5, 9, form)
     assert np.array_equal(np.concatenate([left, right]), whole)
-    assert records._joined_chunks(a, b) == report
+    assert a + b == report
     assert report.dropped[4][0] == "unreadable"
-    assert isinstance(report, Chunk)
+    assert isinstance(report, ChunkReport)
 
 
 def test_packed_set_written_elsewhere_is_read_as_it_is(tmp_path: Path) -> None:
-    from sfumato.data.export import write_packed_splits
+    from sfumato.data.output import write_packed_splits
 
     splits = load(DataConfig(classes=("3", "8"), limit=50))
     write_packed_splits(splits, tmp_path / "some")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfumato.data.prepare import Preparation, centred_box
+from sfumato.data.decode import Preparation, centred_box
 
 
 def prepare(image: np.ndarray, **changes: object) -> np.ndarray:

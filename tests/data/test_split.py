@@ -10,8 +10,9 @@ from sfumato.core.config import parse
 from sfumato.core.errors import ConfigError, DataError
 from sfumato.data.catalogue import load
 from sfumato.data.data_config import DataConfig
-from sfumato.data.dataset import Dataset, image_hashes
-from sfumato.data.split import choose, first_of_each, held_out_mask
+from sfumato.data.dataset import Dataset
+from sfumato.data.select import choose, held_out_mask
+from sfumato.data.source import first_of_each, image_hashes
 
 RNG = np.random.default_rng(0)
 
@@ -186,9 +187,9 @@ def test_nothing_left_is_explained(tmp_path: Path, images: Any) -> None:
     [
         ({"resolution": 0}, "resolution is 0"),
         ({"resolution": [8, -1]}, r"resolution is \(8, -1\)"),
-        ({"held_out": 1.5}, "held_out is 1.5"),
-        ({"fraction": 0.0}, "fraction is 0.0"),
-        ({"limit": 0}, "limit is 0"),
+        ({"held_out": 1.5}, "'held_out' is 1.5; it should be"),
+        ({"fraction": 0.0}, "'fraction' is 0.0; it should be"),
+        ({"limit": 0}, "'limit' is 0; it should be"),
         ({"classes": [1, 1]}, "names a class twice"),
         ({"source": ""}, "source is empty"),
         ({"augment": {"shift": -1}}, "shift is -1"),

@@ -377,7 +377,7 @@ def test_bad_input_says_the_remedy(tmp_path: Path, capsys: pytest.CaptureFixture
         ([a], "REFERENCE, or ask for its --floor-curve"),
         ([a, a, a], "one set too many"),
         ([a, a, "training.seed=1"], "evaluation.* and data.* do"),
-        ([a, str(tmp_path / "none")], "no name of the catalogue and no path"),
+        ([a, str(tmp_path / "none")], "neither a name of the catalogue nor a path"),
         ([a, a, "--metrics", "nll"], "leave out B"),
     ]:
         assert main(["evaluate", *arguments]) == 2

@@ -100,7 +100,7 @@ def list_sets(options: argparse.Namespace) -> None:
 
     table = Table("name", "images", "form", "from")
     for name, entry in CATALOGUE.items():
-        table.add_row(name, entry.images, entry.form, entry.origin)
+        table.add_row(name, entry.images, str(entry.form), entry.provenance)
     Console().print(table)
     print("or:")
     for form, meaning in OTHER_SOURCES.items():
@@ -113,7 +113,7 @@ def show_set(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from sfumato.core.errors import DataError
-    from sfumato.data.show import COPIES, augmentation_of, augmented_sheet, contact_sheet, tables
+    from sfumato.data.output import COPIES, augmentation_of, augmented_sheet, contact_sheet, tables
 
     if options.changes is not None and options.augment is None:
         raise DataError("--changes says how --augment changes images; give --augment too")
@@ -136,7 +136,7 @@ def show_set(options: argparse.Namespace) -> None:
 def pack_set(options: argparse.Namespace) -> None:
     """Pack a set into the cache, and into a folder when asked."""
     from sfumato.data.catalogue import find
-    from sfumato.data.export import write_packed_splits
+    from sfumato.data.output import write_packed_splits
     from sfumato.data.packing import pack
 
     if options.output is not None:
@@ -158,7 +158,7 @@ def pack_set(options: argparse.Namespace) -> None:
 
 def export_set(options: argparse.Namespace) -> None:
     """Write a set as PNG files or as .npz."""
-    from sfumato.data.export import write_npz, write_png_folder
+    from sfumato.data.output import write_npz, write_png_folder
 
     splits = _load(options)
     path = options.output or Path(splits.train.name)

@@ -1,4 +1,4 @@
-"""From a name or a path to the images: what `data.source` may say."""
+"""The catalogue: from a name or a path (`data.source`) to the images."""
 
 import difflib
 import functools
@@ -7,86 +7,73 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sfumato.core.errors import DataError
-from sfumato.data.archive import TAR_SUFFIXES, ZIP_SUFFIXES, image_archive
-from sfumato.data.cars import stanford_cars
-from sfumato.data.cifar import cifar10, cifar100
-from sfumato.data.class_names import CIFAR10, DIGITS, FASHION_MNIST
+from sfumato.data.arrays import NAMES, find_idx, idx_folder, npz_file
 from sfumato.data.data_config import DataConfig
 from sfumato.data.dataset import Form, Splits
-from sfumato.data.digits import digits
-from sfumato.data.folder import image_folder
 from sfumato.data.hub import PREFIX, hub_dataset, is_saved_dataset
-from sfumato.data.idx import NAMES, find_idx, idx_folder
-from sfumato.data.lsun import CATEGORIES, is_lsun_folder, lsun, lsun_folder
-from sfumato.data.mnist import fashion_mnist, mnist
-from sfumato.data.npz import npz_file
+from sfumato.data.image_files import TAR_SUFFIXES, ZIP_SUFFIXES, image_archive, image_folder
+from sfumato.data.known_sets import (
+    CIFAR10,
+    DIGITS,
+    FASHION_MNIST,
+    LSUN_CATEGORIES,
+    cifar10,
+    cifar100,
+    digits,
+    fashion_mnist,
+    is_lsun_folder,
+    lsun,
+    lsun_folder,
+    mnist,
+    stanford_cars,
+)
 from sfumato.data.packing import is_packed_source, pack, packed_folder
 from sfumato.data.select import select
 from sfumato.data.source import Source
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A set that has a name. `images`, `form` and `origin` are for people to read.
+class NamedSet:
+    """A set with a name.
 
-    `all_alike` is the form of its images, known without having them; None when they differ.
+    Args:
+        find: downloads it if necessary.
+        images, provenance: for people to read.
+        form: of every image, known without a download; text for people if the sizes differ.
     """
 
     find: Callable[[], Source]
     images: str
-    form: str
-    origin: str
-    all_alike: Form | None = None
+    form: Form | str
+    provenance: str
 
 
 CATALOGUE = {
-    "digits": Entry(
-        digits,
-        "1,797",
-        "grey 8x8, 10 classes",
-        "scikit-learn: no download",
-        Form((1, 8, 8), 10),
-    ),
-    "mnist": Entry(
-        mnist,
-        "60,000 + 10,000",
-        "grey 28x28, 10 classes",
-        "download, 11 MB",
-        Form((1, 28, 28), 10),
-    ),
-    "fashion-mnist": Entry(
+    "digits": NamedSet(digits, "1,797", Form((1, 8, 8), 10), "scikit-learn: no download"),
+    "mnist": NamedSet(mnist, "60,000 + 10,000", Form((1, 28, 28), 10), "download, 11 MB"),
+    "fashion-mnist": NamedSet(
         fashion_mnist,
         "60,000 + 10,000",
-        "grey 28x28, 10 classes",
-        "Debian's dataset-fashion-mnist, or download, 30 MB",
         Form((1, 28, 28), 10),
+        "Debian's dataset-fashion-mnist, or download, 30 MB",
     ),
-    "cifar10": Entry(
-        cifar10,
-        "50,000 + 10,000",
-        "RGB 32x32, 10 classes",
-        "download, 162 MB",
-        Form((3, 32, 32), 10),
-    ),
-    "cifar100": Entry(
-        cifar100,
-        "50,000 + 10,000",
-        "RGB 32x32, 100 classes",
-        "download, 161 MB",
-        Form((3, 32, 32), 100),
-    ),
-    "stanford-cars": Entry(
-        stanford_cars, "8,144 + 8,041", "RGB, all sizes, 196 classes", "mirror or by hand, 1.9 GB"
+    "cifar10": NamedSet(cifar10, "50,000 + 10,000", Form((3, 32, 32), 10), "download, 162 MB"),
+    "cifar100": NamedSet(cifar100, "50,000 + 10,000", Form((3, 32, 32), 100), "download, 161 MB"),
+    "stanford-cars": NamedSet(
+        stanford_cars,
+        "8,144 + 8,041",
+        "RGB, all sizes, 196 classes",
+        "mirror or by hand, 1.9 GB",
     ),
 }
 CATALOGUE |= {
-    f"lsun-{category.replace('_', '-')}": Entry(
+    f"lsun-{category.replace('_', '-')}": NamedSet(
         functools.partial(lsun, category),
         "millions + 300",
         "RGB, all sizes, unlabelled",
         "download, 2 to 43 GB; extra lmdb",
     )
-    for category in CATEGORIES
+    for category in LSUN_CATEGORIES
 }
 
 OTHER_SOURCES = {
@@ -97,16 +84,16 @@ OTHER_SOURCES = {
 }
 
 NAMED_FILES = {"cifar10": CIFAR10, "mnist": DIGITS, "fashion-mnist": FASHION_MNIST}
-"""An .npz whose name begins like this and that only numbers its classes has these."""
+"""Class names for an .npz whose name begins like this and that only numbers its classes."""
 
 
 def load(config: DataConfig, strict: bool = False, workers: int | None = None) -> Splits:
-    """The images that `config` asks for, packed now if they have not been before.
+    """The images that `config` asks for; packs them at first use.
 
     Args:
         config: what to load.
         strict: refuse odd images instead of handling and counting them.
-        workers: packing processes; None is one a core.
+        workers: packing processes; None is one per core.
     Raises:
         DataError: unknown source, unreadable file, no images, a class that does not exist.
     """
@@ -117,24 +104,23 @@ def load(config: DataConfig, strict: bool = False, workers: int | None = None) -
 def form(config: DataConfig) -> Form:
     """The form of the images that `config` asks for.
 
-    Without the images, where the catalogue knows it: nothing is downloaded, and that the classes
-    exist is not checked.
+    If the catalogue knows it, nothing is downloaded, and the chosen classes are not checked.
 
     Raises:
-        DataError: as `load`, where the images must be looked at.
+        DataError: as `load`, if the images must be looked at.
     """
     entry = CATALOGUE.get(config.source)
-    if entry is None or entry.all_alike is None:
+    if entry is None or isinstance(entry.form, str):
         train = load(config).train
         return Form(train.image_shape, train.num_classes)
-    channels, *size = entry.all_alike.image_shape
+    channels, *size = entry.form.image_shape
     height, width = config.size or size
     channels = channels if config.channels == "auto" else config.channels
-    return Form((channels, height, width), len(config.classes) or entry.all_alike.num_classes)
+    return Form((channels, height, width), len(config.classes) or entry.form.num_classes)
 
 
 def find(name: str) -> Source:
-    """The source of that name or path. Raises DataError when there is none."""
+    """The source of that name or path. Raises DataError if there is none."""
     if name in CATALOGUE:
         return CATALOGUE[name].find()
     if name.startswith(PREFIX):
@@ -146,7 +132,7 @@ def find(name: str) -> Source:
         return _find_file(path)
     near = difflib.get_close_matches(name, CATALOGUE, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"names: {', '.join(CATALOGUE)}"
-    raise DataError(f"data source {name!r} is no name of the catalogue and no path; {hint}")
+    raise DataError(f"data source {name!r} is neither a name of the catalogue nor a path; {hint}")
 
 
 def _find_folder(path: Path) -> Source:

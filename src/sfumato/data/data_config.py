@@ -2,9 +2,11 @@
 
 from typing import Annotated, Literal
 
+from pydantic import Field
+
 from sfumato.augment.geometric import Augmentation
-from sfumato.core.config import component, decides
-from sfumato.data.prepare import Fit, Resize
+from sfumato.core.config import PositiveInt, component, decides
+from sfumato.data.decode import Fit, Resize
 
 
 @component
@@ -43,9 +45,11 @@ class DataConfig:
     fit: Fit = "crop"
     resize: Resize = "area"
     channels: Literal["auto", 1, 3, 4] = "auto"
-    held_out: Annotated[Literal["auto"] | float, decides("protocol")] = "auto"
-    limit: int | None = None
-    fraction: float = 1.0
+    held_out: Annotated[
+        Literal["auto"] | Annotated[float, Field(gt=0, lt=1)], decides("protocol")
+    ] = "auto"
+    limit: PositiveInt | None = None
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     duplicates: Literal["keep", "drop"] = "keep"
     augment: Augmentation = Augmentation()
 
@@ -57,12 +61,6 @@ class DataConfig:
                 f"resolution is {self.resolution}; it should be 'auto', a positive number of "
                 "pixels or [height, width]"
             )
-        if self.held_out != "auto" and not 0 < self.held_out < 1:
-            raise ValueError(f"held_out is {self.held_out}; it should lie between 0 and 1")
-        if not 0 < self.fraction <= 1:
-            raise ValueError(f"fraction is {self.fraction}; it should be above 0 and at most 1")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit is {self.limit}; it should be at least 1")
         if len(set(self.classes)) < len(self.classes):
             raise ValueError(f"classes names a class twice: {list(self.classes)}")
 

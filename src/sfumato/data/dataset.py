@@ -1,44 +1,145 @@
 """The set of images that training, evaluation and reports read."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from pathlib import Path
+from threading import Lock
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from sfumato.core.errors import DataError
 from sfumato.core.images import Labels, Shape, UInt8Images
-from sfumato.data.order import Order
-from sfumato.data.source import ImageArray, LabelArray
-from sfumato.data.split import Hashes
-from sfumato.data.stored_rows import Rows, open_rows
+from sfumato.core.noise import derive_seed
+from sfumato.data.source import ImageArray, LabelArray, image_hashes
 
 SplitName = Literal["train", "held-out"]
 
 
 @dataclass(frozen=True)
 class Form:
-    """What a network has to know of a data set. `num_classes` is 0 when unlabelled."""
+    """What a network must know about a data set. `num_classes` is 0 if unlabelled."""
 
     image_shape: Shape
     num_classes: int
+
+    def __str__(self) -> str:
+        """For people: "grey 28x28, 10 classes"."""
+        channels, height, width = self.image_shape
+        colour = {1: "grey", 3: "RGB", 4: "RGBA"}[channels]
+        return f"{colour} {height}x{width}, {self.num_classes} classes"
+
+
+def permutation(count: int, seed: int, epoch: int) -> Int64[np.ndarray, " count"]:
+    """A pseudo-random order of 0..count-1: the indices sorted by SplitMix64 of each.
+
+    Not a library's shuffle, so that a run resumes exactly with another version of that library.
+
+    Source: Steele et al. 2014 (Fast Splittable Pseudorandom Number Generators).
+    """
+    key = np.uint64(derive_seed("order", seed, epoch))
+    x = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + key
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.argsort(x ^ (x >> np.uint64(31)), kind="stable").astype(np.int64, copy=False)
+
+
+class Order:
+    """The indices at any position of an endless sequence of epochs."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        assert count > 0
+        self._count = count
+        self._seed = seed
+        self._epoch = -1
+        self._permutation = np.empty(0, np.int64)
+
+    def at(self, position: int, size: int) -> Int64[np.ndarray, " size"]:
+        """The indices at positions `position` to `position + size - 1`, across epochs."""
+        parts = []
+        while size > 0:
+            epoch, offset = divmod(position, self._count)
+            part = self._of(epoch)[offset : offset + size]
+            parts.append(part)
+            position, size = position + len(part), size - len(part)
+        return np.concatenate(parts)
+
+    def _of(self, epoch: int) -> Int64[np.ndarray, " count"]:
+        if epoch != self._epoch:
+            self._permutation = permutation(self._count, self._seed, epoch)
+            self._epoch = epoch
+        return self._permutation
+
+
+MAPPED_BYTES = 2**30
+"""Larger files are read explicitly, not through a memory map: the pages of a map count as the
+process's own memory, and schedulers that limit memory end the process."""
+
+
+class FileRows:
+    """Images [C, H, W] one after another in a file too large for memory."""
+
+    def __init__(self, path: Path, offset: int, shape: tuple[int, ...]) -> None:
+        self._offset = offset
+        self._shape = shape
+        self._row_bytes = int(np.prod(shape[1:]))
+        self._file = path.open("rb", buffering=0)
+        self._lock = Lock()  # a position and a read belong together
+        _advise(self._file.fileno(), 0, 0, "POSIX_FADV_RANDOM")  # no readahead beyond a row
+
+    def read(self, rows: Int64[np.ndarray, " b"]) -> UInt8[np.ndarray, "b C H W"]:
+        """A fresh array of the images at `rows`. Raises DataError if the file ends early."""
+        images = np.empty((len(rows), *self._shape[1:]), np.uint8)
+        flat = images.reshape(len(rows), self._row_bytes)
+        with self._lock:
+            for i in np.argsort(rows, kind="stable"):  # in the order of the file
+                self._file.seek(self._offset + int(rows[i]) * self._row_bytes)
+                if self._file.readinto(memoryview(flat[i])) != self._row_bytes:
+                    raise DataError(f"{self._file.name} ends early; delete its folder and repack")
+        return images
+
+    def expect(self, rows: Int64[np.ndarray, " b"]) -> None:
+        """Let the disk begin to read `rows`, which come next."""
+        for row in np.sort(rows):
+            start = self._offset + int(row) * self._row_bytes
+            _advise(self._file.fileno(), start, self._row_bytes, "POSIX_FADV_WILLNEED")
+
+
+def large_file(images: ImageArray, mapped_bytes: int | None = None) -> FileRows | None:
+    """Explicit reads of `images` if it maps a whole large file, else None.
+
+    `mapped_bytes` is the size of the largest file to read through its map; None is MAPPED_BYTES.
+    """
+    limit = MAPPED_BYTES if mapped_bytes is None else mapped_bytes
+    is_whole_file = isinstance(images, np.memmap) and not isinstance(images.base, np.ndarray)
+    if is_whole_file and images.nbytes > limit and images.flags.c_contiguous:
+        mapped: Any = images  # jaxtyping's array type hides what a memory map adds
+        return FileRows(Path(mapped.filename), mapped.offset, mapped.shape)
+    return None
+
+
+def _advise(descriptor: int, start: int, length: int, advice: str) -> None:
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, start, length, getattr(os, advice))
 
 
 class Dataset:
     """Images, uint8 in 0..255, with their classes.
 
     Args:
-        images: [N, C, H, W], in memory or memory-mapped. It may hold more than the set does.
-        labels: the class of each image of the set, 0 to num_classes - 1; None when unlabelled.
-        class_names: one a class; () when unlabelled.
+        images: [N, C, H, W], in memory or memory-mapped. It may hold more images than the set.
+        labels: the class of each image of the set, 0 to num_classes - 1; None: unlabelled.
+        class_names: one per class; () if unlabelled.
         name: of the source.
-        split: which part of it.
-        hashes: SHA-256 of each image of the set; computed when None.
-        rows: where in `images` the images of the set are; None when it is all of them.
+        split: of the source.
+        hashes: SHA-256 of each image of the set; None computes them.
+        rows: the set's rows of `images`; None is all of them.
     """
 
     def __init__(
@@ -53,7 +154,7 @@ class Dataset:
     ) -> None:
         self._stored = images
         self._rows = rows
-        self._reader: Rows = open_rows(images)
+        self._file = large_file(images)
         self.labels = labels
         self.class_names = class_names
         self.name = name
@@ -78,7 +179,7 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
-        """0 when unlabelled."""
+        """0 if unlabelled."""
         return len(self.class_names)
 
     @cached_property
@@ -117,15 +218,15 @@ class Dataset:
     def take(self, indices: Int64[np.ndarray, " b"]) -> UInt8Images:
         """A fresh tensor [b, C, H, W] of the images at `indices`."""
         at = indices if self._rows is None else self._rows[indices]
-        return torch.from_numpy(self._reader.read(at))
+        return torch.from_numpy(self._file.read(at) if self._file else self._stored[at])
 
     def batches(
         self, size: int, seed: int, start: int = 0, which: slice | None = None
     ) -> Iterator[tuple[UInt8Images, Labels | None]]:
-        """Batches without end; every epoch shows every image once, in its own order.
+        """Endless batches; every epoch shows every image once, in an order of its own.
 
         Args:
-            size: images in the global batch; the last of an epoch continues into the next.
+            size: images in the global batch; the last one of an epoch continues into the next.
             seed: the order is a function of (seed, epoch) alone.
             start: images already seen.
             which: the part of each global batch to return; None is all of it.
@@ -138,7 +239,8 @@ class Dataset:
             current = upcoming
             position += size
             upcoming = order.at(position, size)[which]
-            self._reader.expect(upcoming if self._rows is None else self._rows[upcoming])
+            if self._file:
+                self._file.expect(upcoming if self._rows is None else self._rows[upcoming])
             yield self.take(current), self._labels_at(current)
 
     def _labels_at(self, indices: Int64[np.ndarray, " b"]) -> Tensor | None:
@@ -151,9 +253,3 @@ class Splits:
 
     train: Dataset
     held_out: Dataset
-
-
-def image_hashes(images: ImageArray) -> Hashes:
-    """SHA-256 of the pixels of each image."""
-    digests = b"".join(hashlib.sha256(np.ascontiguousarray(i).data).digest() for i in images)
-    return np.frombuffer(digests, np.uint8).reshape(len(images), 32)

@@ -13,10 +13,10 @@ import pooch
 import requests
 from filelock import FileLock
 
+from sfumato.core.console import progress_bar
 from sfumato.core.errors import DataError
 from sfumato.core.files import write_json
 from sfumato.data.cache import cache_folder, make_folder
-from sfumato.data.progress import byte_bar
 
 pooch.get_logger().setLevel("WARNING")  # the progress bar says it already
 
@@ -38,6 +38,11 @@ class RemoteFile:
     checksum: str | None
 
 
+def md5_file(url: str, md5: str) -> RemoteFile:
+    """The file at `url`, under the last part of its address."""
+    return RemoteFile(url.rsplit("/", 1)[1], url, f"md5:{md5}")
+
+
 class BrokenDownloadError(Exception):
     """The connection ended early; trying again may help."""
 
@@ -48,7 +53,7 @@ def fetch(dataset: str, file: RemoteFile) -> Path:
     The address SFUMATO_MIRROR/<dataset>/<name> is tried first when that variable is set.
 
     Raises:
-        DataError: it cannot be had; the message says where to put it.
+        DataError: it is unavailable; the message says where to put it.
     """
     folder = make_folder(cache_folder() / "downloads" / dataset)
     path = folder / file.name
@@ -173,12 +178,13 @@ class ResumingDownloader:
 
     def _receive(self, response: requests.Response, have: int, total: int | None) -> None:
         name = self._part.name.removeprefix(".").removesuffix(".part")
-        with self._part.open("ab") as file, byte_bar(f"downloading {name}", have, total) as bar:
+        bar = progress_bar(f"downloading {name}", total, have, in_bytes=True)
+        with self._part.open("ab") as file, bar as update:
             file.truncate(have)
             try:
                 for block in response.iter_content(BLOCK):
                     file.write(block)
-                    bar(len(block))
+                    update(have := have + len(block))
             except requests.exceptions.ChunkedEncodingError as error:
                 raise BrokenDownloadError(_short(error)) from None
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from sfumato.core.errors import DataError
 from sfumato.data.cache import cache_folder
-from sfumato.data.source import LabelArray, Part, Parts, Records, Source
+from sfumato.data.source import LabelArray, RawSplit, RawSplits, Records, Source
 
 if TYPE_CHECKING:
     import datasets
@@ -89,7 +89,7 @@ def hub_dataset(name: str) -> Source:
     )
 
 
-def _read(name: str, train: "datasets.Dataset", test: "datasets.Dataset | None") -> Parts:
+def _read(name: str, train: "datasets.Dataset", test: "datasets.Dataset | None") -> RawSplits:
     import datasets
 
     features = train.features
@@ -104,15 +104,15 @@ def _read(name: str, train: "datasets.Dataset", test: "datasets.Dataset | None")
     numbers = {value: number for number, value in enumerate(names)}
     is_numbered = label is not None and isinstance(features[label], datasets.ClassLabel)
 
-    def part(rows: "datasets.Dataset") -> Part:
+    def part(rows: "datasets.Dataset") -> RawSplit:
         encoded = rows.cast_column(images[0], datasets.Image(decode=False))
         if label is None:
-            return Part(HubRecords(encoded, images[0]), None)
+            return RawSplit(HubRecords(encoded, images[0]), None)
         values = rows[label][:]
         labels = values if is_numbered else [numbers[str(value)] for value in values]
-        return Part(HubRecords(encoded, images[0]), _checked(name, labels))
+        return RawSplit(HubRecords(encoded, images[0]), _checked(name, labels))
 
-    return Parts(part(train), None if test is None else part(test), names)
+    return RawSplits(part(train), None if test is None else part(test), names)
 
 
 def _label_column(features: Mapping[str, Any]) -> str | None:

@@ -8,7 +8,8 @@ set.json     name, class names, preparation, summary of oddities
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,85 @@ import numpy as np
 
 from sfumato.core.errors import DataError
 from sfumato.core.files import atomic_path, write_json
-from sfumato.data.prepare import Preparation
-from sfumato.data.source import ImageArray, LabelArray
-from sfumato.data.split import Hashes
-from sfumato.data.summary import Summary
+from sfumato.data.decode import Preparation
+from sfumato.data.source import Hashes, ImageArray, LabelArray
 
 FORMAT = 1
 DESCRIPTION = "set.json"
 IMAGES = "images.npy"
 
 
+EXAMPLES = 5
+DROPPED = {
+    "unreadable": "left out: could not be decoded",
+    "bomb": "left out: too many pixels",
+    "tiny": "left out: a side below a quarter of the resolution",
+    "crashed": "left out: decoding ended the process",
+}
+HANDLED = {
+    "enlarged": "smaller than the resolution: enlarged",
+    "grey": "grey among coloured ones: converted",
+    "cmyk": "CMYK: converted to RGB",
+    "16-bit": "16 bits a channel: scaled to 8",
+    "palette": "with a palette: converted to RGB",
+    "transparent": "with transparency: laid on white unless channels is 4",
+    "rotated": "turned upright as their EXIF says",
+    "animated": "of several frames: the first was taken",
+    "duplicate": "equal to an earlier image of the set",
+}
+
+
+@dataclass
+class Finding:
+    """How often something was found, and the first few names."""
+
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, name: str) -> None:
+        """Count one more."""
+        self.count += 1
+        if len(self.examples) < EXAMPLES:
+            self.examples.append(name)
+
+
+@dataclass
+class Summary:
+    """What was odd about the images of a set: findings by kind, a key of DROPPED or HANDLED."""
+
+    findings: dict[str, Finding] = field(default_factory=dict)
+
+    def add(self, kind: str, names: Iterable[str]) -> None:
+        """Count images of a kind."""
+        for name in names:
+            self.findings.setdefault(kind, Finding()).add(name)
+
+    @property
+    def num_dropped(self) -> int:
+        """Images that are not in the set."""
+        return sum(f.count for kind, f in self.findings.items() if kind in DROPPED)
+
+    def lines(self) -> list[str]:
+        """One line for each kind, the left-out ones first."""
+        return [
+            f"{finding.count} {text} ({', '.join(finding.examples)}"
+            f"{', ...' if finding.count > len(finding.examples) else ''})"
+            for kind, text in (DROPPED | HANDLED).items()
+            if (finding := self.findings.get(kind))
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain mapping."""
+        return {k: {"count": f.count, "examples": f.examples} for k, f in self.findings.items()}
+
+    @classmethod
+    def from_json(cls, mapping: Mapping[str, Any]) -> "Summary":
+        """The inverse of `to_json`."""
+        return cls({k: Finding(int(f["count"]), list(f["examples"])) for k, f in mapping.items()})
+
+
 @dataclass(frozen=True)
-class Packed:
+class PackedSplit:
     """One packed split, open for reading."""
 
     images: ImageArray
@@ -38,7 +106,22 @@ class Packed:
     summary: Summary
 
 
-def describe(folder: Path, name: str, packed: Packed) -> None:
+@dataclass(frozen=True)
+class PackedSplits:
+    """The packed splits as the source divides them."""
+
+    train: PackedSplit
+    test: PackedSplit | None
+    folder: Path | None
+    """None: in memory."""
+
+    def oddities(self) -> list[str]:
+        """One line per split and kind of odd image."""
+        splits = {"train": self.train} | ({"test": self.test} if self.test else {})
+        return [f"{name}: {line}" for name, s in splits.items() for line in s.summary.lines()]
+
+
+def describe(folder: Path, name: str, packed: PackedSplit) -> None:
     """Write everything but the images: the folder is complete afterwards."""
     _save(folder / "hashes.npy", packed.hashes)
     if packed.labels is not None:
@@ -54,7 +137,7 @@ def describe(folder: Path, name: str, packed: Packed) -> None:
     write_json(folder / DESCRIPTION, description)
 
 
-def write_packed(folder: Path, name: str, packed: Packed) -> None:
+def write_packed(folder: Path, name: str, packed: PackedSplit) -> None:
     """Write a packed split into `folder`, which is made if necessary."""
     folder.mkdir(parents=True, exist_ok=True)
     _save(folder / IMAGES, packed.images)
@@ -66,7 +149,7 @@ def is_packed(folder: Path) -> bool:
     return (folder / DESCRIPTION).is_file()
 
 
-def read_packed(folder: Path) -> Packed:
+def read_packed(folder: Path) -> PackedSplit:
     """Open a packed split; its images stay on disk.
 
     Raises:
@@ -91,7 +174,7 @@ def read_packed(folder: Path) -> Packed:
         raise DataError(
             f"the packed set {folder} is damaged ({error}); delete the folder and pack it again"
         ) from None
-    return Packed(images, labels, hashes, class_names, preparation, summary)
+    return PackedSplit(images, labels, hashes, class_names, preparation, summary)
 
 
 def _save(path: Path, array: np.ndarray) -> None:

@@ -3,35 +3,53 @@
 import hashlib
 import json
 import logging
-from dataclasses import dataclass
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
 
+from sfumato.core.console import progress_bar
 from sfumato.core.errors import DataError
-from sfumato.data.cache import cache_folder, content_digest, make_folder
-from sfumato.data.chunk import prepare_array
+from sfumato.core.files import sync_directory, write_json
+from sfumato.data.cache import cache_folder, content_digest, make_folder, require_space
 from sfumato.data.data_config import DataConfig
-from sfumato.data.dataset import image_hashes
-from sfumato.data.packed import FORMAT, Packed, is_packed, read_packed, write_packed
-from sfumato.data.prepare import Preparation
-from sfumato.data.records import pack_records, scan_records
-from sfumato.data.source import JoinedRecords, Part, Parts, Records, Source, StoredImages
-from sfumato.data.split import Hashes, first_of_each
-from sfumato.data.summary import Summary
+from sfumato.data.decode import Preparation, prepare_array
+from sfumato.data.packed import (
+    FORMAT,
+    IMAGES,
+    PackedSplit,
+    PackedSplits,
+    Summary,
+    describe,
+    is_packed,
+    read_packed,
+    write_packed,
+)
+from sfumato.data.packing_processes import (
+    ChunkJob,
+    ChunkReport,
+    HeaderJob,
+    HeaderReport,
+    run_ranges,
+)
+from sfumato.data.source import (
+    ImageArray,
+    JoinedRecords,
+    RawSplit,
+    RawSplits,
+    Records,
+    Source,
+    StoredImages,
+    first_of_each,
+    image_hashes,
+)
 
 log = logging.getLogger("sfumato.data")
 
-
-@dataclass(frozen=True)
-class PackedParts:
-    """The packed splits as the source divides them."""
-
-    train: Packed
-    test: Packed | None
-    folder: Path | None
-    """Where they are; None in memory."""
+CHUNK = 256
+"""Images prepared, written and recorded at a time."""
 
 
 def is_packed_source(folder: Path) -> bool:
@@ -42,13 +60,13 @@ def is_packed_source(folder: Path) -> bool:
 def packed_folder(folder: Path) -> Source:
     """A packed set as a source: it is read where it is."""
 
-    def refuse() -> Parts:
+    def refuse() -> RawSplits:
         raise AssertionError("a packed set is not packed again")
 
     return Source(folder.resolve().name, files=(), root=folder, read=refuse, is_packed=True)
 
 
-def pack(source: Source, config: DataConfig, strict: bool, workers: int | None) -> PackedParts:
+def pack(source: Source, config: DataConfig, strict: bool, workers: int | None) -> PackedSplits:
     """The packed form of `source`, from the cache if it is there.
 
     Raises:
@@ -58,36 +76,40 @@ def pack(source: Source, config: DataConfig, strict: bool, workers: int | None) 
     if source.is_packed:
         return _open(source.root, source, config, strict)
     if not source.files:
-        parts = source.read()
-        preparation = _resolve(source, parts, config, workers)
-        test = None if parts.test is None else _in_memory(parts.test, parts, preparation)
-        return PackedParts(_in_memory(parts.train, parts, preparation), test, None)
+        raw = source.read()
+        preparation = _resolve(source, raw, config, workers)
+        packed = {}
+        for name, split in raw.present().items():
+            assert isinstance(split.images, np.ndarray)
+            packed[name] = _in_memory(split.images, split, raw.class_names, preparation)
+        return PackedSplits(packed["train"], packed.get("test"), None)
     folder = cache_folder() / "packed" / f"{source.name}-{_key(source, config)}"
     if not is_packed(folder / "train"):
         make_folder(folder.parent)
         with FileLock(folder.with_name(f"{folder.name}.lock")):
-            if not is_packed(folder / "train"):  # nor has another process packed it meanwhile
+            if not is_packed(folder / "train"):  # another process may have packed it meanwhile
                 _pack_into(folder, source, config, workers)
     return _open(folder, source, config, strict)
 
 
-def _open(folder: Path, source: Source, config: DataConfig, strict: bool) -> PackedParts:
+def _open(folder: Path, source: Source, config: DataConfig, strict: bool) -> PackedSplits:
     train = read_packed(folder / "train")
     test = read_packed(folder / "test") if is_packed(folder / "test") else None
     has = train.preparation
-    wanted_size, wanted_channels = config.size, config.channels
-    if wanted_size not in (None, (has.height, has.width)) or wanted_channels not in (
-        "auto",
-        has.channels,
-    ):
+    size_fits = config.size in (None, (has.height, has.width))
+    if not size_fits or config.channels not in ("auto", has.channels):
         raise DataError(
             f"{source.name} is packed as {has.channels} x {has.height} x {has.width}, but "
             f"resolution is {config.resolution} and channels {config.channels}; pack it again "
             "from its source, or leave them on auto"
         )
-    if strict:
-        _refuse_odd(source, train, test)
-    return PackedParts(train, test, folder)
+    packed = PackedSplits(train, test, folder)
+    if strict and (found := packed.oddities()):
+        raise DataError(
+            f"{source.name} has odd images, and --strict refuses them: {'; '.join(found)}. "
+            "Repair or remove them, or leave out --strict"
+        )
+    return packed
 
 
 def _key(source: Source, config: DataConfig) -> str:
@@ -97,58 +119,55 @@ def _key(source: Source, config: DataConfig) -> str:
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
 
 
-def _both(parts: Parts) -> tuple[Part, Part | None]:
-    return parts.train, parts.test
-
-
-def _in_memory(part: Part, parts: Parts, preparation: Preparation) -> Packed:
-    assert isinstance(part.images, np.ndarray)
-    images = prepare_array(part.images, preparation)
-    hashes = image_hashes(images)
+def _in_memory(
+    images: ImageArray, split: RawSplit, class_names: tuple[str, ...], preparation: Preparation
+) -> PackedSplit:
+    prepared = prepare_array(images, preparation)
+    hashes = image_hashes(prepared)
     summary = Summary()
-    _note_duplicates(summary, hashes)
-    return Packed(images, part.labels, hashes, parts.class_names, preparation, summary)
+    repeated = np.flatnonzero(~first_of_each(hashes))
+    summary.add("duplicate", (f"image {row}" for row in repeated))
+    return PackedSplit(prepared, split.labels, hashes, class_names, preparation, summary)
 
 
 def _pack_into(folder: Path, source: Source, config: DataConfig, workers: int | None) -> None:
     """Pack into a folder beside `folder`, which a later call can continue, and rename it."""
-    parts = source.read()
+    raw = source.read()
     work = folder.with_name(f"{folder.name}.partial")
     try:
-        preparation = _resolve(source, parts, config, workers)
-        for name, part in (("train", parts.train), ("test", parts.test)):
-            if part is None or is_packed(work / name):
+        preparation = _resolve(source, raw, config, workers)
+        for name, split in raw.present().items():
+            if is_packed(work / name):
                 continue
-            if isinstance(part.images, np.ndarray):
-                write_packed(work / name, source.name, _in_memory(part, parts, preparation))
+            if isinstance(split.images, np.ndarray):
+                packed = _in_memory(split.images, split, raw.class_names, preparation)
+                write_packed(work / name, source.name, packed)
             else:
-                pack_records(
-                    work / name, source.name, part, parts.class_names, preparation, workers
-                )
+                pack_images(work / name, source.name, split, raw.class_names, preparation, workers)
         work.rename(folder)
     except OSError as error:
         raise DataError(
             f"cannot pack {source.name} into {folder}: {error.strerror or error}; make room or "
             "set SFUMATO_CACHE to another folder, then run again: it continues"
         ) from None
-    for name in ("train", "test"):
-        if is_packed(folder / name):
-            for line in read_packed(folder / name).summary.lines():
-                log.warning("%s %s: %s", source.name, name, line)
+    for name in raw.present():
+        for line in read_packed(folder / name).summary.lines():
+            log.warning("%s %s: %s", source.name, name, line)
 
 
-def _resolve(source: Source, parts: Parts, config: DataConfig, workers: int | None) -> Preparation:
+def _resolve(
+    source: Source, raw: RawSplits, config: DataConfig, workers: int | None
+) -> Preparation:
     """Settle what is "auto": the most common size, and grey only if every image is."""
     size, channels = config.size, config.channels
-    images = parts.train.images
+    images = raw.train.images
     if isinstance(images, np.ndarray | StoredImages):
         one = images[:1] if isinstance(images, np.ndarray) else images.read(0, 1)
         size = size or (one.shape[2], one.shape[3])
         channels = one.shape[1] if channels == "auto" else channels
     elif size is None or channels == "auto":
-        sets = [part.images for part in _both(parts) if part is not None]
-        records = JoinedRecords(tuple(r for r in sets if isinstance(r, Records)))
-        header = scan_records(records, workers)
+        encoded = [s.images for s in raw.present().values() if isinstance(s.images, Records)]
+        header = scan_headers(JoinedRecords(tuple(encoded)), workers)
         if not header.sizes:
             raise DataError(f"{source.name}: none of its images can be read; check the files")
         # Of equally common sizes the smallest, so that the order of files does not matter.
@@ -157,20 +176,121 @@ def _resolve(source: Source, parts: Parts, config: DataConfig, workers: int | No
     return Preparation(size[0], size[1], channels, config.fit, config.resize)
 
 
-def _note_duplicates(summary: Summary, hashes: Hashes) -> None:
-    repeated = np.flatnonzero(~first_of_each(hashes))
-    summary.add("duplicate", (f"image {row}" for row in repeated))
+def scan_headers(records: Records, workers: int | None) -> HeaderReport:
+    """Read the headers of all images."""
+    header, done = HeaderReport(), 0
+    results = run_ranges(HeaderJob(records), _ranges(len(records)), HeaderReport, workers)
+    with progress_bar("reading headers", len(records)) as update:
+        for start, stop, report in results:
+            header += report
+            update(done := done + stop - start)
+    return header
 
 
-def _refuse_odd(source: Source, train: Packed, test: Packed | None) -> None:
-    found = [
-        f"{name}: {line}"
-        for name, packed in (("train", train), ("test", test))
-        if packed is not None
-        for line in packed.summary.lines()
-    ]
-    if found:
-        raise DataError(
-            f"{source.name} has odd images, and --strict refuses them: {'; '.join(found)}. "
-            "Repair or remove them, or leave out --strict"
-        )
+def pack_images(
+    folder: Path,
+    name: str,
+    split: RawSplit,
+    class_names: tuple[str, ...],
+    preparation: Preparation,
+    workers: int | None,
+) -> None:
+    """Pack the images of a split into `folder`, continuing what an earlier process began there.
+
+    A kill costs the chunks under way and no more: `images.npy` has its full length from the
+    start, and `chunks/<start>.json` appears once the pixels of that chunk are safely in it.
+
+    Raises:
+        DataError: not enough room on the disk, or no image can be used.
+        OSError: the folder cannot be written.
+    """
+    images = split.images
+    assert isinstance(images, Records | StoredImages)
+    (folder / "chunks").mkdir(parents=True, exist_ok=True)
+    offset = _open_images(folder / IMAGES, (len(images), *preparation.shape))
+    chunks = _read_chunks(folder)
+    missing = [(start, stop) for start, stop in _ranges(len(images)) if start not in chunks]
+    job = ChunkJob(images, preparation, folder / IMAGES, offset)
+    done = len(images) - sum(stop - start for start, stop in missing)
+    with progress_bar(f"packing {name}", len(images), done) as update:
+        for start, stop, chunk in run_ranges(job, missing, ChunkReport, workers):
+            write_json(folder / "chunks" / f"{start}.json", chunk.to_json())
+            chunks[start] = chunk
+            update(done := done + stop - start)
+    _finish(folder, name, split, class_names, preparation, [chunks[s] for s in sorted(chunks)])
+
+
+def _finish(
+    folder: Path,
+    name: str,
+    split: RawSplit,
+    class_names: tuple[str, ...],
+    preparation: Preparation,
+    chunks: Sequence[ChunkReport],
+) -> None:
+    """Close the gaps of dropped images and describe the result."""
+    images = split.images
+    assert isinstance(images, Records | StoredImages)
+    text = "".join(digest for chunk in chunks for digest in chunk.hashes)
+    hashes = np.frombuffer(bytes.fromhex(text), np.uint8).reshape(-1, 32)
+    kept = np.ones(len(images), bool)
+    summary = Summary()
+    for chunk in chunks:
+        for row, (kind, reason) in chunk.dropped.items():
+            kept[row] = False
+            summary.add(kind, [f"{images.name(row)}: {reason}"])
+        for kind, noted in chunk.notes.items():
+            summary.add(kind, map(images.name, noted))
+    rows = np.flatnonzero(kept)
+    if not len(rows):
+        reasons = "; ".join(summary.lines())
+        raise DataError(f"{name}: none of {len(images)} images can be used: {reasons}")
+    repeated = rows[~first_of_each(hashes[rows])]
+    summary.add("duplicate", map(images.name, repeated.tolist()))
+    if len(rows) < len(kept):
+        _keep_rows(folder / IMAGES, rows)
+    stored = np.load(folder / IMAGES, mmap_mode="r")
+    labels = None if split.labels is None else split.labels[rows]
+    packed = PackedSplit(stored, labels, hashes[rows], class_names, preparation, summary)
+    describe(folder, name, packed)
+    shutil.rmtree(folder / "chunks")
+
+
+def _open_images(path: Path, shape: tuple[int, ...]) -> int:
+    """Make the file for all images unless it is there; the position of the first pixel.
+
+    Raises:
+        DataError: the disk has no room for it.
+    """
+    if not path.is_file():
+        require_space(path.parent, int(np.prod(shape, dtype=object)))
+        temporary = path.with_suffix(".new")
+        np.lib.format.open_memmap(temporary, "w+", np.uint8, shape).flush()
+        temporary.replace(path)
+        sync_directory(path.parent)
+    return int(np.load(path, mmap_mode="r").offset)
+
+
+def _keep_rows(path: Path, rows: np.ndarray) -> None:
+    """Rewrite the image file with `rows` only."""
+    images = np.load(path, mmap_mode="r")
+    if len(images) == len(rows):  # done before an earlier process was killed
+        return
+    temporary = path.with_suffix(".new")
+    kept = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(rows), *images.shape[1:]))
+    for start in range(0, len(rows), CHUNK):
+        kept[start : start + CHUNK] = images[rows[start : start + CHUNK]]
+    kept.flush()
+    temporary.replace(path)
+    sync_directory(path.parent)
+
+
+def _read_chunks(folder: Path) -> dict[int, ChunkReport]:
+    chunks = {}
+    for path in (folder / "chunks").glob("[0-9]*.json"):
+        chunks[int(path.stem)] = ChunkReport.from_json(json.loads(path.read_text()))
+    return chunks
+
+
+def _ranges(count: int) -> list[tuple[int, int]]:
+    return [(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]

@@ -3,17 +3,16 @@
 import difflib
 
 import numpy as np
+from jaxtyping import Bool, Int64, UInt64
 
 from sfumato.core.errors import DataError
 from sfumato.data.data_config import DataConfig
 from sfumato.data.dataset import Dataset, SplitName, Splits
-from sfumato.data.packed import Packed
-from sfumato.data.packing import PackedParts
-from sfumato.data.source import Source
-from sfumato.data.split import as_items, first_of_each, held_out_mask, subset_rows
+from sfumato.data.packed import PackedSplit, PackedSplits
+from sfumato.data.source import Hashes, LabelArray, Source, as_items, first_of_each
 
 
-def select(source: Source, packed: PackedParts, config: DataConfig) -> Splits:
+def select(source: Source, packed: PackedSplits, config: DataConfig) -> Splits:
     """The training and held-out images of `packed` that `config` asks for.
 
     Raises:
@@ -40,7 +39,7 @@ def select(source: Source, packed: PackedParts, config: DataConfig) -> Splits:
     return Splits(train, held_out)
 
 
-def select_whole(source: Source, packed: PackedParts, config: DataConfig) -> tuple[Dataset, ...]:
+def select_whole(source: Source, packed: PackedSplits, config: DataConfig) -> tuple[Dataset, ...]:
     """All images of the chosen classes, as they are: a set for each split of the source.
 
     Raises:
@@ -55,7 +54,7 @@ def select_whole(source: Source, packed: PackedParts, config: DataConfig) -> tup
     return kept
 
 
-def _dataset(source: Source, packed: Packed, split: SplitName, config: DataConfig) -> Dataset:
+def _dataset(source: Source, packed: PackedSplit, split: SplitName, config: DataConfig) -> Dataset:
     names = packed.class_names
     if config.class_names:
         if len(config.class_names) != len(names):
@@ -112,3 +111,43 @@ def _drop_duplicates(train: Dataset, held_out: Dataset) -> tuple[Dataset, Datase
     keep = first_of_each(train.hashes)
     keep &= ~np.isin(as_items(train.hashes), as_items(held_out.hashes))
     return train.subset(np.flatnonzero(keep)), held_out
+
+
+def held_out_mask(
+    hashes: Hashes, labels: LabelArray | None, fraction: float
+) -> Bool[np.ndarray, " N"]:
+    """True for the images to hold out: about `fraction` of each class.
+
+    Equal images always fall on the same side.
+    """
+    chosen = choose(_part(hashes, 0), labels, round(fraction * len(hashes)))
+    held = np.unique(_part(hashes, 0)[chosen])
+    return np.isin(_part(hashes, 0), held)
+
+
+def subset_rows(hashes: Hashes, labels: LabelArray | None, count: int) -> Int64[np.ndarray, " k"]:
+    """`count` rows in their order, in the proportions of the classes; fewer are among more."""
+    # Other bytes than the held-out split uses: the two choices must not depend on each other.
+    return choose(_part(hashes, 1), labels, count)
+
+
+def choose(
+    keys: UInt64[np.ndarray, " N"], labels: LabelArray | None, count: int
+) -> Int64[np.ndarray, " k"]:
+    """The rows of the `count` images that come first by (rank of key in class) / class size."""
+    count = min(count, len(keys))
+    if labels is None:
+        labels = np.zeros(len(keys), np.int64)
+    order = np.lexsort((keys, labels))
+    sizes = np.bincount(labels)
+    starts = np.cumsum(sizes) - sizes
+    rank = np.arange(len(keys)) - starts[labels[order]]
+    # The middle of each rank's share of its class: every class is filled at the same pace.
+    share = (rank + 0.5) / sizes[labels[order]]
+    return np.sort(order[np.lexsort((keys[order], share))[:count]])
+
+
+def _part(hashes: Hashes, which: int) -> UInt64[np.ndarray, " N"]:
+    """Eight of the 32 bytes, as a number that is the same on every machine."""
+    part = np.ascontiguousarray(hashes[:, 8 * which : 8 * which + 8])
+    return part.view("<u8").ravel().astype(np.uint64)

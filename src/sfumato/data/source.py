@@ -1,19 +1,22 @@
-"""What every kind of source gives: images of one or two splits, not yet in their final form."""
+"""What every kind of source returns: images of one or two splits, not yet in their final form."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 
 from sfumato.core.errors import DataError
 
 ImageArray = UInt8[np.ndarray, "N C H W"]
 LabelArray = Int64[np.ndarray, " N"]
+Hashes = UInt8[np.ndarray, "N 32"]
+"""SHA-256 of the pixels of each image."""
 IN_MEMORY = 2**28
-"""Arrays of up to so many bytes are simply read; larger ones stay in their file."""
+"""Arrays of up to this many bytes are read whole; larger ones stay in their file."""
 
 
 class Records(ABC):
@@ -25,11 +28,11 @@ class Records(ABC):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """What messages call the image."""
+        """The name of the image in messages."""
 
     @abstractmethod
     def read(self, index: int) -> bytes:
-        """The file of the image. Raises OSError or ValueError when it cannot be read."""
+        """The encoded file of the image. Raises OSError or ValueError if it is unreadable."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,7 @@ class JoinedRecords(Records):
 
 @dataclass(frozen=True)
 class StoredImages:
-    """uint8 images one after another in a file, read a range at a time.
-
-    Pickled to the packing processes.
+    """uint8 images one after another in a file; pickled to the packing processes.
 
     Args:
         path, offset: where the first image begins.
@@ -78,7 +79,7 @@ class StoredImages:
         return self.count
 
     def name(self, index: int) -> str:
-        """What messages call the image."""
+        """The name of the image in messages."""
         return f"image {index}"
 
     def read(self, start: int, stop: int) -> ImageArray:
@@ -97,10 +98,10 @@ class StoredImages:
 
 
 def channels_first(images: np.ndarray) -> ImageArray:
-    """[N, H, W], [N, H, W, C] or [N, C, H, W] as the last.
+    """Images [N, H, W], [N, H, W, C] or [N, C, H, W] as [N, C, H, W].
 
     Raises:
-        ValueError: neither 1, 3 nor 4 channels.
+        ValueError: not 1, 3 or 4 channels.
     """
     if images.ndim == 3:
         return images[:, None]
@@ -112,8 +113,8 @@ def channels_first(images: np.ndarray) -> ImageArray:
 
 
 @dataclass(frozen=True)
-class Part:
-    """One split: images, decoded (in memory or in a file) or not; and their classes (or None)."""
+class RawSplit:
+    """One split of a source: decoded or encoded images, and their classes (None: unlabelled)."""
 
     images: ImageArray | StoredImages | Records
     labels: LabelArray | None
@@ -123,39 +124,60 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Both splits as the source has them; `test` is None when it does not divide its images.
+class RawSplits:
+    """The splits of a source; `test` is None if it does not divide its images.
 
     `class_names` are () when unlabelled.
     """
 
-    train: Part
-    test: Part | None
+    train: RawSplit
+    test: RawSplit | None
     class_names: tuple[str, ...]
+
+    def present(self) -> dict[str, RawSplit]:
+        """The splits that exist: "train" and perhaps "test"."""
+        return {"train": self.train} | ({"test": self.test} if self.test is not None else {})
 
 
 @dataclass(frozen=True)
 class Source:
-    """A set of images that was found but not read.
+    """A set of images that was found but not yet read.
 
     Args:
         name: short, fit for a file name.
-        files: everything its content depends on; () for a set embedded in a dependency.
-        root: the folder that `files` are named from, so that the identity of the content does
-            not depend on where it lies.
+        files: everything its content depends on; () for a set inside a dependency.
+        root: names in digests are relative to this folder, so a set may move.
         read: opens it. Raises DataError.
-        held_out: share of the images to hold out when there is no test split.
-        is_packed: it is in packed form already, in `root`.
+        held_out: share of the images to hold out if there is no test split.
+        is_packed: `root` holds the packed form.
     """
 
     name: str
     files: tuple[Path, ...]
     root: Path
-    read: Callable[[], Parts]
+    read: Callable[[], RawSplits]
     held_out: float = 0.2
     is_packed: bool = False
 
 
 def numbered_classes(labels: LabelArray) -> tuple[str, ...]:
-    """Names for classes that have none: their numbers."""
+    """Class names for a source that only numbers its classes."""
     return tuple(str(number) for number in range(int(labels.max()) + 1))
+
+
+def image_hashes(images: ImageArray) -> Hashes:
+    """SHA-256 of the pixels of each image."""
+    digests = b"".join(hashlib.sha256(np.ascontiguousarray(i).data).digest() for i in images)
+    return np.frombuffer(digests, np.uint8).reshape(len(images), 32)
+
+
+def first_of_each(hashes: Hashes) -> Bool[np.ndarray, " N"]:
+    """True for the first of every group of equal images."""
+    mask = np.zeros(len(hashes), bool)
+    mask[np.unique(as_items(hashes), return_index=True)[1]] = True
+    return mask
+
+
+def as_items(hashes: Hashes) -> np.ndarray:
+    """One comparable item per image."""
+    return np.ascontiguousarray(hashes).view("V32").ravel() if len(hashes) else np.empty(0, "V32")

@@ -13,7 +13,7 @@ from sfumato.core.errors import ConfigError, SfumatoError
 from sfumato.core.images import Shape, UInt8Images
 from sfumato.data.cache import cache_folder, make_folder
 from sfumato.data.dataset import Dataset, Splits
-from sfumato.data.split import as_items
+from sfumato.data.source import as_items
 from sfumato.evaluation.copies import Copies, Pictures, find_copies
 from sfumato.evaluation.evaluation_results import Results, too_few
 from sfumato.evaluation.evaluator import Evaluator

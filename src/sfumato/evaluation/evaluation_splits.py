@@ -7,8 +7,7 @@ from jaxtyping import Int64
 
 from sfumato.core.errors import ConfigError
 from sfumato.core.noise import derive_seed
-from sfumato.data.dataset import Dataset, Splits
-from sfumato.data.order import permutation
+from sfumato.data.dataset import Dataset, Splits, permutation
 
 Indices = Int64[np.ndarray, " _"]
 

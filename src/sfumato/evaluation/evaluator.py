@@ -16,7 +16,7 @@ from sfumato.core.images import Labels, UInt8Images
 from sfumato.core.noise import derive_seed
 from sfumato.data.cache import cache_folder, make_folder
 from sfumato.data.dataset import Splits
-from sfumato.data.split import as_items
+from sfumato.data.source import as_items
 from sfumato.evaluation.copies import find_copies
 from sfumato.evaluation.evaluation_results import Results, too_few
 from sfumato.evaluation.evaluation_splits import Folds, make_folds

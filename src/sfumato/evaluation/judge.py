@@ -22,8 +22,7 @@ from sfumato.core.images import Images, UInt8Images, from_uint8
 from sfumato.core.noise import derive_seed, generator
 from sfumato.core.tensors import load_into, read_tensors, write_tensors
 from sfumato.data.cache import cache_folder, make_folder
-from sfumato.data.dataset import Dataset
-from sfumato.data.order import Order
+from sfumato.data.dataset import Dataset, Order
 from sfumato.networks.classifier import Classifier, ClassifierConfig
 
 VERSION = 1

@@ -21,8 +21,7 @@ from sfumato.core.files import write_json
 from sfumato.core.images import Batch, from_uint8
 from sfumato.core.noise import Noise
 from sfumato.core.tensors import read_tensors, write_tensors
-from sfumato.data.dataset import Dataset, Splits
-from sfumato.data.order import Order
+from sfumato.data.dataset import Dataset, Order, Splits
 from sfumato.diffusion.denoiser import ClipToRange, Denoiser, clipped
 from sfumato.diffusion.diffusion_model import DiffusionModel
 from sfumato.diffusion.grid import KarrasGrid, UniformGrid

@@ -17,7 +17,7 @@ from sfumato.core.images import Images, Labels, UInt8Images, to_uint8, within_ra
 from sfumato.core.noise import RandomStream
 from sfumato.core.pictures import image_grid, save_animation
 from sfumato.core.tensors import load_into, read_tensors
-from sfumato.data.export import file_name
+from sfumato.data.output import file_name
 from sfumato.diffusion.diffusion_model import DiffusionModel
 from sfumato.diffusion.guidance import AutoGuided, ClassifierGuided, Interval, NoisyClassifier
 from sfumato.experiment.load import LoadedRun, load_run

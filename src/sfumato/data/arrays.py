@@ -1,0 +1,244 @@
+"""Sets stored as arrays: the idx files of MNIST and its relatives, and NumPy's .npz."""
+
+import struct
+import zipfile
+import zlib
+from gzip import GzipFile
+from io import BufferedReader
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy.lib.npyio import NpzFile
+
+from sfumato.core.errors import DataError
+from sfumato.data import source
+from sfumato.data.cache import cache_folder, content_digest, make_folder, require_space
+from sfumato.data.image_files import uncompressed, unpack_stream
+from sfumato.data.source import (
+    ImageArray,
+    RawSplit,
+    RawSplits,
+    Source,
+    StoredImages,
+    channels_first,
+    numbered_classes,
+)
+
+IDX_DAMAGE = (OSError, EOFError, zlib.error)
+
+NAMES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+
+
+def idx_folder(folder: Path, name: str, class_names: tuple[str, ...] = ()) -> Source:
+    """A folder with the idx files under MNIST's names, `.gz` or not; the test files are optional.
+
+    Raises:
+        DataError: a training file is missing.
+    """
+    found = {split: [find_idx(folder, file) for file in NAMES[split]] for split in NAMES}
+    for file, path in zip(NAMES["train"], found["train"], strict=True):
+        if path is None:
+            raise DataError(f"{folder} has no {file}.gz; put it there")
+    files = tuple(path for paths in found.values() for path in paths if path is not None)
+
+    def read() -> RawSplits:
+        train = _idx_split(found["train"])
+        test = None if None in found["test"] else _idx_split(found["test"])
+        assert train.labels is not None
+        return RawSplits(train, test, class_names or numbered_classes(train.labels))
+
+    return Source(name=name, files=files, root=folder, read=read)
+
+
+def find_idx(folder: Path, name: str) -> Path | None:
+    """The file `name` or `name`.gz in `folder`."""
+    candidates = (folder / f"{name}.gz", folder / name, folder / name.replace("-idx", ".idx"))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _idx_split(paths: list[Path | None]) -> RawSplit:
+    image_path, label_path = paths
+    assert image_path is not None
+    assert label_path is not None
+    shape, start = _idx_header(image_path)
+    labels = read_idx(label_path)
+    if len(shape) != 3 or labels.ndim != 1 or shape[0] != len(labels):
+        raise DataError(
+            f"{image_path} holds an array of shape {shape} and {label_path} one of "
+            f"{labels.shape}; expected [N, H, W] and [N]: fetch them again"
+        )
+    if int(np.prod(shape, dtype=object)) <= source.IN_MEMORY:
+        return RawSplit(read_idx(image_path)[:, None], labels.astype(np.int64))
+    return RawSplit(_stored_idx(image_path, shape, start), labels.astype(np.int64))
+
+
+def _stored_idx(path: Path, shape: tuple[int, ...], start: int) -> StoredImages:
+    """Images that stay in their file, or in an unpacked copy of it in the cache."""
+    try:
+        plain = uncompressed(path, ".idx")
+        _check_idx_size(path, shape, plain.stat().st_size - start)
+    except IDX_DAMAGE as error:
+        raise DataError(f"cannot read {path}: {error}; fetch it again") from None
+    return StoredImages(plain, start, shape[0], shape[1:])
+
+
+def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
+    """Read an idx file of unsigned bytes, compressed or not.
+
+    Raises:
+        DataError: unreadable, truncated, or not idx.
+    """
+    shape, start = _idx_header(path)
+    try:
+        with _open_idx(path) as file:
+            content = file.read()
+    except IDX_DAMAGE as error:
+        raise DataError(f"cannot read {path}: {error}; fetch it again") from None
+    _check_idx_size(path, shape, len(content) - start)
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def _open_idx(path: Path) -> GzipFile | BufferedReader:
+    with path.open("rb") as file:
+        is_packed = file.read(2) == b"\x1f\x8b"
+    return GzipFile(path) if is_packed else path.open("rb")
+
+
+def _idx_header(path: Path) -> tuple[tuple[int, ...], int]:
+    """The shape of the array in an idx file, and where its values begin.
+
+    Raises:
+        DataError: unreadable, or not idx.
+    """
+    try:
+        with _open_idx(path) as file:
+            begin = file.read(4)
+            sizes = file.read(4 * begin[3]) if len(begin) == 4 else b""
+    except IDX_DAMAGE as error:
+        raise DataError(f"cannot read {path}: {error}; fetch it again") from None
+    if len(begin) < 4 or begin[:3] != b"\0\0\x08" or len(sizes) < 4 * begin[3]:
+        raise DataError(f"{path} is not an idx file of unsigned bytes; fetch it again")
+    return tuple(int(size) for size in np.frombuffer(sizes, ">u4")), 4 + len(sizes)
+
+
+def _check_idx_size(path: Path, shape: tuple[int, ...], found: int) -> None:
+    expected = int(np.prod(shape, dtype=object))
+    if found != expected:
+        raise DataError(
+            f"{path} is damaged: shape {list(shape)} needs {expected} bytes of values, "
+            f"found {max(found, 0)}; fetch it again"
+        )
+
+
+NPZ_DAMAGE = (
+    OSError,
+    EOFError,
+    ValueError,
+    MemoryError,
+    RuntimeError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+NPZ_LAYOUT = "it should hold x and, if labelled, y (or x_train, y_train, x_test, y_test)"
+
+
+def npz_file(path: Path, class_names: tuple[str, ...] = ()) -> Source:
+    """An .npz of uint8 images, [N, H, W], [N, H, W, C] or [N, C, H, W], and integer labels.
+
+    The archive holds `x` and `y`, or `x_train, y_train, x_test, y_test`. Images of more than
+    `source.IN_MEMORY` bytes stay in the archive, or in an unpacked copy of it in the cache. An
+    array `class_names` of strings names the classes; else the argument, if the number fits.
+    """
+
+    def read() -> RawSplits:
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                return _npz_splits(path, archive, class_names)
+        except NPZ_DAMAGE as error:
+            raise DataError(f"cannot read {path}: {error}; {NPZ_LAYOUT}") from None
+
+    return Source(name=path.stem, files=(path,), root=path.parent, read=read)
+
+
+def _npz_splits(path: Path, archive: NpzFile, names: tuple[str, ...]) -> RawSplits:
+    suffix = "_train" if "x_train" in archive else ""
+    if f"x{suffix}" not in archive:
+        raise DataError(f"{path} holds {sorted(archive.files)}; {NPZ_LAYOUT}")
+    train = _npz_split(path, archive, suffix)
+    test = _npz_split(path, archive, "_test") if "x_test" in archive else None
+    if train.labels is None:
+        return RawSplits(train, test, ())
+    numbers = numbered_classes(train.labels)
+    given = tuple(str(name) for name in archive["class_names"]) if "class_names" in archive else ()
+    names = given or (names if len(names) == len(numbers) else numbers)
+    if len(names) < len(numbers):
+        raise DataError(f"{path} has {len(numbers)} classes but {len(names)} class_names")
+    return RawSplits(train, test, names)
+
+
+def _npz_split(path: Path, archive: NpzFile, suffix: str) -> RawSplit:
+    images = _npz_images(path, archive, f"x{suffix}")
+    if f"y{suffix}" not in archive:
+        return RawSplit(images, None)
+    labels = archive[f"y{suffix}"]
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu" or (labels < 0).any():
+        raise DataError(
+            f"{path}: y{suffix} is {labels.dtype} of shape {labels.shape}; it should be "
+            f"{len(images)} class numbers from 0"
+        )
+    return RawSplit(images, labels.astype(np.int64))
+
+
+def _npz_images(path: Path, archive: NpzFile, key: str) -> ImageArray | StoredImages:
+    """The images under `key`: in memory, or in their file if they are many."""
+    assert archive.zip is not None
+    member = archive.zip.getinfo(f"{key}.npy")
+    with archive.zip.open(member) as file:
+        form = np.lib.format
+        is_first = form.read_magic(file) == (1, 0)
+        read_header = form.read_array_header_1_0 if is_first else form.read_array_header_2_0
+        shape, is_fortran, dtype = read_header(file)
+        start = file.tell()
+    size = int(np.prod(shape, dtype=object))
+    if dtype != np.uint8 or len(shape) not in (3, 4) or size == 0:
+        raise DataError(
+            f"{path}: {key} is {dtype} of shape {shape}; it should be uint8 in "
+            "0..255, [N, H, W] or [N, H, W, C]"
+        )
+    if len(shape) == 4 and not {shape[1], shape[3]} & {1, 3, 4}:
+        raise DataError(f"{path}: {key} has shape {shape}; images need 1, 3 or 4 channels")
+    if size <= source.IN_MEMORY or is_fortran:
+        return channels_first(archive[key])
+    if member.compress_type == zipfile.ZIP_STORED:
+        where, start = path, start + _member_offset(path, member)
+    else:
+        where = _unpacked_member(path, archive.zip, member, start + size)
+    return StoredImages(where, start, shape[0], shape[1:])
+
+
+def _member_offset(path: Path, member: zipfile.ZipInfo) -> int:
+    """Where the content of a member begins in its archive: after a header and two strings."""
+    with path.open("rb") as file:
+        file.seek(member.header_offset + 26)
+        name, extra = struct.unpack("<HH", file.read(4))
+    return member.header_offset + 30 + int(name) + int(extra)
+
+
+def _unpacked_member(
+    path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, size: int
+) -> Path:
+    """A copy of a compressed member of `size` bytes in the cache."""
+    folder = make_folder(cache_folder() / "unpacked")
+    copy = folder / f"{content_digest([path], path.parent)[:16]}-{member.filename}"
+    if not copy.is_file():
+        require_space(folder, size)
+        with archive.open(member) as stream:
+            unpack_stream(stream, copy, size, path)
+    return copy
