@@ -100,11 +100,11 @@ def test_likelihoods_are_printed_and_kept(
         (["inpaint", "--box", "6,6,4,4"], "does not lie within an image of 8 x 8"),
         (["img2img", "--start", "2"], "start 2.0 is not in (0, 1]"),
         (["reconstruct", "--steps", "0"], "--steps must be at least 1, got 0"),
-        (["strip", "-n", "0"], "--number must be at least 1, got 0"),
+        (["strip", "-n", "0"], "--num-images must be at least 1, got 0"),
         (["interpolate", "--points", "1"], "at least 2 points, got 1"),
         (["interpolate", "--space", "w"], "w is StyleGAN2's"),
         (["truncation"], "w is StyleGAN2's"),
-        (["interpolate", "--corners", "--between", "images"], "are about noises"),
+        (["interpolate", "--corners", "--between", "images"], "need noises"),
         (["noise", "model.label_dropout=0.5"], "it was settled when"),
     ],
 )

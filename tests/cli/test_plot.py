@@ -31,7 +31,7 @@ def test_forward(tmp_path: Path) -> None:
         (["schedules", "cosine", "-o", "x.jpg"], "cannot draw into 'x.jpg'"),
         (["forward", "digits-dcgan"], "adds no noise to images"),
         (["forward", RECIPE, "--times", "0.0001"], "no noise level at time 0.0001"),
-        (["forward", RECIPE, "-n", "0"], "--number must be at least 1, got 0"),
+        (["forward", RECIPE, "-n", "0"], "--num-images must be at least 1, got 0"),
     ],
 )
 def test_nonsense_is_refused(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfumato.cli import VERBS, main
+from sfumato.cli import VERBS, build_parser, main
 from sfumato.networks.unet import UNetConfig
 
 RECIPE = str(Path(__file__).parent / "tiny.toml")
@@ -105,7 +105,7 @@ def test_info_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", RECIPE]) == 0
     printed = capsys.readouterr().out
     assert "    stem" in printed
-    assert "MFLOP an image" in printed
+    assert "MFLOP per image" in printed
     assert "for a batch of 16:\n" in printed
 
 
@@ -175,3 +175,21 @@ def test_interruption_saves_and_says_how_to_resume(tmp_path: Path) -> None:
     more = ["-o", str(run_dir), "--resume", f"training.budget_images={budget}"]
     assert main(["train", RECIPE, *more]) == 0
     assert json.loads((run_dir / "summary.json").read_text())["images_seen"] == budget
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "value"),
+    [
+        (["sample", "RUN", "--num-images", "5"], "num_images", 5),
+        (["sample", "RUN", "--number", "5"], "num_images", 5),
+        (["edit", "strip", "RUN", "-n", "5"], "num_images", 5),
+        (["edit", "truncation", "RUN", "--psi", "0,0.5"], "psi", [0.0, 0.5]),
+        (["edit", "truncation", "RUN", "--shares", "0,0.5"], "psi", [0.0, 0.5]),
+        (["edit", "interpolate", "RUN", "--num-walks", "5"], "num_walks", 5),
+        (["plot", "forward", "RUN", "--num-images", "5"], "num_images", 5),
+    ],
+)
+def test_options_have_the_names_of_the_field(
+    arguments: list[str], name: str, value: object
+) -> None:
+    assert getattr(build_parser().parse_args(arguments), name) == value

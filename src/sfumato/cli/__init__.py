@@ -1,4 +1,4 @@
-"""The command line: one file a verb. Heavy imports happen inside the verbs, so help is instant."""
+"""The command line: one file per verb. Heavy imports happen inside the verbs: help is instant."""
 
 import argparse
 import errno
@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 class _Version(argparse.Action):
-    """Prints the version; reading the package's metadata is put off until it is asked for."""
+    """Prints the version; reads the package's metadata only then."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
         super().__init__(option_strings, dest, nargs=0, help=help)
@@ -47,7 +47,7 @@ class _Version(argparse.Action):
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse; overrides may stand between and after the options, where argparse loses them."""
+    """Parse. Overrides may stand between and after options, where argparse loses them."""
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
     strange = [word for word in rest if "=" not in word or word.startswith("-")]
@@ -59,8 +59,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0, 2 for a user's mistake, 130 when stopped,
-    141 when nobody reads the output."""
+    """Run one command. Returns the exit status.
+
+    0: success; 2: a user's mistake; 130: interrupted; 141: the reader of the output has gone.
+    """
     options = _parse(arguments)
     try:
         status: int = options.run(options) or 0
@@ -69,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SfumatoError as error:
         print(f"sfumato: {error}", file=sys.stderr)
         return 130 if type(error).__name__ == "Interrupted" else 2
-    except BrokenPipeError:  # the reader, `head` say, has seen enough
+    except BrokenPipeError:  # a reader such as `head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return 141  # 128 + SIGPIPE, as of a program that the signal ends
     except OSError as error:

@@ -23,54 +23,54 @@ def add_parser(subparsers: Subparsers) -> None:
         "sfumato data export cifar10 data.classes=[cat] --output cats.npz",
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    listed = add_verb(verbs, "list", "the sets that have a name", "sfumato data list")
+    listed = add_verb(verbs, "list", "list the sets that have a name", "sfumato data list")
     listed.set_defaults(run=list_sets)
 
     show = _add_set_verb(
         verbs,
         "show",
-        "counts, channel statistics, duplicates, and a picture of each class",
+        "print counts, channel statistics and duplicates, and draw images of each class",
         "sfumato data show digits\n"
         "sfumato data show cifar10 data.classes=[cat,frog] -o cats.png\n"
         "sfumato data show cifar10 --augment 0.8 --changes geometric colour",
     )
-    add_output(show, "the picture (default: NAME.png here)")
+    add_output(show, "the picture (default: NAME.png in the current folder)")
     show.add_argument(
         "--augment",
         type=float,
         nargs="?",
         const=0.5,
         metavar="P",
-        help="show images beside what a discriminator would see of them: ADA with each change at "
+        help="draw images beside augmented copies, as a discriminator sees them: ADA at "
         "probability P (default: 0.5)",
     )
     show.add_argument(
         "--changes",
         nargs="+",
         metavar="GROUP",
-        help="of blit, geometric, colour, filtering, noise, cutout (default: the first three); or "
-        "diff_augment alone",
+        help="some of blit, geometric, colour, filtering, noise, cutout (default: the first "
+        "three), or diff_augment alone",
     )
     show.set_defaults(run=show_set)
 
     pack = _add_set_verb(
         verbs,
         "pack",
-        "prepare a set for training, once; training does it too when needed",
+        "prepare a set for training; training does so too if necessary",
         "sfumato data pack ~/photos data.resolution=[64,96] data.fit=letterbox\n"
         "sfumato data pack ~/photos --output photos-64 data.resolution=64",
     )
-    add_output(pack, "also write the chosen images as a packed set into this folder")
+    add_output(pack, "also write the chosen images into this folder, as a packed set")
     pack.set_defaults(run=pack_set)
 
     export = _add_set_verb(
         verbs,
         "export",
-        "write the images as PNG files, one folder a class, or as .npz",
+        "write the images as PNG files, in one folder per class, or as .npz",
         "sfumato data export digits --output digits\n"
         "sfumato data export mnist data.limit=1000 --output mnist-1000.npz",
     )
-    add_output(export, "a folder, or a file ending in .npz (default: NAME here)")
+    add_output(export, "a folder, or an .npz file (default: NAME in the current folder)")
     export.set_defaults(run=export_set)
 
 
@@ -83,7 +83,7 @@ def _add_set_verb(
     )
     add_overrides(parser)
     parser.add_argument(
-        "--strict", action="store_true", help="refuse odd images instead of handling them"
+        "--strict", action="store_true", help="refuse odd images instead of converting them"
     )
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores)")
     return parser
@@ -116,25 +116,25 @@ def show_set(options: argparse.Namespace) -> None:
     from sfumato.data.output import COPIES, augmentation_of, augmented_sheet, contact_sheet, tables
 
     if options.changes is not None and options.augment is None:
-        raise DataError("--changes says how --augment changes images; give --augment too")
+        raise DataError("--changes needs --augment; give both")
     splits = _load(options)
     path = options.output or Path(f"{splits.train.name}.png")
     if options.augment is not None:
         augment = augmentation_of(options.augment, options.changes)
-        _make_parent(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
         augmented_sheet(splits.train, augment).save(path, format="PNG")
-        print(f"training images, and each augmented {COPIES} times: {path}")
+        print(f"training images, each with {COPIES} augmented copies: {path}")
         return
     console = Console()
     for table in tables(splits):
         console.print(table)
-    _make_parent(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(splits).save(path, format="PNG")
     print(f"contact sheet: {path}")
 
 
 def pack_set(options: argparse.Namespace) -> None:
-    """Pack a set into the cache, and into a folder when asked."""
+    """Pack a set into the cache, and into a folder if asked."""
     from sfumato.data.catalogue import find
     from sfumato.data.output import write_packed_splits
     from sfumato.data.packing import pack
@@ -163,7 +163,7 @@ def export_set(options: argparse.Namespace) -> None:
     splits = _load(options)
     path = options.output or Path(splits.train.name)
     _refuse_existing(path)
-    _make_parent(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".npz":
         write_npz(splits, path)
     else:
@@ -179,7 +179,7 @@ def _config(options: argparse.Namespace) -> "DataConfig":
 
     changed = override({"data": {"source": options.source}}, options.overrides)
     if other := sorted(set(changed) - {"data"}):
-        raise ConfigError(f"{other[0]!r} is no key of a data set; write data.KEY=VALUE")
+        raise ConfigError(f"{other[0]!r} is not a key of a data set; write data.KEY=VALUE")
     return parse(DataConfig, changed["data"], "data")
 
 
@@ -194,7 +194,3 @@ def _refuse_existing(path: Path) -> None:
 
     if path.exists():
         raise DataError(f"{path} exists already; remove it or choose another --output")
-
-
-def _make_parent(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)

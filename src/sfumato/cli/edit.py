@@ -1,16 +1,23 @@
 """`sfumato edit`: work with images in the latent space of a trained run."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sfumato.cli.options import (
     Subparsers,
+    add_classes,
+    add_json,
+    add_num_images,
+    add_option,
     add_output,
     add_overrides,
+    add_run_dir,
+    add_seed,
     add_verb,
     integer_list,
-    number_list,
+    print_json,
 )
 
 if TYPE_CHECKING:
@@ -26,7 +33,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = add_verb(
         subparsers,
         "edit",
-        "reconstruct, interpolate, inpaint and change images, and look at the denoising",
+        "reconstruct, interpolate, inpaint or change images, and watch the denoising",
         "sfumato edit inpaint runs/fashion-mnist-ddpm --box 7,7,14,14\n"
         "sfumato edit interpolate runs/digits-dcgan --points 12",
     )
@@ -34,71 +41,64 @@ def add_parser(subparsers: Subparsers) -> None:
 
     reconstruct = _add(
         verbs,
-        "reconstruct",
-        "trace held-out images back to noise along the ODE, and make them again",
+        run_reconstruct,
+        "map held-out images to noise along the ODE, and back to images",
         "sfumato edit reconstruct runs/digits-ddpm --steps 100",
     )
     _add_images(reconstruct)
-    reconstruct.add_argument("--steps", type=int, default=100, help="each way (default: 100)")
-    reconstruct.set_defaults(run=run_reconstruct)
+    add_option(reconstruct, "--steps", default=100, help="ODE steps in each direction")
 
     between = _add(
         verbs,
-        "interpolate",
-        "walk between noises, or between held-out images through their noises",
+        run_interpolate,
+        "interpolate between noises, or between held-out images through their noises",
         "sfumato edit interpolate runs/digits-dcgan --points 12 --frames walk\n"
         "sfumato edit interpolate runs/digits-ddpm --between images --images 3,17 --smoothness\n"
         "sfumato edit interpolate runs/landscapes-stylegan2-ada --space w --path linear --corners",
     )
-    between.add_argument("--between", choices=["noises", "images"], default="noises")
-    between.add_argument("--path", choices=["spherical", "linear"], default="spherical")
     between.add_argument(
-        "--space", choices=["z", "w"], default="z", help="w is StyleGAN2's (default: z)"
+        "--between", choices=["noises", "images"], default="noises", help="(default: noises)"
     )
     between.add_argument(
-        "--corners", action="store_true", help="a grid between four noises instead of walks"
+        "--path", choices=["spherical", "linear"], default="spherical", help="(default: spherical)"
     )
-    between.add_argument("--points", type=int, default=8, help="with both ends (default: 8)")
-    between.add_argument("-n", "--number", type=int, default=4, help="walks (default: 4)")
-    between.add_argument("--seed", type=int, default=0, help="of the first noise (default: 0)")
     between.add_argument(
-        "--images",
-        type=integer_list,
-        metavar="I,J,...",
-        help="positions among the held-out images, two a walk (default: two of each class)",
+        "--space", choices=["z", "w"], default="z", help="w needs a StyleGAN2 (default: z)"
     )
-    between.add_argument("--steps", type=int, default=100, help="of the ODE (default: 100)")
+    between.add_argument(
+        "--corners", action="store_true", help="draw one grid between four noises, not walks"
+    )
+    add_option(between, "--points", default=8, help="images per walk, both ends included")
+    add_option(between, "-n", "--num-walks", "--number", default=4, help="number of walks")
+    add_seed(between, "seed of the first noise")
+    _add_positions(between, "two per walk (default: two of each class)")
+    add_option(between, "--steps", default=100, help="ODE steps")
     between.add_argument(
         "--smoothness",
         action="store_true",
-        help="measure steps in the feature space of the evaluation protocol",
+        help="measure the steps of each walk in the feature space of the evaluation protocol",
     )
     between.add_argument(
         "--frames", type=Path, metavar="FOLDER", help="also write every image as a PNG file"
     )
-    between.set_defaults(run=run_interpolate)
 
     truncation = _add(
         verbs,
-        "truncation",
-        "samples of a StyleGAN2 ever nearer to its mean w",
-        "sfumato edit truncation runs/landscapes-stylegan2-ada --shares 0,0.5,0.7,1 -n 8",
+        run_truncation,
+        "sweep the truncation of a StyleGAN2",
+        "sfumato edit truncation runs/landscapes-stylegan2-ada --psi 0,0.5,0.7,1 -n 8",
     )
-    truncation.add_argument(
-        "--shares",
-        type=number_list,
-        default=[0.0, 0.25, 0.5, 0.7, 0.85, 1.0],
-        metavar="PSI,PSI,...",
-        help="of the distance to the mean w (default: 0,0.25,0.5,0.7,0.85,1)",
+    psi = [0.0, 0.25, 0.5, 0.7, 0.85, 1.0]
+    add_option(
+        truncation, "--psi", "--shares", default=psi, help="0 is the mean w, 1 no truncation"
     )
-    truncation.add_argument("-n", "--number", type=int, default=8, help="images (default: 8)")
-    truncation.add_argument("--seed", type=int, default=0, help="of the first image (default: 0)")
-    truncation.set_defaults(run=run_truncation)
+    add_num_images(truncation, 8)
+    add_seed(truncation)
 
     inpaint = _add(
         verbs,
-        "inpaint",
-        "keep a part of held-out images and find the rest (RePaint)",
+        run_inpaint,
+        "keep one part of held-out images and generate the rest (RePaint)",
         "sfumato edit inpaint runs/digits-ddpm --box 2,2,4,4 --tries 3\n"
         "sfumato edit inpaint runs/fashion-mnist-ddpm --mask hole.png --steps 50",
     )
@@ -108,90 +108,79 @@ def add_parser(subparsers: Subparsers) -> None:
         "--box",
         type=integer_list,
         metavar="TOP,LEFT,HEIGHT,WIDTH",
-        help="what to find anew, in pixels (default: the middle quarter)",
+        help="generate this box, in pixels (default: the middle quarter)",
     )
-    place.add_argument("--mask", type=Path, metavar="FILE", help="white is found anew")
-    inpaint.add_argument("--steps", type=int, default=100, help="of the sampler (default: 100)")
+    place.add_argument(
+        "--mask", type=Path, metavar="FILE", help="generate the white pixels of this picture"
+    )
+    add_option(inpaint, "--steps", default=100, help="sampler steps")
+    add_option(inpaint, "--resamplings", default=10, help="passes over each jump")
     inpaint.add_argument(
-        "--resamplings", type=int, default=10, help="how often each stretch is walked (default: 10)"
+        "--jump", type=int, metavar="STEPS", help="jump length (default: --steps / 10)"
     )
-    inpaint.add_argument(
-        "--jump",
-        type=int,
-        metavar="STEPS",
-        help="length of a stretch (default: --steps / 10)",
-    )
-    inpaint.add_argument("--tries", type=int, default=2, help="pictures found (default: 2)")
-    inpaint.set_defaults(run=run_inpaint)
+    add_option(inpaint, "--tries", default=2, help="results per image")
 
     img2img = _add(
         verbs,
-        "img2img",
+        run_img2img,
         "noise held-out images to an intermediate time and sample from there (SDEdit)",
         "sfumato edit img2img runs/digits-ddpm --start 0.2,0.4,0.6",
     )
     _add_images(img2img)
+    starts = [0.2, 0.4, 0.6, 0.8]
+    add_option(img2img, "--start", default=starts, help="in (0, 1]; later times change more")
     img2img.add_argument(
-        "--start",
-        type=number_list,
-        default=[0.2, 0.4, 0.6, 0.8],
-        metavar="T,T,...",
-        help="in (0, 1]; the later, the freer (default: 0.2,0.4,0.6,0.8)",
+        "--as-class", metavar="CLASS", help="sample as this class, not as their own"
     )
-    img2img.add_argument("--as-class", metavar="CLASS", help="sample as this class, not their own")
-    img2img.set_defaults(run=run_img2img)
 
     strip = _add(
         verbs,
-        "strip",
-        "x_t and the predicted x_0 at chosen times on the way from noise",
+        run_strip,
+        "show x_t and the predicted x_0 at chosen times of sampling",
         "sfumato edit strip runs/digits-ddpm --times 1,0.7,0.5,0.3,0.1,0 --classes 3 7",
     )
-    _add_times(strip, TIMES)
-    strip.add_argument("-n", "--number", type=int, default=4, help="images (default: 4)")
-    strip.add_argument("--seed", type=int, default=0, help="of the first image (default: 0)")
-    strip.add_argument("--classes", nargs="+", metavar="CLASS", help="names or numbers")
-    strip.set_defaults(run=run_strip)
+    add_option(strip, "--times", default=TIMES, help="0 is the image, 1 the noise")
+    add_num_images(strip, 4)
+    add_seed(strip)
+    add_classes(strip)
 
     noise = _add(
         verbs,
-        "noise",
-        "predicted beside true noise at chosen times, at initialization and after training",
+        run_noise,
+        "compare predicted and true noise at chosen times, before and after training",
         "sfumato edit noise runs/digits-ddpm --times 0.05,0.2,0.5,1 -n 2",
     )
     _add_images(noise)
-    _add_times(noise, [0.02, 0.1, 0.3, 0.5, 0.7, 1.0])
-    noise.set_defaults(run=run_noise)
+    times = [0.02, 0.1, 0.3, 0.5, 0.7, 1.0]
+    add_option(noise, "--times", default=times, help="0 is the image, 1 the noise")
 
 
-def _add(verbs: Subparsers, name: str, summary: str, example: str) -> argparse.ArgumentParser:
+def _add(
+    verbs: Subparsers, run: Callable[[argparse.Namespace], None], summary: str, example: str
+) -> argparse.ArgumentParser:
+    """A verb of `edit`, named as the function `run_NAME` that runs it."""
+    name = run.__name__.removeprefix("run_")
     parser = add_verb(verbs, name, summary, example)
-    parser.add_argument("run_dir", type=Path, metavar="RUN", help="run directory")
+    add_run_dir(parser)
     add_overrides(parser)
     add_output(parser, f"the picture, .png, .svg or .pdf (default: RUN/edits/{name}.png)")
-    parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
-    parser.set_defaults(edit=name)
+    add_json(parser)
+    parser.set_defaults(edit=name, run=run)
     return parser
 
 
 def _add_images(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-n", "--number", type=int, default=8, help="images (default: 8)")
+    add_num_images(parser, 8)
+    _add_positions(parser, "(default: one of each class in turn)")
+    add_seed(parser, "seed of the noise")
+
+
+def _add_positions(parser: argparse.ArgumentParser, meaning: str) -> None:
     parser.add_argument(
         "--images",
         type=integer_list,
         metavar="I,J,...",
-        help="positions among the held-out images (default: one of each class in turn)",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
-
-
-def _add_times(parser: argparse.ArgumentParser, default: list[float]) -> None:
-    parser.add_argument(
-        "--times",
-        type=number_list,
-        default=default,
-        metavar="T,T,...",
-        help=f"0 is the image, 1 the noise (default: {','.join(f'{t:g}' for t in default)})",
+        help=f"positions among the held-out images, {meaning}".replace(", (", " ("),
     )
 
 
@@ -200,9 +189,9 @@ def _load(options: argparse.Namespace) -> "tuple[LoadedRun, Splits, Path]":
     from sfumato.core.errors import RunError
     from sfumato.experiment.score_run import load_with_data
 
-    for name in ("number", "steps", "resamplings", "tries"):
-        if getattr(options, name, 1) < 1:
-            raise RunError(f"--{name} must be at least 1, got {getattr(options, name)}")
+    for name in ("num_images", "num_walks", "steps", "resamplings", "tries"):
+        if (value := getattr(options, name, 1)) < 1:
+            raise RunError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     path = options.output or options.run_dir / "edits" / f"{options.edit}.png"
     return *load_with_data(options.run_dir, options.overrides), path
 
@@ -212,16 +201,14 @@ def _batch(options: argparse.Namespace, loaded: "LoadedRun", splits: "Splits") -
     from sfumato.explore.plots import one_of_each_class
     from sfumato.explore.real_images import diffusion_of, real_batch
 
-    chosen = options.images or one_of_each_class(splits.held_out, options.number)
+    chosen = options.images or one_of_each_class(splits.held_out, options.num_images)
     return real_batch(diffusion_of(loaded, options.edit), splits.held_out, chosen)
 
 
 def _print(options: argparse.Namespace, path: Path, facts: dict[str, Any]) -> None:
-    import json
-
     facts = {"picture": str(path), **facts}
     if options.json:
-        print(json.dumps(facts, indent=2))
+        print_json(facts)
         return
     for name, value in facts.items():
         values = value if isinstance(value, list) else [value]
@@ -230,7 +217,7 @@ def _print(options: argparse.Namespace, path: Path, facts: dict[str, Any]) -> No
 
 
 def run_reconstruct(options: argparse.Namespace) -> None:
-    """Reconstruct held-out images."""
+    """Map held-out images to noise and back."""
     from sfumato.explore.plots import write_reconstruction
     from sfumato.explore.real_images import diffusion_of, reconstruct_images
 
@@ -241,7 +228,7 @@ def run_reconstruct(options: argparse.Namespace) -> None:
 
 
 def run_interpolate(options: argparse.Namespace) -> None:
-    """Walk between noises or images."""
+    """Interpolate between noises or images."""
     from sfumato.core.errors import RunError
     from sfumato.evaluation.evaluator import Evaluator
     from sfumato.explore.interpolation import (
@@ -253,25 +240,16 @@ def run_interpolate(options: argparse.Namespace) -> None:
     from sfumato.explore.plots import write_frames, write_interpolation
 
     if options.between == "images" and (options.corners or options.space == "w"):
-        raise RunError("--corners and --space w are about noises; leave --between images out")
+        raise RunError("--corners and --space w need noises: leave out --between images")
     loaded, splits, path = _load(options)
+    number, points, path_kind = options.num_walks, options.points, options.path
     if options.corners:
-        walks = grid_between_noises(
-            loaded, options.points, options.path, options.seed, options.space
-        )
+        walks = grid_between_noises(loaded, points, path_kind, options.seed, options.space)
     elif options.between == "noises":
-        walks = walks_between_noises(
-            loaded, options.number, options.points, options.path, options.seed, options.space
-        )
+        walks = walks_between_noises(loaded, number, points, path_kind, options.seed, options.space)
     else:
         walks = walks_between_images(
-            loaded,
-            splits.held_out,
-            options.images,
-            options.number,
-            options.points,
-            options.path,
-            options.steps,
+            loaded, splits.held_out, options.images, number, points, path_kind, options.steps
         )
     smooth, features = None, ""
     if options.smoothness:
@@ -285,15 +263,15 @@ def run_interpolate(options: argparse.Namespace) -> None:
 
 
 def run_truncation(options: argparse.Namespace) -> None:
-    """Samples at several truncations."""
+    """Sample at several truncations."""
     from sfumato.explore.interpolation import truncation_sweep
     from sfumato.explore.plots import write_truncation
 
     loaded, _, path = _load(options)
-    seeds = range(options.seed, options.seed + options.number)
+    seeds = range(options.seed, options.seed + options.num_images)
     label = 0 if loaded.model.num_classes else None
-    found = truncation_sweep(loaded.model, seeds, options.shares, label)
-    _print(options, path, write_truncation(options.shares, found, path))
+    found = truncation_sweep(loaded.model, seeds, options.psi, label)
+    _print(options, path, write_truncation(options.psi, found, path))
 
 
 def run_inpaint(options: argparse.Namespace) -> None:
@@ -309,20 +287,10 @@ def run_inpaint(options: argparse.Namespace) -> None:
     else:
         middle = [height // 4, width // 4, -(-height // 2), -(-width // 2)]
         known = box_mask(model.image_shape, options.box or middle)
-    seeds = [options.seed + k * len(batch) for k in range(options.tries)]
     jump = max(1, options.steps // 10) if options.jump is None else options.jump
-    found = [
-        inpaint(
-            model,
-            batch,
-            known,
-            steps=options.steps,
-            resamplings=options.resamplings,
-            jump=jump,
-            seed=seed,
-        )
-        for seed in seeds
-    ]
+    walk = {"steps": options.steps, "resamplings": options.resamplings, "jump": jump}
+    seeds = [options.seed + k * len(batch) for k in range(options.tries)]
+    found = [inpaint(model, batch, known, **walk, seed=seed) for seed in seeds]
     _print(options, path, write_inpainting(batch, known, found, path))
 
 
@@ -340,7 +308,7 @@ def run_img2img(options: argparse.Namespace) -> None:
     batch, model = _batch(options, loaded, splits), diffusion_of(loaded, "img2img")
     if options.as_class is not None:
         if batch.labels is None:
-            raise RunError(f"run {loaded.directory} is unconditional; leave --as-class out")
+            raise RunError(f"run {loaded.directory} is unconditional; leave out --as-class")
         (number,) = class_numbers([options.as_class], loaded.data["class_names"])
         batch = Batch(batch.images, torch.full_like(batch.labels, number))
     found = [image_to_image(model, batch, start, options.seed) for start in options.start]
@@ -354,8 +322,8 @@ def run_strip(options: argparse.Namespace) -> None:
     from sfumato.explore.samples import labels_for
 
     loaded, _, path = _load(options)
-    seeds = range(options.seed, options.seed + options.number)
-    labels = labels_for(loaded, options.number, options.classes)
+    seeds = range(options.seed, options.seed + options.num_images)
+    labels = labels_for(loaded, options.num_images, options.classes)
     frames = strip(diffusion_of(loaded, "strip"), labels, seeds, options.times)
     _print(options, path, write_strip(frames, path))
 

@@ -2,7 +2,14 @@
 
 import argparse
 
-from sfumato.cli.options import Subparsers, add_overrides, add_verb
+from sfumato.cli.options import (
+    Subparsers,
+    add_json,
+    add_option,
+    add_overrides,
+    add_verb,
+    print_json,
+)
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -10,13 +17,13 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = add_verb(
         subparsers,
         "info",
-        "list the recipes, or describe the networks of one",
+        "list the recipes, or describe the networks of one recipe",
         "sfumato info\nsfumato info fashion-mnist-ddpm\nsfumato info digits-ddpm --json",
     )
     parser.add_argument("recipe", nargs="?", help="name of a recipe, or path of a .toml file")
     add_overrides(parser)
-    parser.add_argument("--depth", type=int, default=3, help="levels of modules (default: 3)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_option(parser, "--depth", default=3, help="levels of modules")
+    add_json(parser)
     parser.set_defaults(run=run)
 
 
@@ -38,13 +45,11 @@ def run(options: argparse.Namespace) -> None:
 
     found = describe_model(load_experiment(options.recipe, options.overrides), options.depth)
     if options.json:
-        import json
-
-        print(json.dumps(found.to_json(), indent=2))
+        print_json(found.to_json())
         return
     table = Table(title=options.recipe, box=None, padding=(0, 2, 0, 0))
     table.add_column("module", no_wrap=True)
-    # where the terminal is narrow, names of types and formats fold; numbers stay whole
+    # in a narrow terminal, names of types and formats fold, and numbers stay whole
     table.add_column("type", overflow="fold")
     table.add_column("output", no_wrap=True)
     table.add_column("dtype", overflow="fold")
@@ -60,12 +65,12 @@ def run(options: argparse.Namespace) -> None:
     parts = ("weights", "gradients", "optimizer", "averages", "activations")
     shares = ", ".join(f"{name} {_size(getattr(memory, name))}" for name in parts)
     print(
-        f"one evaluation    {_operations(found.evaluation_flops)} an image; one image takes "
-        f"{found.nfe} of them",
-        f"a training step   {_operations(found.training_flops)} an image",
+        f"one evaluation    {_operations(found.evaluation_flops)} per image; sampling takes "
+        f"{found.nfe} evaluations",
+        f"a training step   {_operations(found.training_flops)} per image",
         f"memory            {_size(memory.total)} for a batch of {memory.batch}:",
         f"                  {shares};",
-        "                  computed from the tensors alive at once (train --dry-run measures)",
+        "                  an estimate from tensor sizes (train --dry-run measures)",
         sep="\n",
     )
 

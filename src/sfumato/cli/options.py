@@ -1,6 +1,7 @@
-"""Options that several verbs share."""
+"""Options of the command line that several verbs share."""
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,62 @@ def add_output(parser: argparse.ArgumentParser, meaning: str) -> None:
     parser.add_argument("-o", "--output", type=Path, metavar="PATH", help=meaning)
 
 
+def add_run_dir(parser: argparse.ArgumentParser) -> None:
+    """`RUN`."""
+    parser.add_argument("run_dir", type=Path, metavar="RUN", help="run directory")
+
+
+def add_option(
+    parser: argparse.ArgumentParser, *flags: str, default: int | list[float], help: str
+) -> None:
+    """A number, or numbers separated by commas; the help ends with the default."""
+    is_list = isinstance(default, list)
+    shown = ",".join(f"{value:g}" for value in default) if isinstance(default, list) else default
+    parser.add_argument(
+        *flags,
+        type=number_list if is_list else int,
+        default=default,
+        metavar="X,X,..." if is_list else "N",
+        help=f"{help} (default: {shown})",
+    )
+
+
+def add_num_images(parser: argparse.ArgumentParser, default: int) -> None:
+    """`--num-images N`."""
+    flags = ("-n", "--num-images", "--number")
+    add_option(parser, *flags, default=default, help="number of images")
+
+
+def add_seed(parser: argparse.ArgumentParser, meaning: str = "seed of the first image") -> None:
+    """`--seed N`."""
+    add_option(parser, "--seed", default=0, help=meaning)
+
+
+def add_classes(parser: argparse.ArgumentParser) -> None:
+    """`--classes CLASS CLASS ...`."""
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        metavar="CLASS",
+        help="names or numbers of classes (default: all in turn)",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """`--json`."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def print_json(value: Any) -> None:
+    """Print `value` as indented JSON."""
+    print(json.dumps(value, indent=2))
+
+
 def number_list(text: str) -> list[float]:
-    """`0.1,0.3` as numbers; an argparse type."""
+    """The type of an option such as `0.1,0.3`."""
     return [float(part) for part in text.split(",")]
 
 
 def integer_list(text: str) -> list[int]:
-    """`3,17` as whole numbers; an argparse type."""
+    """The type of an option such as `3,17`."""
     return [int(part) for part in text.split(",")]

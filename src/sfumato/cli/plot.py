@@ -1,9 +1,16 @@
-"""`sfumato plot`: look at noise schedules and at what they do to images."""
+"""`sfumato plot`: noise schedules, and their effect on images."""
 
 import argparse
 from pathlib import Path
 
-from sfumato.cli.options import Subparsers, add_output, add_overrides, add_verb, number_list
+from sfumato.cli.options import (
+    Subparsers,
+    add_num_images,
+    add_option,
+    add_output,
+    add_overrides,
+    add_verb,
+)
 
 TIMES = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 
@@ -21,7 +28,7 @@ def add_parser(subparsers: Subparsers) -> None:
     schedules = add_verb(
         verbs,
         "schedules",
-        "alpha-bar, beta and log-SNR of any set of schedules",
+        "compare schedules by alpha-bar, beta and log-SNR",
         "sfumato plot schedules linear_beta cosine sigmoid edm rectified_flow\n"
         "sfumato plot schedules linear_beta linear_beta:num_steps=4000 -o steps.svg\n"
         "sfumato plot schedules sigmoid sigmoid:temperature=0.5,start=-4\n"
@@ -31,7 +38,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "schedules",
         nargs="+",
         metavar="KIND[:KEY=VALUE,...]",
-        help="a schedule, with changes of its values",
+        help="a schedule, perhaps with other values",
     )
     add_output(schedules, "the picture, .png, .svg or .pdf (default: schedules.png)")
     schedules.set_defaults(run=draw_schedules)
@@ -39,7 +46,7 @@ def add_parser(subparsers: Subparsers) -> None:
     forward = add_verb(
         verbs,
         "forward",
-        "what a recipe's schedule does to real images at chosen times",
+        "show real images under the noise of a recipe's schedule",
         "sfumato plot forward digits-ddpm --times 0.1,0.3,0.5\n"
         "sfumato plot forward fashion-mnist-ddpm -n 5 model.schedule.kind=sigmoid -o sigmoid.png",
     )
@@ -47,14 +54,8 @@ def add_parser(subparsers: Subparsers) -> None:
         "recipe", help="name of a recipe, path of a .toml file, or a run directory"
     )
     add_overrides(forward)
-    forward.add_argument(
-        "--times",
-        type=number_list,
-        default=TIMES,
-        metavar="T,T,...",
-        help="in [0, 1]; 0 is the image, 1 the noise (default: 0,0.1,...,1)",
-    )
-    forward.add_argument("-n", "--number", type=int, default=4, help="images (default: 4)")
+    add_option(forward, "--times", default=TIMES, help="0 is the image, 1 the noise")
+    add_num_images(forward, 4)
     add_output(forward, "the picture, .png, .svg or .pdf (default: forward.png)")
     forward.set_defaults(run=draw_forward)
 
@@ -87,13 +88,13 @@ def draw_forward(options: argparse.Namespace) -> None:
     schedule = getattr(experiment.model, "schedule", None)
     if schedule is None:
         raise ConfigError(
-            f"recipe {options.recipe} has a model of kind {experiment.model.kind!r}, which adds no "
-            "noise to images; name a recipe of a diffusion model"
+            f"recipe {options.recipe} has a model of kind {experiment.model.kind!r}, which has no "
+            "noise schedule; name a recipe of a diffusion model"
         )
-    if options.number < 1:
-        raise ConfigError(f"--number must be at least 1, got {options.number}")
+    if options.num_images < 1:
+        raise ConfigError(f"--num-images must be at least 1, got {options.num_images}")
     held_out = load(experiment.data).held_out
-    chosen = np.array(plots.one_of_each_class(held_out, options.number))
+    chosen = np.array(plots.one_of_each_class(held_out, options.num_images))
     path = options.output or Path("forward.png")
     plots.plot_forward(schedule, held_out.take(chosen), options.times, path)
     print(path)

@@ -1,9 +1,18 @@
-"""`sfumato sample`: draw images from a trained run."""
+"""`sfumato sample`: images from a trained run."""
 
 import argparse
 from pathlib import Path
 
-from sfumato.cli.options import Subparsers, add_output, add_overrides, add_verb
+from sfumato.cli.options import (
+    Subparsers,
+    add_classes,
+    add_num_images,
+    add_output,
+    add_overrides,
+    add_run_dir,
+    add_seed,
+    add_verb,
+)
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -11,7 +20,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = add_verb(
         subparsers,
         "sample",
-        "draw images from a trained run: PNG files, npz, a grid, an animation",
+        "sample images from a trained run as PNG files, .npz, a grid or an animation",
         "sfumato sample runs/fashion-mnist-ddpm\n"
         "sfumato sample runs/digits-ddpm -n 1000 --output digits.npz\n"
         "sfumato sample runs/digits-ddpm --classes 3 7 --animation denoising.webp\n"
@@ -19,48 +28,46 @@ def add_parser(subparsers: Subparsers) -> None:
         "sfumato sample runs/digits-ddpm --autoguide runs/small --scale 2\n"
         "sfumato sample runs/digits-ddpm --classifier runs/digits-noisy-classifier --scale 2",
     )
-    parser.add_argument("run_dir", type=Path, metavar="RUN", help="run directory")
+    add_run_dir(parser)
     add_overrides(parser)
-    parser.add_argument("-n", "--number", type=int, default=64, help="images (default: 64)")
-    parser.add_argument("--seed", type=int, default=0, help="of the first image (default: 0)")
+    add_num_images(parser, 64)
+    add_seed(parser)
+    add_classes(parser)
     parser.add_argument(
-        "--classes", nargs="+", metavar="CLASS", help="names or numbers (default: all in turn)"
+        "--batch-size", type=int, metavar="N", help="images at a time (default: as memory allows)"
     )
-    parser.add_argument(
-        "--batch-size", type=int, help="images at once (default: what fits into memory)"
-    )
-    add_output(parser, "folder of PNG files, or a .npz file (default: RUN/generated)")
-    parser.add_argument("--grid", type=Path, metavar="FILE.png", help="also write one picture")
+    add_output(parser, "a folder for PNG files, or an .npz file (default: RUN/generated)")
+    parser.add_argument("--grid", type=Path, metavar="FILE.png", help="also write a grid")
     parser.add_argument(
         "--animation",
         type=Path,
         metavar="FILE.webp",
-        help="also write how the first 64 images emerge (.webp, .gif or .png)",
+        help="also animate the sampling of the first 64 images (.webp, .gif or .png)",
     )
     guides = parser.add_mutually_exclusive_group()
     guides.add_argument(
         "--autoguide",
         type=Path,
         metavar="RUN",
-        help="guide away from what a weaker run says, or a .safetensors file of a run, such as an "
-        "early checkpoint",
+        help="guide away from a weaker run, or from a .safetensors file such as an early "
+        "checkpoint",
     )
     guides.add_argument(
-        "--classifier", type=Path, metavar="RUN", help="guide by a run of a noisy_classifier"
+        "--classifier", type=Path, metavar="RUN", help="guide by a trained noisy_classifier"
     )
-    parser.add_argument("--scale", type=float, metavar="X", help="of that guidance (default: 2)")
+    parser.add_argument("--scale", type=float, metavar="X", help="guidance scale (default: 2)")
     parser.add_argument(
         "--interval",
         type=float,
         nargs=2,
         metavar=("LOW", "HIGH"),
-        help="noise levels sigma / alpha between which it acts (default: all)",
+        help="guide at noise levels sigma / alpha in this range only (default: all)",
     )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Sample and write the files asked for."""
+    """Sample and write the files."""
     from sfumato.explore.samples import Guide, write_samples
 
     guide = None
@@ -75,7 +82,7 @@ def run(options: argparse.Namespace) -> None:
     for path in write_samples(
         options.run_dir,
         options.overrides,
-        number=options.number,
+        number=options.num_images,
         first_seed=options.seed,
         classes=options.classes,
         batch_size=options.batch_size,

@@ -11,7 +11,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = add_verb(
         subparsers,
         "train",
-        "train a model by a recipe",
+        "train one model from a recipe",
         "sfumato train fashion-mnist-ddpm\n"
         "sfumato train digits-ddpm training.learning_rate=2e-4 --output runs/slow\n"
         "sfumato train my-recipe.toml --dry-run\n"
@@ -27,13 +27,13 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="print the config, the parameters, and the time and memory it would take",
+        help="print the config, the number of parameters, and the expected time and memory",
     )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train, or say what training would take."""
+    """Train, or estimate what training takes."""
     from sfumato.core import distributed
     from sfumato.core.console import say
     from sfumato.experiment.experiment import load_experiment
