@@ -29,7 +29,7 @@ def test_forward(tmp_path: Path) -> None:
     [
         (["schedules", "lineal_beta"], "did you mean 'linear_beta'"),
         (["schedules", "cosine", "-o", "x.jpg"], "cannot draw into 'x.jpg'"),
-        (["forward", "digits-dcgan"], "adds no noise to images"),
+        (["forward", "digits-dcgan"], "has no noise schedule"),
         (["forward", RECIPE, "--times", "0.0001"], "no noise level at time 0.0001"),
         (["forward", RECIPE, "-n", "0"], "--num-images must be at least 1, got 0"),
     ],

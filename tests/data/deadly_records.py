@@ -13,13 +13,6 @@ class Deadly(Records):
 
     good: bytes
     deadly: int
-    count: int
-
-    def __len__(self) -> int:
-        return self.count
-
-    def name(self, index: int) -> str:
-        return f"number {index}"
 
     def read(self, index: int) -> bytes:
         if index == self.deadly:

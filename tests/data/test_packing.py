@@ -291,7 +291,9 @@ def test_two_processes_pack_once(tmp_path: Path, cache: Path) -> None:
 def test_an_image_that_crashes_the_decoder_is_left_out_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(b"identity")
-    parts = RawSplits(RawSplit(Deadly(encoded(noise()), 21, 60), None), None, ())
+    parts = RawSplits(
+        RawSplit(Deadly([f"number {i}" for i in range(60)], encoded(noise()), 21), None), None, ()
+    )
     source = Source("deadly", (path,), tmp_path, lambda: parts)
     result = pack(source, DataConfig(source="deadly", resolution=8, channels=3), False, 2).train
     assert len(result.images) == 59
@@ -357,19 +359,14 @@ def test_chunks_do_not_depend_on_where_they_are_cut() -> None:
     class Some(Records):
         files = [encoded(noise(20)) if i != 4 else b"bad" for i in range(9)]  # noqa: RUF012
 
-        def __len__(self) -> int:
-            return 9
-
-        def name(self, index: int) -> str:
-            return str(index)
-
         def read(self, index: int) -> bytes:
             return self.files[index]
 
+    records = Some("012345678")
     form = Preparation(10, 10, 3, "crop", "bicubic")
-    whole, report = prepare_range(Some(), 0, 9, form)
-    left, a = prepare_range(Some(), 0, 5, form)
-    right, b = prepare_range(Some(), 5, 9, form)
+    whole, report = prepare_range(records, 0, 9, form)
+    left, a = prepare_range(records, 0, 5, form)
+    right, b = prepare_range(records, 5, 9, form)
     assert np.array_equal(np.concatenate([left, right]), whole)
     assert a + b == report
     assert report.dropped[4][0] == "unreadable"

@@ -41,7 +41,7 @@ def test_a_chunk_is_the_same_after_json() -> None:
 def test_a_process_that_dies_loses_one_image_and_no_other_range() -> None:
     good = io.BytesIO()
     Image.new("RGB", (3, 2)).save(good, "PNG")
-    job = HeaderJob(Deadly(good.getvalue(), 21, 60))
+    job = HeaderJob(Deadly([f"number {i}" for i in range(60)], good.getvalue(), 21))
     ranges = [(start, start + 10) for start in range(0, 60, 10)]
     found = {start: report for start, _, report in run_ranges(job, ranges, HeaderReport, 2)}
     expected = {start: HeaderReport(Counter({(2, 3): 10}), 10) for start, _ in ranges}

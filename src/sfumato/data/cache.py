@@ -1,4 +1,4 @@
-"""Where downloads and packed sets are kept, and how content gets its name."""
+"""The cache of downloads and packed sets, and digests of content."""
 
 import contextlib
 import hashlib
@@ -17,7 +17,7 @@ def cache_folder() -> Path:
     """The folder SFUMATO_CACHE, or `sfumato` in the user's cache folder."""
     if chosen := os.environ.get("SFUMATO_CACHE"):
         return Path(chosen).expanduser()
-    import pooch  # slow to import, and packing processes come here too
+    import pooch  # slow to import, and packing processes import this module
 
     return Path(pooch.os_cache("sfumato"))
 
@@ -26,7 +26,7 @@ def make_folder(folder: Path) -> Path:
     """Make `folder` in the cache.
 
     Raises:
-        DataError: it cannot be made or written to.
+        DataError: it is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def make_folder(folder: Path) -> Path:
     if reason:
         raise DataError(
             f"cannot write to the cache {folder}: {reason}; set the environment variable "
-            "SFUMATO_CACHE to a folder that can be written"
+            "SFUMATO_CACHE to a writable folder"
         )
     return folder
 
@@ -58,8 +58,8 @@ def _size(count: int) -> str:
 def content_digest(files: Sequence[Path], root: Path) -> str:
     """SHA-256 over the names (relative to `root`) and contents of `files`.
 
-    Hashing a large set takes minutes, so the answer is kept under the files' sizes and times of
-    change, unless one of them cannot be read now: one of a million images may be such.
+    Hashing a large set takes minutes, so the cache keeps the digest under the files' sizes and
+    times of change, unless a file is unreadable now.
     """
     stamp = hashlib.sha256()
     for path in files:
@@ -76,7 +76,7 @@ def content_digest(files: Sequence[Path], root: Path) -> str:
             all_read &= digest is not None
     if not all_read:
         return content.hexdigest()
-    with contextlib.suppress(OSError):  # a cache that cannot be written may still have the set
+    with contextlib.suppress(OSError):  # a read-only cache may still have the set
         remembered.parent.mkdir(parents=True, exist_ok=True)
         write_json(remembered, {"content": content.hexdigest()})
     return content.hexdigest()

@@ -91,7 +91,7 @@ def load(config: DataConfig, strict: bool = False, workers: int | None = None) -
     """The images that `config` asks for; packs them at first use.
 
     Args:
-        config: what to load.
+        config: the images to load.
         strict: refuse odd images instead of handling and counting them.
         workers: packing processes; None is one per core.
     Raises:

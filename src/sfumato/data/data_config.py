@@ -19,20 +19,20 @@ class DataConfig:
             set saved by the `datasets` library, a packed set.
         classes: keep these classes only, by name or number; they are renumbered in this order.
             () keeps all.
-        class_names: names for the classes of a source that only numbers them; () leaves as is.
+        class_names: names for the classes of a source that only numbers them; () changes nothing.
         resolution: pixels a side, or (height, width); "auto" is the most common size.
-        fit: how another aspect ratio is met. "crop" cuts the largest centred part, "letterbox"
-            shows the whole image between black bars, "pad" does not scale at all: it adds black
-            bars or cuts, centred (28x28 digits for a network that needs 32x32).
+        fit: how to change the aspect ratio. "crop" cuts the largest centred part, "letterbox"
+            shows the whole image between black bars, "pad" adds black bars or cuts, centred and
+            without scaling (28x28 digits for a network that needs 32x32).
         resize: the filter, always antialiased. "area" is the mean of the covered pixels
-            (bilinear when enlarging).
+            (bilinear to enlarge).
         channels: 1 grey, 3 RGB, 4 RGBA; "auto" is grey if every image is, else RGB.
-            Transparent images are laid on white unless channels is 4.
-        held_out: "auto" is the test split of the source; where it has none, a fifth of the
-            images (digits: a third). A number in (0, 1) is that share of the training images,
-            and leaves the test split of the source unseen. Chosen by content, within each class.
+            Transparent images are blended with white unless channels is 4.
+        held_out: "auto" is the test split of the source; without one, a fifth of the
+            images (digits: a third). A number in (0, 1) is a share of the training images, and
+            the test split of the source is unused. Chosen by content, within each class.
         limit: at most this many training images, chosen by content, within each class.
-        fraction: this share of the training images, chosen likewise.
+        fraction: this share of the training images, chosen in the same way.
         duplicates: "keep", or "drop" repeated images within each split and the training images
             that are also held out.
         augment: random changes of the training images.

@@ -1,4 +1,4 @@
-"""Decoding an image file of unknown origin, and noting what was odd about it."""
+"""Decodes an image file, notes what was odd about it, and brings it to the form of its set."""
 
 import io
 import re
@@ -15,10 +15,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from sfumato.core.pictures import on_white
 
 MAX_PIXELS = 2**27
-"""A photograph of 134 megapixels decodes to 400 MB; what claims more is taken for an attack."""
+"""134 megapixels decode to 400 MB; a larger image is treated as an attack."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-"""What Pillow may try: its parsers of rare formats are no business of hostile files."""
+"""Pillow tries these only: its parsers of rare formats are a risk with hostile files."""
 SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif",
     ".ppm", ".pgm", ".pbm",
@@ -26,11 +26,11 @@ SUFFIXES = (
 ORIENTATION = 0x0112
 """The EXIF tag."""
 _TWO_BYTES = re.compile(r";16[BLN]")
-"""How Pillow names pixels of 16 bits a channel. (`BGR;16` is 16 bits a pixel.)"""
+"""Pillow's names for 16 bits per channel. (`BGR;16` is 16 bits per pixel.)"""
 
 
 class UnusableImageError(Exception):
-    """An image that has to be left out. `kind` is "unreadable", "bomb" or "tiny"."""
+    """An image to leave out. `kind` is "unreadable", "bomb" or "tiny"."""
 
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(reason)
@@ -39,7 +39,7 @@ class UnusableImageError(Exception):
 
 @dataclass
 class Decoded:
-    """An image of mode L, RGB or RGBA, upright, and the oddities that were dealt with."""
+    """An image of mode L, RGB or RGBA, upright, and its oddities."""
 
     image: Image.Image
     notes: set[str] = field(default_factory=set)
@@ -53,7 +53,7 @@ def open_image(content: bytes) -> Image.Image:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # bombs are judged below, by our own limit
+            warnings.simplefilter("ignore")  # our own limit follows below
             image = Image.open(io.BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise UnusableImageError("bomb", str(error)) from None
@@ -69,7 +69,7 @@ def open_image(content: bytes) -> Image.Image:
 
 
 def decode(content: bytes) -> Decoded:
-    """Decode the first frame of an image file, turn it upright, and bring it to L, RGB or RGBA.
+    """Decode the first frame of an image file, turn it upright, and convert it to L, RGB or RGBA.
 
     Raises:
         UnusableImageError: it cannot be decoded completely.
@@ -79,7 +79,7 @@ def decode(content: bytes) -> Decoded:
     if getattr(image, "n_frames", 1) > 1 and image.format in ("GIF", "WEBP", "PNG", "TIFF"):
         notes.add("animated")
     if any(_TWO_BYTES.search(str(tile.args)) for tile in getattr(image, "tile", ())):
-        notes.add("16-bit")  # coloured ones too, of which Pillow takes the upper byte
+        notes.add("16-bit")  # also coloured ones: Pillow takes the upper byte
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -95,11 +95,11 @@ def decode(content: bytes) -> Decoded:
 
 
 def _simplify(image: Image.Image, notes: set[str]) -> Image.Image:
-    """Bring any mode of Pillow to L, RGB or RGBA; RGBA only when something is transparent."""
+    """Convert any mode of Pillow to L, RGB or RGBA; RGBA only if something is transparent."""
     if image.mode == "F":
         raise UnusableImageError("unreadable", "floating-point pixels have no agreed range")
     if image.mode.startswith("I"):
-        notes.add("16-bit")  # 32-bit integers as well, if they fit
+        notes.add("16-bit")  # also 32-bit integers, if they fit
         return _from_16_bit(image)
     if image.mode == "CMYK":
         notes.add("cmyk")
@@ -117,7 +117,7 @@ def _simplify(image: Image.Image, notes: set[str]) -> Image.Image:
 
 
 def _from_16_bit(image: Image.Image) -> Image.Image:
-    """Grey in 0..65535 to 0..255, so that both ends are met exactly."""
+    """Grey in 0..65535 to 0..255; both ends are exact."""
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
         raise UnusableImageError("unreadable", "grey values outside 0..65535")
@@ -125,7 +125,7 @@ def _from_16_bit(image: Image.Image) -> Image.Image:
 
 
 def is_grey(image: Image.Image) -> bool:
-    """Whether the header promises an image without colour."""
+    """Whether the image has no colour, by its header."""
     return image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
 
 
@@ -192,7 +192,7 @@ class Preparation:
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
-    """Convert between L, RGB and RGBA; what is transparent comes to lie on white."""
+    """Convert between L, RGB and RGBA; transparent pixels are blended with white."""
     if image.mode == "RGBA" and mode != "RGBA":
         image = on_white(image)
     return image if image.mode == mode else image.convert(mode)
@@ -215,7 +215,7 @@ def centred_box(
 def prepare_array(
     images: UInt8[np.ndarray, "N c h w"], preparation: Preparation
 ) -> UInt8[np.ndarray, "N C H W"]:
-    """Prepare images that are already decoded; as they are when nothing changes."""
+    """Prepare decoded images; returns `images` itself if nothing changes."""
     if images.shape[1:] == preparation.shape:
         return images
     prepared = np.empty((len(images), *preparation.shape), np.uint8)

@@ -1,4 +1,4 @@
-"""Fetching the files of the catalogue: verified, resumed where they broke off, from a mirror."""
+"""Downloads files: verifies them, resumes broken downloads, tries a mirror first."""
 
 import json
 import os
@@ -18,10 +18,10 @@ from sfumato.core.errors import DataError
 from sfumato.core.files import write_json
 from sfumato.data.cache import cache_folder, make_folder
 
-pooch.get_logger().setLevel("WARNING")  # the progress bar says it already
+pooch.get_logger().setLevel("WARNING")  # the progress bar is enough
 
 PATIENCE = 5
-"""Attempts in a row that bring no new byte before an address is given up."""
+"""Attempts in a row without a new byte before giving up an address."""
 PAUSE = 0.5
 """Seconds before the second attempt; each further pause is twice as long."""
 TIMEOUT = (10, 60)
@@ -31,7 +31,7 @@ BLOCK = 2**18
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file to fetch. `checksum` is "md5:..." or "sha256:..."; None when nobody published one."""
+    """A file to fetch. `checksum` is "md5:..." or "sha256:..."; None if none is published."""
 
     name: str
     url: str
@@ -48,9 +48,9 @@ class BrokenDownloadError(Exception):
 
 
 def fetch(dataset: str, file: RemoteFile) -> Path:
-    """The local path of a file of a data set, downloaded unless it is there.
+    """The local path of a file of a data set; downloads it if necessary.
 
-    The address SFUMATO_MIRROR/<dataset>/<name> is tried first when that variable is set.
+    Tries SFUMATO_MIRROR/<dataset>/<name> first if that variable is set.
 
     Raises:
         DataError: it is unavailable; the message says where to put it.
@@ -67,7 +67,7 @@ def fetch(dataset: str, file: RemoteFile) -> Path:
     wanted = f" ({file.checksum})" if file.checksum else ""
     raise DataError(
         f"cannot download {file.name}: {'; '.join(reasons)}. Put the file{wanted} at {path}, or "
-        f"set SFUMATO_MIRROR to an address that has {dataset}/{file.name}"
+        f"set SFUMATO_MIRROR to an address with {dataset}/{file.name}"
     )
 
 
@@ -77,7 +77,7 @@ def _addresses(dataset: str, file: RemoteFile) -> list[str]:
 
 
 def _verify(path: Path, file: RemoteFile) -> None:
-    """Check a file that is already there, once for each version of it."""
+    """Check a file that is already there, once per version."""
     if file.checksum is None:
         return
     status, marker = path.stat(), path.with_name(f".{path.name}.verified")
@@ -127,8 +127,8 @@ def _short(error: Exception) -> str:
 class ResumingDownloader:
     """A downloader for pooch that continues after broken connections, also in a later process.
 
-    What has arrived is kept beside `path`, with the server's tag of that version of the file, so
-    that the halves of two versions are never joined.
+    The received bytes stay beside `path`, with the server's tag of that version of the file: the
+    halves of two versions are never joined.
     """
 
     def __init__(self, path: Path) -> None:
@@ -155,20 +155,20 @@ class ResumingDownloader:
         return self._part.stat().st_size if self._part.is_file() else 0
 
     def _attempt(self, url: str) -> None:
-        """Fetch what is missing. Raises BrokenDownloadError when it ends early."""
+        """Fetch the missing bytes. Raises BrokenDownloadError if the download ends early."""
         have = self._size() if self._may_continue(url) else 0
         headers = {"Accept-Encoding": "identity"}  # sizes below are those of the file itself
         if have:
             headers |= {"Range": f"bytes={have}-", "If-Range": self._tag_of(url)}
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-            if response.status_code == 416:  # nothing after what we have: begin again
+            if response.status_code == 416:  # the server has no further bytes: start again
                 self._part.unlink()
                 raise BrokenDownloadError("the server has less than was received")
             if response.status_code in (429, 500, 502, 503, 504):
                 raise BrokenDownloadError(f"status {response.status_code} {response.reason}")
             response.raise_for_status()
             if response.status_code != 206:
-                have = 0  # the whole file comes, whatever was asked for
+                have = 0  # the server sends the whole file
                 tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
                 write_json(self._tag, {"url": url, "tag": tag})
             total = _total(response.headers, have)
@@ -202,7 +202,7 @@ class ResumingDownloader:
 
 
 def _total(headers: Mapping[str, str], have: int) -> int | None:
-    """The size of the whole file, if the server tells."""
+    """The size of the whole file, if the server states it."""
     _, slash, total = headers.get("Content-Range", "").partition("/")
     if slash and total.isdigit():
         return int(total)

@@ -26,12 +26,6 @@ class HubRecords(Records):
     rows: "datasets.Dataset"
     column: str
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def name(self, index: int) -> str:
-        return f"image {index}"
-
     def read(self, index: int) -> bytes:
         image = self.rows[index][self.column]
         if image is None:
@@ -48,10 +42,10 @@ def is_saved_dataset(folder: Path) -> bool:
 def hub_dataset(name: str) -> Source:
     """`name` is `owner/set` or `owner/set:configuration` on the hub, or a folder on disk.
 
-    The mirror is that of the hub's own library (HF_ENDPOINT); files go into the cache of Sfumato.
+    HF_ENDPOINT sets a mirror, as for the hub's own library; files go into Sfumato's cache.
 
     Raises:
-        DataError: the extra is missing, the set cannot be had, or it has no image column.
+        DataError: the extra is missing, the set is unavailable, or it has no image column.
     """
     try:
         import datasets
@@ -68,7 +62,7 @@ def hub_dataset(name: str) -> Source:
             loaded = datasets.load_dataset(
                 owner_and_set, configuration or None, cache_dir=str(cache_folder() / "hub")
             )
-    except Exception as error:  # the library raises many kinds, for reasons it explains itself
+    except Exception as error:  # the library raises many kinds
         raise DataError(
             f"cannot load hf:{name}: {type(error).__name__}: {error}. Without a connection, copy "
             "a set that was saved with save_to_disk here and give its folder"
@@ -106,11 +100,13 @@ def _read(name: str, train: "datasets.Dataset", test: "datasets.Dataset | None")
 
     def part(rows: "datasets.Dataset") -> RawSplit:
         encoded = rows.cast_column(images[0], datasets.Image(decode=False))
+        row_names = tuple(f"image {index}" for index in range(len(rows)))
+        records = HubRecords(row_names, encoded, images[0])
         if label is None:
-            return RawSplit(HubRecords(encoded, images[0]), None)
+            return RawSplit(records, None)
         values = rows[label][:]
         labels = values if is_numbered else [numbers[str(value)] for value in values]
-        return RawSplit(HubRecords(encoded, images[0]), _checked(name, labels))
+        return RawSplit(records, _checked(name, labels))
 
     return RawSplits(part(train), None if test is None else part(test), names)
 

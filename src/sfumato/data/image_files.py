@@ -1,4 +1,6 @@
-"""A folder of images; the names of its sub-folders are the classes."""
+"""Image files in a folder, zip or tar; the names of their folders are the classes.
+
+Archives are read in place: nothing is extracted under a name that an archive contains."""
 
 import bz2
 import functools
@@ -26,6 +28,7 @@ TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "testing", "val", "valid", "validation", "held-out")
 
 RecordsOf = Callable[[Sequence[str]], Records]
+TarPlaces = dict[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -33,16 +36,9 @@ class FileRecords(Records):
     """Image files under `root`."""
 
     root: Path
-    paths: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def name(self, index: int) -> str:
-        return self.paths[index]
 
     def read(self, index: int) -> bytes:
-        return (self.root / self.paths[index]).read_bytes()
+        return (self.root / self.names[index]).read_bytes()
 
 
 def image_folder(folder: Path) -> Source:
@@ -55,23 +51,21 @@ def image_folder(folder: Path) -> Source:
     if not paths:
         raise DataError(
             f"{folder} holds no images ({', '.join(SUFFIXES)}); put images into it, "
-            "in one sub-folder a class if they have classes"
+            "in one sub-folder per class if they have classes"
         )
 
     def read() -> RawSplits:
-        return divide(paths, lambda chosen: FileRecords(folder, tuple(chosen)))
+        return divide(paths, lambda chosen: FileRecords(chosen, folder))
 
     files = tuple(folder / path for path in paths)
     return Source(name=folder.resolve().name, files=files, root=folder, read=read)
 
 
 def image_paths(folder: Path) -> list[str]:
-    """The image files below `folder`, relative to it, sorted; hidden ones are left out."""
+    """The image files below `folder`, relative to it, sorted; without hidden files."""
 
     def refuse(error: OSError) -> None:
-        raise DataError(
-            f"cannot read {error.filename}: {error.strerror}; check that it may be read"
-        )
+        raise DataError(f"cannot read {error.filename}: {error.strerror}; check its permissions")
 
     found, seen = [], set()
     for directory, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
@@ -120,7 +114,7 @@ def divide(paths: Sequence[str], records: RecordsOf) -> RawSplits:
 
 
 def _common_depth(inside: list[tuple[str, ...]]) -> int:
-    """How many folders all paths share, as in an archive of one folder (`cats/...`)."""
+    """Number of folders that all paths share, as in an archive of one folder (`cats/...`)."""
     depth = 0
     while True:
         firsts = {parts[depth] if len(parts) > depth + 1 else "" for parts in inside}
@@ -131,7 +125,7 @@ def _common_depth(inside: list[tuple[str, ...]]) -> int:
 
 
 def _labels(inside: list[tuple[str, ...]], depth: int) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """Classes from the folder at `depth`; none when some image is in no folder there."""
+    """Classes from the folder at `depth`; none if an image is in no folder there."""
     if any(len(parts) <= depth + 1 for parts in inside):
         return None, ()
     names = sorted({parts[depth] for parts in inside})
@@ -146,12 +140,12 @@ OPENERS: dict[bytes, Any] = {
     b"BZh": bz2.open,
     b"\xfd7zXZ": lzma.open,
 }
-"""How to decompress a file that begins like this."""
+"""Decompressors by the first bytes of a file."""
 MAX_BYTES = 2**30
-"""No image file is larger; a member that claims to be is not read."""
+"""Larger members are not read: no image file is that large."""
 MAX_RATIO = 100
-"""Images hardly compress: an archive that unpacks to more than this many times its size is an
-attack on the disk."""
+"""Images hardly compress: an archive that unpacks to more than this many times its size is treated
+as an attack on the disk."""
 
 
 @dataclass(frozen=True)
@@ -159,13 +153,6 @@ class ZipRecords(Records):
     """Members of a zip file."""
 
     path: Path
-    names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def name(self, index: int) -> str:
-        return self.names[index]
 
     def read(self, index: int) -> bytes:
         archive = _open_zip(self.path)
@@ -179,25 +166,19 @@ class ZipRecords(Records):
 
 @functools.lru_cache(maxsize=4)
 def _open_zip(path: Path) -> zipfile.ZipFile:
-    """Opening reads the whole directory, so every process does it once."""
+    """Opening reads the whole directory, so each process opens the file once."""
     return zipfile.ZipFile(path)
 
 
 @dataclass(frozen=True)
 class TarRecords(Records):
-    """Members of an uncompressed tar file: (name, position, bytes) each."""
+    """Members of an uncompressed tar file. `places`: (position, bytes) of each."""
 
     path: Path
-    members: tuple[tuple[str, int, int], ...]
-
-    def __len__(self) -> int:
-        return len(self.members)
-
-    def name(self, index: int) -> str:
-        return self.members[index][0]
+    places: tuple[tuple[int, int], ...]
 
     def read(self, index: int) -> bytes:
-        _, position, size = self.members[index]
+        position, size = self.places[index]
         with self.path.open("rb") as file:
             file.seek(position)
             content = file.read(size)
@@ -207,7 +188,7 @@ class TarRecords(Records):
 
 
 def image_archive(path: Path) -> Source:
-    """A zip or tar (also compressed) laid out like an image folder."""
+    """A zip or tar (perhaps compressed) with the layout of an image folder."""
 
     def read() -> RawSplits:
         return zip_parts(path) if path.suffix.lower() in ZIP_SUFFIXES else tar_parts(path)
@@ -222,18 +203,23 @@ def zip_parts(path: Path) -> RawSplits:
     except (OSError, zipfile.BadZipFile) as error:
         raise DataError(f"cannot read {path}: {error}; fetch it again") from None
     chosen = image_names(path, names)
-    return divide(chosen, lambda part: ZipRecords(path, tuple(part)))
+    return divide(chosen, lambda part: ZipRecords(part, path))
 
 
 def tar_parts(path: Path) -> RawSplits:
     """Splits and classes from the names in a tar file. Raises DataError."""
-    plain, members = tar_members(path)
-    chosen = image_names(path, list(members))
-    return divide(chosen, lambda part: TarRecords(plain, tuple(members[n] for n in part)))
+    plain, places = tar_members(path)
+    chosen = image_names(path, list(places))
+    return divide(chosen, lambda part: tar_records(plain, part, places))
 
 
-def tar_members(path: Path) -> tuple[Path, dict[str, tuple[str, int, int]]]:
-    """An uncompressed copy of a tar file, and its regular files: name -> (name, position, bytes).
+def tar_records(plain: Path, names: Sequence[str], places: TarPlaces) -> TarRecords:
+    """The members `names` of an uncompressed tar file."""
+    return TarRecords(names, plain, tuple(places[name] for name in names))
+
+
+def tar_members(path: Path) -> tuple[Path, TarPlaces]:
+    """An uncompressed copy of a tar file, and its regular files: name -> (position, bytes).
 
     Raises:
         DataError: it cannot be read.
@@ -242,7 +228,7 @@ def tar_members(path: Path) -> tuple[Path, dict[str, tuple[str, int, int]]]:
         plain = uncompressed(path)
         with tarfile.open(plain, "r:") as archive:
             members = {
-                member.name: (member.name, member.offset_data, member.size)
+                member.name: (member.offset_data, member.size)
                 for member in archive
                 if member.isreg() and not member.issparse() and member.size <= MAX_BYTES
             }
@@ -307,7 +293,7 @@ def unpack_stream(stream: BufferedIOBase | IO[bytes], target: Path, limit: int, 
             limit -= len(block)
             if limit < 0:
                 raise DataError(
-                    f"{path} unpacks to far more than its size allows, as no set of images does; "
+                    f"{path} unpacks to far more than its size; no set of images does; "
                     "do not trust this file, fetch it from elsewhere"
                 )
             file.write(block)

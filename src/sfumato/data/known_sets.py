@@ -16,8 +16,8 @@ from sfumato.core.errors import DataError
 from sfumato.data.arrays import NAMES, find_idx, idx_folder
 from sfumato.data.cache import cache_folder, make_folder, require_space
 from sfumato.data.download import RemoteFile, fetch, md5_file
-from sfumato.data.image_files import TarRecords, check_name, tar_members, unpack_stream
-from sfumato.data.source import JoinedRecords, RawSplit, RawSplits, Records, Source
+from sfumato.data.image_files import check_name, tar_members, tar_records, unpack_stream
+from sfumato.data.source import RawSplit, RawSplits, Records, Source, joined
 
 if TYPE_CHECKING:
     import lmdb
@@ -187,24 +187,22 @@ def cars_files(paths: dict[str, Path]) -> Source:
 
 
 def _cars_split(path: Path, folder: str, annotations: Any) -> RawSplit:
-    plain, members = tar_members(path)
+    plain, places = tar_members(path)
     rows = annotations["annotations"].ravel()
-    chosen = []
-    for row in rows:
-        name = f"{folder}/{row['fname'].item()}"
+    names = [f"{folder}/{row['fname'].item()}" for row in rows]
+    for name in names:
         check_name(path, name)
-        if name not in members:
+        if name not in places:
             raise DataError(f"{path} has no {name}, which the annotations name; fetch it again")
-        chosen.append(members[name])
     labels = np.array([int(row["class"].item()) - 1 for row in rows], dtype=np.int64)
-    return RawSplit(TarRecords(plain, tuple(chosen)), labels)
+    return RawSplit(tar_records(plain, names, places), labels)
 
 
 def _cars_devkit(path: Path) -> dict[str, bytes]:
     """The files of the development kit by their names without folders."""
-    plain, members = tar_members(path)
-    records = TarRecords(plain, tuple(members.values()))
-    return {Path(records.name(row)).name: records.read(row) for row in range(len(records))}
+    plain, places = tar_members(path)
+    records = tar_records(plain, list(places), places)
+    return {Path(name).name: records.read(row) for row, name in enumerate(records.names)}
 
 
 def _read_mat(path: Path, files: dict[str, bytes], name: str) -> Any:
@@ -218,20 +216,13 @@ def _read_mat(path: Path, files: dict[str, bytes], name: str) -> Any:
 
 @dataclass(frozen=True)
 class LmdbRecords(Records):
-    """The values of an LMDB database."""
+    """The values of an LMDB database. The names are its keys in Latin-1, which has every byte."""
 
     folder: Path
-    keys: tuple[bytes, ...]
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def name(self, index: int) -> str:
-        return self.keys[index].decode(errors="replace")
 
     def read(self, index: int) -> bytes:
         with _open_database(self.folder).begin(buffers=False) as transaction:
-            value: bytes | None = transaction.get(self.keys[index])
+            value: bytes | None = transaction.get(self.names[index].encode("latin-1"))
         if value is None:
             raise ValueError("not in the database")
         return value
@@ -297,21 +288,20 @@ def _find_databases(folder: Path, split: str) -> dict[str, Path]:
 
 
 def _lsun_split(databases: dict[str, Path]) -> RawSplit:
-    parts = [LmdbRecords(folder, _database_keys(folder)) for folder in databases.values()]
-    if len(parts) == 1:
-        return RawSplit(parts[0], None)
-    sizes = [len(part) for part in parts]
-    return RawSplit(JoinedRecords(tuple(parts)), np.repeat(np.arange(len(parts)), sizes))
+    parts = [_database_records(folder) for folder in databases.values()]
+    labels = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    return RawSplit(joined(parts), labels if len(parts) > 1 else None)
 
 
-def _database_keys(folder: Path) -> tuple[bytes, ...]:
+def _database_records(folder: Path) -> LmdbRecords:
     import lmdb
 
     try:
         with _open_database(folder).begin() as transaction:
-            return tuple(transaction.cursor().iternext(keys=True, values=False))
+            keys = tuple(transaction.cursor().iternext(keys=True, values=False))
     except lmdb.Error as error:
         raise DataError(f"cannot read {folder / DATABASE}: {error}; fetch it again") from None
+    return LmdbRecords(tuple(key.decode("latin-1") for key in keys), folder)
 
 
 def _unpack_database(archive: Path, target: Path) -> None:

@@ -44,7 +44,7 @@ def to_pil(pixels: Pixels) -> Image.Image:
 
 
 def write_png_folder(splits: Splits, folder: Path) -> None:
-    """PNG files in `train` and `test`, in a folder for each class; readable as an image folder."""
+    """PNG files in `train` and `test`, one folder per class; readable as an image folder."""
     for dataset in (splits.train, splits.held_out):
         inside = folder / SPLIT_FOLDERS[dataset.split]
         digits = len(str(len(dataset) - 1))
@@ -142,7 +142,7 @@ def _overview(splits: Splits) -> Table:
 
 
 def _histogram(splits: Splits) -> Table:
-    table = Table("class", "train", "", "held-out", title="images a class")
+    table = Table("class", "train", "", "held-out", title="images per class")
     counts = [class_counts(d) for d in (splits.train, splits.held_out)]
     longest = max(1, int(counts[0].max()))
     for number, name in enumerate(splits.train.class_names):
@@ -160,7 +160,7 @@ def class_counts(dataset: Dataset) -> np.ndarray:
 def channel_statistics(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each channel, [C], in 0..255.
 
-    Over the whole set, or over SAMPLE images spread evenly when it has more.
+    Over the whole set, or over SAMPLE images spread evenly if it has more.
     """
     rows = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), SAMPLE)).astype(np.int64))
     total, squares, count = np.zeros(dataset.image_shape[0]), np.zeros(dataset.image_shape[0]), 0

@@ -1,7 +1,7 @@
 """The packed form of one split: a folder with the images as they are read in training.
 
 images.npy   uint8 [N, C, H, W], memory-mapped
-labels.npy   int64 [N], when labelled
+labels.npy   int64 [N], if labelled
 hashes.npy   uint8 [N, 32], SHA-256 of each image
 set.json     name, class names, preparation, summary of oddities
 """
@@ -30,17 +30,17 @@ DROPPED = {
     "unreadable": "left out: could not be decoded",
     "bomb": "left out: too many pixels",
     "tiny": "left out: a side below a quarter of the resolution",
-    "crashed": "left out: decoding ended the process",
+    "crashed": "left out: the decoder crashed",
 }
 HANDLED = {
     "enlarged": "smaller than the resolution: enlarged",
-    "grey": "grey among coloured ones: converted",
+    "grey": "grey among coloured images: converted",
     "cmyk": "CMYK: converted to RGB",
-    "16-bit": "16 bits a channel: scaled to 8",
+    "16-bit": "16 bits per channel: scaled to 8",
     "palette": "with a palette: converted to RGB",
-    "transparent": "with transparency: laid on white unless channels is 4",
-    "rotated": "turned upright as their EXIF says",
-    "animated": "of several frames: the first was taken",
+    "transparent": "with transparency: blended with white unless channels is 4",
+    "rotated": "turned upright by their EXIF orientation",
+    "animated": "several frames: took the first",
     "duplicate": "equal to an earlier image of the set",
 }
 

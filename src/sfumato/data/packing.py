@@ -1,4 +1,4 @@
-"""From a source to packed splits: in memory, or once and for all in the cache."""
+"""From a source to packed splits: in memory, or in the cache."""
 
 import hashlib
 import json
@@ -36,7 +36,6 @@ from sfumato.data.packing_processes import (
 )
 from sfumato.data.source import (
     ImageArray,
-    JoinedRecords,
     RawSplit,
     RawSplits,
     Records,
@@ -44,6 +43,7 @@ from sfumato.data.source import (
     StoredImages,
     first_of_each,
     image_hashes,
+    joined,
 )
 
 log = logging.getLogger("sfumato.data")
@@ -58,7 +58,7 @@ def is_packed_source(folder: Path) -> bool:
 
 
 def packed_folder(folder: Path) -> Source:
-    """A packed set as a source: it is read where it is."""
+    """A packed set as a source, which is read in place."""
 
     def refuse() -> RawSplits:
         raise AssertionError("a packed set is not packed again")
@@ -70,8 +70,8 @@ def pack(source: Source, config: DataConfig, strict: bool, workers: int | None) 
     """The packed form of `source`, from the cache if it is there.
 
     Raises:
-        DataError: it cannot be read, the cache cannot be written, or `strict` and something is
-            odd about an image.
+        DataError: the source is unreadable, the cache is not writable, or `strict` and an image
+            is odd.
     """
     if source.is_packed:
         return _open(source.root, source, config, strict)
@@ -113,7 +113,7 @@ def _open(folder: Path, source: Source, config: DataConfig, strict: bool) -> Pac
 
 
 def _key(source: Source, config: DataConfig) -> str:
-    """A name for (content, preparation): equal for equal ones, wherever the files lie."""
+    """A name for (content, preparation): equal content has one name, in any folder."""
     content = content_digest(source.files, source.root)
     asked = [FORMAT, content, config.size, config.channels, config.fit, config.resize]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
@@ -158,7 +158,7 @@ def _pack_into(folder: Path, source: Source, config: DataConfig, workers: int | 
 def _resolve(
     source: Source, raw: RawSplits, config: DataConfig, workers: int | None
 ) -> Preparation:
-    """Settle what is "auto": the most common size, and grey only if every image is."""
+    """Resolve "auto": the most common size, and grey only if every image is grey."""
     size, channels = config.size, config.channels
     images = raw.train.images
     if isinstance(images, np.ndarray | StoredImages):
@@ -167,7 +167,7 @@ def _resolve(
         channels = one.shape[1] if channels == "auto" else channels
     elif size is None or channels == "auto":
         encoded = [s.images for s in raw.present().values() if isinstance(s.images, Records)]
-        header = scan_headers(JoinedRecords(tuple(encoded)), workers)
+        header = scan_headers(joined(encoded), workers)
         if not header.sizes:
             raise DataError(f"{source.name}: none of its images can be read; check the files")
         # Of equally common sizes the smallest, so that the order of files does not matter.
@@ -228,7 +228,7 @@ def _finish(
     preparation: Preparation,
     chunks: Sequence[ChunkReport],
 ) -> None:
-    """Close the gaps of dropped images and describe the result."""
+    """Remove the rows of dropped images and describe the result."""
     images = split.images
     assert isinstance(images, Records | StoredImages)
     text = "".join(digest for chunk in chunks for digest in chunk.hashes)
@@ -257,7 +257,7 @@ def _finish(
 
 
 def _open_images(path: Path, shape: tuple[int, ...]) -> int:
-    """Make the file for all images unless it is there; the position of the first pixel.
+    """Make the file for all images if necessary; return the position of the first pixel.
 
     Raises:
         DataError: the disk has no room for it.
@@ -274,7 +274,7 @@ def _open_images(path: Path, shape: tuple[int, ...]) -> int:
 def _keep_rows(path: Path, rows: np.ndarray) -> None:
     """Rewrite the image file with `rows` only."""
     images = np.load(path, mmap_mode="r")
-    if len(images) == len(rows):  # done before an earlier process was killed
+    if len(images) == len(rows):  # done by an earlier process
         return
     temporary = path.with_suffix(".new")
     kept = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(rows), *images.shape[1:]))

@@ -1,7 +1,7 @@
 """Packing processes, and what each of them does: prepare a range of consecutive images.
 
-They outlive neither their parent nor a hostile file. A process should start fast, so nothing here
-imports torch.
+They outlive neither their parent nor a hostile file. A process should start fast, so this module
+does not import torch.
 """
 
 import hashlib
@@ -194,7 +194,7 @@ def size_notes(size: tuple[int, int], preparation: Preparation) -> set[str]:
     """{"enlarged"} if an image of `size` (width, height) is enlarged.
 
     Raises:
-        UnusableImageError: a side is below a quarter of what is asked for.
+        UnusableImageError: a side is below a quarter of the preparation's.
     """
     width, height = size
     if min(width, height) < min(preparation.width, preparation.height) / 4:
@@ -276,7 +276,7 @@ _starting = Lock()
 
 @contextmanager
 def _fresh_interpreter() -> Iterator[None]:
-    """Keep from new processes what they must not run: the caller's script and local files.
+    """Start processes that run neither the caller's script nor files of the current folder.
 
     Without this, `spawn` runs the main script again in each process (so that every script needs
     `if __name__ == "__main__"`), and a `json.py` in the current folder replaces Python's own.

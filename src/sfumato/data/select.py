@@ -1,4 +1,4 @@
-"""From packed splits to the images asked for: classes, held-out part, limits, duplicates."""
+"""Selects images from packed splits: classes, held-out part, limits, duplicates."""
 
 import difflib
 
@@ -40,7 +40,7 @@ def select(source: Source, packed: PackedSplits, config: DataConfig) -> Splits:
 
 
 def select_whole(source: Source, packed: PackedSplits, config: DataConfig) -> tuple[Dataset, ...]:
-    """All images of the chosen classes, as they are: a set for each split of the source.
+    """All images of the chosen classes, unchanged: one set per split of the source.
 
     Raises:
         DataError: a class that does not exist, or nothing left.
@@ -60,20 +60,18 @@ def _dataset(source: Source, packed: PackedSplit, split: SplitName, config: Data
         if len(config.class_names) != len(names):
             raise DataError(
                 f"class_names gives {len(config.class_names)} names, but {source.name} has "
-                f"{len(names)} classes; give one name a class"
+                f"{len(names)} classes; give one name per class"
             )
         names = config.class_names
     return Dataset(packed.images, packed.labels, names, source.name, split, packed.hashes)
 
 
 def _keep_classes(dataset: Dataset, config: DataConfig) -> Dataset:
-    """The images of the chosen classes, renumbered in the order in which they were chosen."""
+    """The images of the chosen classes, numbered in the order of `classes`."""
     if not config.classes:
         return dataset
     if dataset.labels is None:
-        raise DataError(
-            f"classes={list(config.classes)} cannot be chosen: {dataset.name} has no labels"
-        )
+        raise DataError(f"classes={list(config.classes)} needs labels, and {dataset.name} has none")
     chosen = [_class_number(wanted, dataset) for wanted in config.classes]
     if len(set(chosen)) < len(chosen):
         raise DataError(f"classes={list(config.classes)} names a class twice, by name and number")

@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,16 +19,22 @@ IN_MEMORY = 2**28
 """Arrays of up to this many bytes are read whole; larger ones stay in their file."""
 
 
+@dataclass(frozen=True)
 class Records(ABC):
-    """Encoded images (JPEG, PNG, ...) with random access; pickled to the packing processes."""
+    """Encoded images (JPEG, PNG, ...) with random access; pickled to the packing processes.
 
-    @abstractmethod
+    Args:
+        names: of the images, for messages.
+    """
+
+    names: Sequence[str]
+
     def __len__(self) -> int:
-        """The number of images."""
+        return len(self.names)
 
-    @abstractmethod
     def name(self, index: int) -> str:
         """The name of the image in messages."""
+        return self.names[index]
 
     @abstractmethod
     def read(self, index: int) -> bytes:
@@ -41,23 +47,18 @@ class JoinedRecords(Records):
 
     parts: tuple[Records, ...]
 
-    def __len__(self) -> int:
-        return sum(len(part) for part in self.parts)
-
-    def name(self, index: int) -> str:
-        part, row = self._at(index)
-        return part.name(row)
-
     def read(self, index: int) -> bytes:
-        part, row = self._at(index)
-        return part.read(row)
-
-    def _at(self, index: int) -> tuple[Records, int]:
         for part in self.parts:
             if index < len(part):
-                return part, index
+                return part.read(index)
             index -= len(part)
         raise IndexError(index)
+
+
+def joined(parts: Sequence[Records]) -> Records:
+    """One set of records."""
+    names = tuple(name for part in parts for name in part.names)
+    return parts[0] if len(parts) == 1 else JoinedRecords(names, tuple(parts))
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class RawSplit:
 class RawSplits:
     """The splits of a source; `test` is None if it does not divide its images.
 
-    `class_names` are () when unlabelled.
+    `class_names` are () if unlabelled.
     """
 
     train: RawSplit
