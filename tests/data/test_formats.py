@@ -222,7 +222,7 @@ def test_arrays_larger_than_memory_stay_in_their_files(
     else:
         np.savez_compressed(path, x=x, y=y)
     read = loaded(path, resolution=8, channels=3)
-    monkeypatch.setattr("sfumato.data.source.IN_MEMORY", 100)
+    monkeypatch.setattr("sfumato.data.source.MAX_BYTES_IN_MEMORY", 100)
     stored = find(str(path)).read().train.images
     assert isinstance(stored, StoredImages)
     assert len(list(cache.glob("unpacked/*"))) == {"idx.gz": 2, "compressed npz": 1}.get(form, 0)
@@ -240,7 +240,7 @@ def test_a_large_array_that_ends_early_is_named(
     write_mnist(tmp_path, pack=False)
     path = tmp_path / "train-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:-3])
-    monkeypatch.setattr("sfumato.data.source.IN_MEMORY", 100)
+    monkeypatch.setattr("sfumato.data.source.MAX_BYTES_IN_MEMORY", 100)
     with pytest.raises(DataError, match="needs 400 bytes of values, found 397"):
         loaded(tmp_path)
 

@@ -41,7 +41,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="a schedule, perhaps with other values",
     )
     add_output(schedules, "the picture, .png, .svg or .pdf (default: schedules.png)")
-    schedules.set_defaults(run=draw_schedules)
+    schedules.set_defaults(run=run_schedules)
 
     forward = add_verb(
         verbs,
@@ -57,10 +57,10 @@ def add_parser(subparsers: Subparsers) -> None:
     add_option(forward, "--times", default=TIMES, help="0 is the image, 1 the noise")
     add_num_images(forward, 4)
     add_output(forward, "the picture, .png, .svg or .pdf (default: forward.png)")
-    forward.set_defaults(run=draw_forward)
+    forward.set_defaults(run=run_forward)
 
 
-def draw_schedules(options: argparse.Namespace) -> None:
+def run_schedules(options: argparse.Namespace) -> None:
     """Draw the schedules."""
     from sfumato.explore import plots
 
@@ -69,7 +69,7 @@ def draw_schedules(options: argparse.Namespace) -> None:
     print(path)
 
 
-def draw_forward(options: argparse.Namespace) -> None:
+def run_forward(options: argparse.Namespace) -> None:
     """Draw the forward process on held-out images of the recipe's data."""
     import numpy as np
 

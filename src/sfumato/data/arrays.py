@@ -71,7 +71,7 @@ def _idx_split(paths: list[Path | None]) -> RawSplit:
             f"{image_path} holds an array of shape {shape} and {label_path} one of "
             f"{labels.shape}; expected [N, H, W] and [N]: fetch them again"
         )
-    if int(np.prod(shape, dtype=object)) <= source.IN_MEMORY:
+    if int(np.prod(shape, dtype=object)) <= source.MAX_BYTES_IN_MEMORY:
         return RawSplit(read_idx(image_path)[:, None], labels.astype(np.int64))
     return RawSplit(_stored_idx(image_path, shape, start), labels.astype(np.int64))
 
@@ -151,8 +151,8 @@ def npz_file(path: Path, class_names: tuple[str, ...] = ()) -> Source:
     """An .npz of uint8 images, [N, H, W], [N, H, W, C] or [N, C, H, W], and integer labels.
 
     The archive holds `x` and `y`, or `x_train, y_train, x_test, y_test`. Images of more than
-    `source.IN_MEMORY` bytes stay in the archive, or in an unpacked copy of it in the cache. An
-    array `class_names` of strings names the classes; else the argument, if the number fits.
+    MAX_BYTES_IN_MEMORY stay in the archive, or in an unpacked copy of it in the cache. An array
+    `class_names` of strings names the classes; else the argument, if the number fits.
     """
 
     def read() -> RawSplits:
@@ -214,7 +214,7 @@ def _npz_images(path: Path, archive: NpzFile, key: str) -> ImageArray | StoredIm
         )
     if len(shape) == 4 and not {shape[1], shape[3]} & {1, 3, 4}:
         raise DataError(f"{path}: {key} has shape {shape}; images need 1, 3 or 4 channels")
-    if size <= source.IN_MEMORY or is_fortran:
+    if size <= source.MAX_BYTES_IN_MEMORY or is_fortran:
         return channels_first(archive[key])
     if member.compress_type == zipfile.ZIP_STORED:
         where, start = path, start + _member_offset(path, member)

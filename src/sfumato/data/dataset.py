@@ -50,7 +50,7 @@ def permutation(count: int, seed: int, epoch: int) -> Int64[np.ndarray, " count"
     return np.argsort(x ^ (x >> np.uint64(31)), kind="stable").astype(np.int64, copy=False)
 
 
-class Order:
+class EpochOrder:
     """The indices at any position of an endless sequence of epochs."""
 
     def __init__(self, count: int, seed: int) -> None:
@@ -231,7 +231,7 @@ class Dataset:
             start: images already seen.
             which: the part of each global batch to return; None is all of it.
         """
-        order = Order(len(self), seed)
+        order = EpochOrder(len(self), seed)
         which = which or slice(0, size)
         position = start
         upcoming = order.at(position, size)[which]

@@ -17,7 +17,7 @@ from sfumato.core.pictures import on_white
 MAX_PIXELS = 2**27
 """134 megapixels decode to 400 MB; a larger image is treated as an attack."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 """Pillow tries these only: its parsers of rare formats are a risk with hostile files."""
 SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif",
@@ -54,7 +54,7 @@ def open_image(content: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # our own limit follows below
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
+            image = Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
     except Image.DecompressionBombError as error:
         raise UnusableImageError("bomb", str(error)) from None
     except UnidentifiedImageError:

@@ -26,7 +26,7 @@ PAUSE = 0.5
 """Seconds before the second attempt; each further pause is twice as long."""
 TIMEOUT = (10, 60)
 """Seconds to connect, and without a byte."""
-BLOCK = 2**18
+BYTES_PER_BLOCK = 2**18
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class ResumingDownloader:
         with self._part.open("ab") as file, bar as update:
             file.truncate(have)
             try:
-                for block in response.iter_content(BLOCK):
+                for block in response.iter_content(BYTES_PER_BLOCK):
                     file.write(block)
                     update(have := have + len(block))
             except requests.exceptions.ChunkedEncodingError as error:

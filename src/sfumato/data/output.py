@@ -18,15 +18,15 @@ from sfumato.core.noise import TrainingNoise
 from sfumato.core.pictures import image_grid
 from sfumato.data.dataset import Dataset, Splits
 from sfumato.data.decode import MODES, Pixels, Preparation
-from sfumato.data.packed import IMAGES, PackedSplit, Summary, describe
+from sfumato.data.packed import IMAGES_FILE, PackedSplit, Summary, write_description
 from sfumato.data.source import ImageArray, as_items, first_of_each
 
-BLOCK = 1024
+IMAGES_PER_BLOCK = 1024
 """Images copied at a time: a set may be larger than memory."""
 SPLIT_FOLDERS = {"train": "train", "held-out": "test"}
-COLUMNS = 12
+SHEET_COLUMNS = 12
 """Images of each class on the contact sheet."""
-MAX_ROWS = 40
+SHEET_ROWS = 40
 """Classes on the contact sheet."""
 SAMPLE = 10_000
 """Images in the channel statistics of a larger set."""
@@ -89,26 +89,26 @@ def write_packed_splits(splits: Splits, folder: Path) -> None:
         inside = folder / SPLIT_FOLDERS[dataset.split]
         inside.mkdir(parents=True, exist_ok=True)
         shape = (len(dataset), *dataset.image_shape)
-        with atomic_path(inside / IMAGES) as temporary:
+        with atomic_path(inside / IMAGES_FILE) as temporary:
             copy = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
             for start, images in _blocks(dataset):
                 copy[start : start + len(images)] = images
             copy.flush()
         channels, height, width = dataset.image_shape
         packed = PackedSplit(
-            images=np.load(inside / IMAGES, mmap_mode="r"),
+            images=np.load(inside / IMAGES_FILE, mmap_mode="r"),
             labels=dataset.labels,
             hashes=dataset.hashes,
             class_names=dataset.class_names,
             preparation=Preparation(height, width, channels, "crop", "area"),
             summary=Summary(),
         )
-        describe(inside, dataset.name, packed)
+        write_description(inside, dataset.name, packed)
 
 
 def _blocks(dataset: Dataset) -> Iterator[tuple[int, ImageArray]]:
-    for start in range(0, len(dataset), BLOCK):
-        rows = np.arange(start, min(start + BLOCK, len(dataset)))
+    for start in range(0, len(dataset), IMAGES_PER_BLOCK):
+        rows = np.arange(start, min(start + IMAGES_PER_BLOCK, len(dataset)))
         yield start, dataset.take(rows).numpy()
 
 
@@ -190,8 +190,8 @@ def contact_sheet(splits: Splits) -> Image.Image:
     _, height, width = train.image_shape
     scale = max(1, round(48 / max(height, width)))
     height, width, gap, margin = height * scale, width * scale, 2, 110 if train.num_classes else 2
-    num_rows = min(train.num_classes, MAX_ROWS) or 8
-    half = COLUMNS * (width + gap)
+    num_rows = min(train.num_classes, SHEET_ROWS) or 8
+    half = SHEET_COLUMNS * (width + gap)
     sheet = Image.new("RGB", (margin + 2 * half + 16, 20 + num_rows * (height + gap)), "white")
     draw = ImageDraw.Draw(sheet)
     for row in range(num_rows):
@@ -210,14 +210,14 @@ def contact_sheet(splits: Splits) -> Image.Image:
 
 
 def _chosen(dataset: Dataset, row: int) -> np.ndarray:
-    """COLUMNS indices for a row of the sheet, spread over the images of its class."""
+    """SHEET_COLUMNS indices for a row of the sheet, spread over the images of its class."""
     if dataset.labels is None:
         pool = np.array_split(np.arange(len(dataset)), 8)[row]
     else:
         pool = np.flatnonzero(dataset.labels == row)
-    if len(pool) <= COLUMNS:
+    if len(pool) <= SHEET_COLUMNS:
         return pool
-    return pool[np.linspace(0, len(pool) - 1, COLUMNS).astype(np.int64)]
+    return pool[np.linspace(0, len(pool) - 1, SHEET_COLUMNS).astype(np.int64)]
 
 
 def _numbers(values: np.ndarray) -> str:

@@ -20,9 +20,9 @@ from sfumato.core.files import atomic_path, write_json
 from sfumato.data.decode import Preparation
 from sfumato.data.source import Hashes, ImageArray, LabelArray
 
-FORMAT = 1
+PACKED_FORMAT = 1
 DESCRIPTION = "set.json"
-IMAGES = "images.npy"
+IMAGES_FILE = "images.npy"
 
 
 EXAMPLES = 5
@@ -121,13 +121,13 @@ class PackedSplits:
         return [f"{name}: {line}" for name, s in splits.items() for line in s.summary.lines()]
 
 
-def describe(folder: Path, name: str, packed: PackedSplit) -> None:
+def write_description(folder: Path, name: str, packed: PackedSplit) -> None:
     """Write everything but the images: the folder is complete afterwards."""
     _save(folder / "hashes.npy", packed.hashes)
     if packed.labels is not None:
         _save(folder / "labels.npy", packed.labels)
     description = {
-        "format": FORMAT,
+        "format": PACKED_FORMAT,
         "name": name,
         "shape": list(packed.images.shape),
         "class_names": list(packed.class_names),
@@ -140,8 +140,8 @@ def describe(folder: Path, name: str, packed: PackedSplit) -> None:
 def write_packed(folder: Path, name: str, packed: PackedSplit) -> None:
     """Write a packed split into `folder`, which is made if necessary."""
     folder.mkdir(parents=True, exist_ok=True)
-    _save(folder / IMAGES, packed.images)
-    describe(folder, name, packed)
+    _save(folder / IMAGES_FILE, packed.images)
+    write_description(folder, name, packed)
 
 
 def is_packed(folder: Path) -> bool:
@@ -157,12 +157,12 @@ def read_packed(folder: Path) -> PackedSplit:
     """
     try:
         description: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text())
-        if description["format"] != FORMAT:
+        if description["format"] != PACKED_FORMAT:
             raise DataError(
                 f"{folder} has packed format {description['format']}, this version reads "
-                f"{FORMAT}; delete the folder and pack the set again"
+                f"{PACKED_FORMAT}; delete the folder and pack the set again"
             )
-        images = np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False)
+        images = np.load(folder / IMAGES_FILE, mmap_mode="r", allow_pickle=False)
         class_names = tuple(description["class_names"])
         labels = np.load(folder / "labels.npy", allow_pickle=False) if class_names else None
         hashes = np.load(folder / "hashes.npy", allow_pickle=False)

@@ -17,14 +17,14 @@ from sfumato.data.cache import cache_folder, content_digest, make_folder, requir
 from sfumato.data.data_config import DataConfig
 from sfumato.data.decode import Preparation, prepare_array
 from sfumato.data.packed import (
-    FORMAT,
-    IMAGES,
+    IMAGES_FILE,
+    PACKED_FORMAT,
     PackedSplit,
     PackedSplits,
     Summary,
-    describe,
     is_packed,
     read_packed,
+    write_description,
     write_packed,
 )
 from sfumato.data.packing_processes import (
@@ -115,7 +115,7 @@ def _open(folder: Path, source: Source, config: DataConfig, strict: bool) -> Pac
 def _key(source: Source, config: DataConfig) -> str:
     """A name for (content, preparation): equal content has one name, in any folder."""
     content = content_digest(source.files, source.root)
-    asked = [FORMAT, content, config.size, config.channels, config.fit, config.resize]
+    asked = [PACKED_FORMAT, content, config.size, config.channels, config.fit, config.resize]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
 
 
@@ -207,10 +207,10 @@ def pack_images(
     images = split.images
     assert isinstance(images, Records | StoredImages)
     (folder / "chunks").mkdir(parents=True, exist_ok=True)
-    offset = _open_images(folder / IMAGES, (len(images), *preparation.shape))
+    offset = _open_images(folder / IMAGES_FILE, (len(images), *preparation.shape))
     chunks = _read_chunks(folder)
     missing = [(start, stop) for start, stop in _ranges(len(images)) if start not in chunks]
-    job = ChunkJob(images, preparation, folder / IMAGES, offset)
+    job = ChunkJob(images, preparation, folder / IMAGES_FILE, offset)
     done = len(images) - sum(stop - start for start, stop in missing)
     with progress_bar(f"packing {name}", len(images), done) as update:
         for start, stop, chunk in run_ranges(job, missing, ChunkReport, workers):
@@ -248,11 +248,11 @@ def _finish(
     repeated = rows[~first_of_each(hashes[rows])]
     summary.add("duplicate", map(images.name, repeated.tolist()))
     if len(rows) < len(kept):
-        _keep_rows(folder / IMAGES, rows)
-    stored = np.load(folder / IMAGES, mmap_mode="r")
+        _keep_rows(folder / IMAGES_FILE, rows)
+    stored = np.load(folder / IMAGES_FILE, mmap_mode="r")
     labels = None if split.labels is None else split.labels[rows]
     packed = PackedSplit(stored, labels, hashes[rows], class_names, preparation, summary)
-    describe(folder, name, packed)
+    write_description(folder, name, packed)
     shutil.rmtree(folder / "chunks")
 
 

@@ -15,7 +15,7 @@ ImageArray = UInt8[np.ndarray, "N C H W"]
 LabelArray = Int64[np.ndarray, " N"]
 Hashes = UInt8[np.ndarray, "N 32"]
 """SHA-256 of the pixels of each image."""
-IN_MEMORY = 2**28
+MAX_BYTES_IN_MEMORY = 2**28
 """Arrays of up to this many bytes are read whole; larger ones stay in their file."""
 
 

@@ -22,7 +22,7 @@ from sfumato.core.images import Images, UInt8Images, from_uint8
 from sfumato.core.noise import derive_seed, generator
 from sfumato.core.tensors import load_into, read_tensors, write_tensors
 from sfumato.data.cache import cache_folder, make_folder
-from sfumato.data.dataset import Dataset, Order
+from sfumato.data.dataset import Dataset, EpochOrder
 from sfumato.networks.classifier import Classifier, ClassifierConfig
 
 VERSION = 1
@@ -108,7 +108,7 @@ def _train(
     batch = 64 if len(fold) < 5_000 else 128
     steps = budget // batch
     device = next(classifier.parameters()).device
-    fold, order = np.sort(fold), Order(len(fold), derive_seed("classifier order", seed))
+    fold, order = np.sort(fold), EpochOrder(len(fold), derive_seed("classifier order", seed))
     shifts = generator("classifier shifts", seed)
     optimizer = torch.optim.AdamW(classifier.parameters(), weight_decay=1e-2)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=6e-3, total_steps=steps)

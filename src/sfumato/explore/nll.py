@@ -21,7 +21,7 @@ from sfumato.core.files import write_json
 from sfumato.core.images import Batch, from_uint8
 from sfumato.core.noise import Noise
 from sfumato.core.tensors import read_tensors, write_tensors
-from sfumato.data.dataset import Dataset, Order, Splits
+from sfumato.data.dataset import Dataset, EpochOrder, Splits
 from sfumato.diffusion.denoiser import ClipToRange, Denoiser, clipped
 from sfumato.diffusion.diffusion_model import DiffusionModel
 from sfumato.diffusion.grid import KarrasGrid, UniformGrid
@@ -249,7 +249,7 @@ def _batches(
 ) -> Iterator[tuple[Batch, Noise]]:
     """Images chosen by the seed, on the model's device, each with a stream of its own."""
     device = next(model.parameters()).device
-    chosen = Order(len(dataset), config.seed).at(0, min(config.num_images, len(dataset)))
+    chosen = EpochOrder(len(dataset), config.seed).at(0, min(config.num_images, len(dataset)))
     for start in range(0, len(chosen), config.batch_size):
         rows = chosen[start : start + config.batch_size]
         labels = None
