@@ -23,6 +23,7 @@ from sfumato.cli.options import (
 if TYPE_CHECKING:
     from sfumato.core.images import Batch
     from sfumato.data.dataset import Splits
+    from sfumato.diffusion.diffusion_model import DiffusionModel
     from sfumato.experiment.load import LoadedRun
 
 TIMES = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0]
@@ -196,13 +197,17 @@ def _load(options: argparse.Namespace) -> "tuple[LoadedRun, Splits, Path]":
     return *load_with_data(options.run_dir, options.overrides), path
 
 
-def _batch(options: argparse.Namespace, loaded: "LoadedRun", splits: "Splits") -> "Batch":
-    """The held-out images asked for."""
+def _load_images(
+    options: argparse.Namespace,
+) -> "tuple[LoadedRun, DiffusionModel, Batch, Path]":
+    """The run, its diffusion model, the held-out images to edit, and the path of the picture."""
     from sfumato.explore.plots import one_of_each_class
     from sfumato.explore.real_images import diffusion_of, real_batch
 
+    loaded, splits, path = _load(options)
     chosen = options.images or one_of_each_class(splits.held_out, options.num_images)
-    return real_batch(diffusion_of(loaded, options.edit), splits.held_out, chosen)
+    model = diffusion_of(loaded, options.edit)
+    return loaded, model, real_batch(model, splits.held_out, chosen), path
 
 
 def _print(options: argparse.Namespace, path: Path, facts: dict[str, Any]) -> None:
@@ -219,11 +224,10 @@ def _print(options: argparse.Namespace, path: Path, facts: dict[str, Any]) -> No
 def run_reconstruct(options: argparse.Namespace) -> None:
     """Map held-out images to noise and back."""
     from sfumato.explore.plots import write_reconstruction
-    from sfumato.explore.real_images import diffusion_of, reconstruct_images
+    from sfumato.explore.real_images import reconstruct_images
 
-    loaded, splits, path = _load(options)
-    batch = _batch(options, loaded, splits)
-    found = reconstruct_images(diffusion_of(loaded, "reconstruct"), batch, options.steps)
+    _, model, batch, path = _load_images(options)
+    found = reconstruct_images(model, batch, options.steps)
     _print(options, path, write_reconstruction(found, path))
 
 
@@ -264,10 +268,12 @@ def run_interpolate(options: argparse.Namespace) -> None:
 
 def run_truncation(options: argparse.Namespace) -> None:
     """Sample at several truncations."""
+    from sfumato.core.generative_model import GenerativeModel
     from sfumato.explore.interpolation import truncation_sweep
     from sfumato.explore.plots import write_truncation
 
     loaded, _, path = _load(options)
+    assert isinstance(loaded.model, GenerativeModel)
     seeds = range(options.seed, options.seed + options.num_images)
     label = 0 if loaded.model.num_classes else None
     found = truncation_sweep(loaded.model, seeds, options.psi, label)
@@ -277,10 +283,9 @@ def run_truncation(options: argparse.Namespace) -> None:
 def run_inpaint(options: argparse.Namespace) -> None:
     """Inpaint held-out images."""
     from sfumato.explore.plots import write_inpainting
-    from sfumato.explore.real_images import box_mask, diffusion_of, file_mask, inpaint
+    from sfumato.explore.real_images import box_mask, file_mask, inpaint
 
-    loaded, splits, path = _load(options)
-    batch, model = _batch(options, loaded, splits), diffusion_of(loaded, "inpaint")
+    _, model, batch, path = _load_images(options)
     _, height, width = model.image_shape
     if options.mask is not None:
         known = file_mask(model.image_shape, options.mask)
@@ -301,11 +306,10 @@ def run_img2img(options: argparse.Namespace) -> None:
     from sfumato.core.errors import RunError
     from sfumato.core.images import Batch
     from sfumato.explore.plots import write_image_to_image
-    from sfumato.explore.real_images import diffusion_of, image_to_image
+    from sfumato.explore.real_images import image_to_image
     from sfumato.speed.sampling import class_numbers
 
-    loaded, splits, path = _load(options)
-    batch, model = _batch(options, loaded, splits), diffusion_of(loaded, "img2img")
+    loaded, model, batch, path = _load_images(options)
     if options.as_class is not None:
         if batch.labels is None:
             raise RunError(f"run {loaded.directory} is unconditional; leave out --as-class")
@@ -333,7 +337,6 @@ def run_noise(options: argparse.Namespace) -> None:
     from sfumato.explore.plots import write_noise
     from sfumato.explore.real_images import noise_before_and_after
 
-    loaded, splits, path = _load(options)
-    batch = _batch(options, loaded, splits)
+    loaded, _, batch, path = _load_images(options)
     before, after = noise_before_and_after(loaded, batch, options.times, options.seed)
     _print(options, path, write_noise(before, after, path))
