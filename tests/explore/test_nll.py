@@ -102,7 +102,7 @@ def test_both_splits_side_by_side(run_dir: Path) -> None:
 
 
 def test_nonsense_is_refused(run_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="at least 2 images, got 1"):
+    with pytest.raises(ConfigError, match="'num_images' is 1; it should be at least 2"):
         LikelihoodConfig(num_images=1)
     with pytest.raises(RunError, match=r"model\.sampler"):
         load_with_data(run_dir, ["model.label_dropout=0.2"])

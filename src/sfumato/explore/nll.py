@@ -8,15 +8,17 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
+from sfumato.core.config import PositiveFloat, PositiveInt, component
 from sfumato.core.console import progress_bar
-from sfumato.core.errors import ConfigError, RunError
+from sfumato.core.errors import RunError
 from sfumato.core.files import write_json
 from sfumato.core.images import Batch, from_uint8
 from sfumato.core.noise import Noise
@@ -49,12 +51,12 @@ TERMS = {
 """What is estimated, and its name in a table."""
 
 
-@dataclass(frozen=True)
+@component
 class LikelihoodConfig:
     """How likelihoods are measured.
 
     Args:
-        num_images: of each split, chosen by `seed`; all if there are fewer.
+        num_images: of each split, chosen by `seed`; all if there are fewer. The interval needs 2.
         steps: of the bound; None: all T of a discrete schedule, 1000 of a continuous one.
         fixed_variance: of the reverse steps, where the variance is not learned.
         ode: whether to measure the likelihood of the probability flow too, the slower of the two.
@@ -68,27 +70,15 @@ class LikelihoodConfig:
         ConfigError: a value out of range.
     """
 
-    num_images: int = 64
-    steps: int | None = None
+    num_images: Annotated[int, Field(ge=2)] = 64
+    steps: PositiveInt | None = None
     fixed_variance: FixedVariance = "small"
     ode: bool = True
-    tolerance: float = 1e-4
+    tolerance: PositiveFloat = 1e-4
     trace: Trace = "hutchinson"
-    probes: int = 1
-    batch_size: int = 64
+    probes: PositiveInt = 1
+    batch_size: PositiveInt = 64
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.num_images < 2:
-            raise ConfigError(
-                f"a likelihood with its interval needs at least 2 images, got {self.num_images}; "
-                "raise --nll-images"
-            )
-        if self.probes < 1 or self.batch_size < 1 or self.tolerance <= 0:
-            raise ConfigError(
-                "likelihoods need probes >= 1, batch_size >= 1 and tolerance > 0, got "
-                f"{self.probes}, {self.batch_size}, {self.tolerance}"
-            )
 
 
 @dataclass(frozen=True)

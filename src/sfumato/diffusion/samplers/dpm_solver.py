@@ -4,7 +4,7 @@ The exact solution is x_s = sigma_s / sigma_t x_t + sigma_s integral e^lambda x_
 the methods differ in how they guess x_0 along the step (Lu et al. 2022b, eq. 8).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Literal
 
@@ -15,10 +15,12 @@ from sfumato.core.images import Images, Labels
 from sfumato.core.noise import RandomStream
 from sfumato.diffusion.denoiser import AnyClip, Denoiser, NoClip, NoiseLevels
 from sfumato.diffusion.grid import AnyGrid, LogSnrGrid
-from sfumato.diffusion.noise_schedule import NoiseSchedule, TimeGrid, Times
+from sfumato.diffusion.noise_schedule import TimeGrid, Times, Transition
 from sfumato.diffusion.samplers.sampler import Sampler, Step
 
 Order = Literal[1, 2, 3]
+Past = list[tuple[Times, Images]]
+"""(lambda, x_0) at the visited times, newest first."""
 
 
 @component
@@ -61,36 +63,27 @@ class DPMSolverMultistepSampler(Sampler):
     ) -> Iterator[Step]:
         schedule = denoiser.schedule
         lambdas = schedule.log_snr(times) / 2
-        past: list[tuple[Times, Images]] = []  # (lambda, x_0), newest first
+        past: Past = []
         for step, (t, s) in enumerate(pairwise(times)):
             denoised = denoiser(x, t, labels)
-            past = [(lambdas[step], denoised.x_0), *past[:2]]
+            # lambda cannot be extrapolated from pure noise.
+            past = [(lambdas[step], denoised.x_0), *(p for p in past[:2] if p[0].isfinite())]
             order: int = self.order if s > 0 else 1
             if self.lower_order_final:
                 order = min(order, len(times) - 1 - step)
             h = lambdas[step + 1] - lambdas[step]
+            between = schedule.transition(s, t)
             if self.stochastic:
-                x = _stochastic_step(schedule, x, t, s, h, past[:order], noise)
+                x = _stochastic_step(between, x, h, past[:order], noise)
             else:
-                x = _step(schedule, x, t, s, h, past[:order], self.halved_curvature)
+                x = _step(between, x, h, past[:order], self.halved_curvature)
             yield x, denoised.x_0
 
 
-def _step(
-    schedule: NoiseSchedule,
-    x: Images,
-    t: Times,
-    s: Times,
-    h: Times,
-    past: Sequence[tuple[Times, Images]],
-    halved_curvature: bool,
-) -> Images:
-    """From t to s with x_0 known at the newest `len(past)` times."""
-    alpha_s, sigma_s = schedule.alpha_sigma(s)
-    _, sigma_t = schedule.alpha_sigma(t)
-    past = _finite(past)
-    phi_1 = torch.expm1(-h)
-    x_s = sigma_s / sigma_t * x - alpha_s * phi_1 * past[0][1]
+def _step(step: Transition, x: Images, h: Times, past: Past, halved_curvature: bool) -> Images:
+    """From t to s = t + h in lambda, with x_0 known at the newest `len(past)` times."""
+    alpha_s, phi_1 = step.alpha_s, torch.expm1(-h)
+    x_s = step.sigma_s / step.sigma_t * x - alpha_s * phi_1 * past[0][1]
     if len(past) == 1:
         return x_s
     (l_0, d_0), (l_1, d_1) = past[:2]
@@ -110,31 +103,17 @@ def _step(
 
 
 def _stochastic_step(
-    schedule: NoiseSchedule,
-    x: Images,
-    t: Times,
-    s: Times,
-    h: Times,
-    past: Sequence[tuple[Times, Images]],
-    noise: RandomStream,
+    step: Transition, x: Images, h: Times, past: Past, noise: RandomStream
 ) -> Images:
     """The same for the reverse SDE, whose noise decays twice as fast."""
-    alpha_s, sigma_s = schedule.alpha_sigma(s)
-    _, sigma_t = schedule.alpha_sigma(t)
-    past = _finite(past)
     added = -torch.expm1(-2 * h)
     x_0 = past[0][1]
     if len(past) > 1:
         x_0 = x_0 + (past[0][1] - past[1][1]) * h / (past[0][0] - past[1][0]) / 2
-    x_s = sigma_s / sigma_t * (-h).exp() * x + alpha_s * added * x_0
-    if s == 0:
+    x_s = step.sigma_s / step.sigma_t * (-h).exp() * x + step.alpha_s * added * x_0
+    if step.sigma_s == 0:
         return x_s
-    return x_s + sigma_s * added.sqrt() * noise.normal_like(x)
-
-
-def _finite(past: Sequence[tuple[Times, Images]]) -> Sequence[tuple[Times, Images]]:
-    """Without points at pure noise, from which lambda cannot be extrapolated."""
-    return [past[0], *(point for point in past[1:] if point[0].isfinite())]
+    return x_s + step.sigma_s * added.sqrt() * noise.normal_like(x)
 
 
 @component
@@ -184,13 +163,7 @@ class DPMSolverSinglestepSampler(Sampler):
             yield x, denoised.x_0
 
     def _step(
-        self,
-        denoiser: Denoiser,
-        x: Images,
-        t: Times,
-        s: Times,
-        labels: Labels | None,
-        x_0: Images,
+        self, denoiser: Denoiser, x: Images, t: Times, s: Times, labels: Labels | None, x_0: Images
     ) -> Images:
         schedule = denoiser.schedule
         _, sigma_t = schedule.alpha_sigma(t)

@@ -9,7 +9,7 @@ from sfumato.core.images import Images, Labels
 from sfumato.core.noise import RandomStream
 from sfumato.diffusion.denoiser import AnyClip, Denoised, Denoiser, NoClip, NoiseLevels
 from sfumato.diffusion.grid import AnyGrid, KarrasGrid
-from sfumato.diffusion.noise_schedule import NoiseSchedule, TimeGrid, Times
+from sfumato.diffusion.noise_schedule import TimeGrid, Times, Transition
 from sfumato.diffusion.samplers.sampler import Sampler, Step
 
 ADAMS_BASHFORTH = {
@@ -47,7 +47,7 @@ class IPNDMSampler(Sampler):
         for t, s in pairwise(times):
             denoised = denoiser(x, t, labels)
             past = [denoised.eps, *past[: self.order - 1]]
-            x = _transfer(denoiser.schedule, denoised, _extrapolated(past), t, s)
+            x = _transfer(denoiser.schedule.transition(s, t), denoised, _extrapolated(past))
             yield x, denoised.x_0
 
 
@@ -103,7 +103,7 @@ class PNDMSampler(Sampler):
             eps = _extrapolated(past)
             if step < 3:
                 eps = _runge_kutta(denoiser, denoised, t, s, labels)
-            x = _transfer(denoiser.schedule, denoised, eps, t, s)
+            x = _transfer(denoiser.schedule.transition(s, t), denoised, eps)
             yield x, denoised.x_0
 
 
@@ -115,25 +115,24 @@ def _extrapolated(past: Sequence[Images]) -> Images:
     return total
 
 
-def _transfer(
-    schedule: NoiseSchedule, denoised: Denoised, eps: Images, t: Times, s: Times
-) -> Images:
+def _transfer(step: Transition, denoised: Denoised, eps: Images) -> Images:
     """DDIM's step from t to s with another eps than the one just predicted (Liu et al., eq. 11)."""
-    alpha_t, sigma_t = schedule.alpha_sigma(t)
-    alpha_s, sigma_s = schedule.alpha_sigma(s)
-    step = alpha_s * denoised.x_0 + sigma_s * denoised.eps
-    if alpha_t == 0:  # pure noise, where every eps but the predicted one contradicts x
-        return step
-    return step + (sigma_s - alpha_s * sigma_t / alpha_t) * (eps - denoised.eps)
+    x_s = step.alpha_s * denoised.x_0 + step.sigma_s * denoised.eps
+    if step.alpha_t == 0:  # pure noise, where every eps but the predicted one contradicts x
+        return x_s
+    slope = step.sigma_s - step.alpha_s * step.sigma_t / step.alpha_t
+    return x_s + slope * (eps - denoised.eps)
 
 
 def _runge_kutta(
     denoiser: Denoiser, first: Denoised, t: Times, s: Times, labels: Labels | None
 ) -> Images:
     """The classic mean of four slopes, each found by transfers from x (Liu et al., eq. 13)."""
-    schedule, middle = denoiser.schedule, (t + s) / 2
+    middle = (t + s) / 2
+    half = denoiser.schedule.transition(middle, t)
     e_1 = first.eps
-    e_2 = denoiser(_transfer(schedule, first, e_1, t, middle), middle, labels).eps
-    e_3 = denoiser(_transfer(schedule, first, e_2, t, middle), middle, labels).eps
-    e_4 = denoiser(_transfer(schedule, first, e_3, t, s), s, labels).eps
+    e_2 = denoiser(_transfer(half, first, e_1), middle, labels).eps
+    e_3 = denoiser(_transfer(half, first, e_2), middle, labels).eps
+    whole = denoiser.schedule.transition(s, t)
+    e_4 = denoiser(_transfer(whole, first, e_3), s, labels).eps
     return (e_1 + 2 * e_2 + 2 * e_3 + e_4) / 6

@@ -15,10 +15,8 @@ from sfumato.core.noise import RandomStream
 from sfumato.diffusion.denoiser import AnyClip, Denoiser, NoClip
 from sfumato.diffusion.grid import AnyGrid, LogSnrGrid
 from sfumato.diffusion.noise_schedule import NoiseSchedule, TimeGrid, Times
+from sfumato.diffusion.samplers.dpm_solver import Past
 from sfumato.diffusion.samplers.sampler import Sampler, Step
-
-Past = list[tuple[Times, Images]]
-"""(lambda, x_0) at the visited times, newest first."""
 
 
 @component
