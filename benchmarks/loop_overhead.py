@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sfumato.training.session import Session
 
 from sfumato.data.catalogue import load
-from sfumato.experiment.build import build_model
-from sfumato.experiment.experiment import Experiment, load_experiment
+from sfumato.experiment.experiment import Experiment, build_model, load_experiment
 from sfumato.experiment.training_run import with_decay_fixed
 from sfumato.runs import directory as run_directory
-from sfumato.training.session import Session
 from sfumato.training.trainer import Trainer
 from sfumato.training.training_state import SavedState
 

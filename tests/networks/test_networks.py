@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from networks.tiny import KINDS, TINY, moved
+from sfumato.core.blocks import blocks_of, recompute_activations
 from sfumato.core.errors import ConfigError
 from sfumato.core.images import Shape
-from sfumato.training.recompute import blocks_of, recompute_activations
 
 SHAPES = {"grey 28x28": (1, 28, 28), "colour 32x32": (3, 32, 32), "not square": (3, 16, 24)}
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.nn.utils.parametrizations import spectral_norm
 
+from sfumato.core.blocks import Blocks, recompute_activations
 from sfumato.core.noise import Noise
 from sfumato.networks.dcgan import DCGANConfig
 from sfumato.networks.gan_networks import NetworkPair
 from sfumato.networks.mlp_gan import MLPGANConfig
 from sfumato.networks.resnet_gan import ResNetGANConfig
 from sfumato.networks.stylegan2 import StyleGAN2Config
-from sfumato.training.recompute import recompute_activations
 
 STYLE = StyleGAN2Config(latent_dim=16, style_dim=16, mapping_layers=2, channel_base=64)
 PAIRS = {
@@ -129,10 +129,10 @@ class Plain(torch.nn.Module):
         block = torch.nn.Sequential(
             spectral_norm(torch.nn.Conv2d(3, 3, 3, padding=1)), torch.nn.BatchNorm2d(3)
         )
-        self.blocks = torch.nn.ModuleList([block])
+        self.blocks = Blocks([block])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.blocks[0](x)  # type: ignore[no-any-return]
+        return self.blocks.run(self.blocks[0], x)  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("kind", ["spectral and batch", "resnet", "stylegan2"])

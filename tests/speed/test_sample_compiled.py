@@ -12,12 +12,12 @@ from sfumato.diffusion.diffusion_model import DiffusionConfig
 from sfumato.diffusion.guidance import AutoGuided, ClassifierFreeGuidance
 from sfumato.diffusion.samplers.heun import HeunSampler
 from sfumato.evaluation.evaluator import EvaluationConfig, Evaluator
-from sfumato.experiment.build import build_model
+from sfumato.experiment.experiment import build_model, with_plan
 from sfumato.experiment.score_run import protocol
 from sfumato.explore.guide import GuidedModel
 from sfumato.speed import sample_compiled
 from sfumato.speed.kernels.norm import find_compiler
-from sfumato.speed.plan import REFERENCE, Plan, apply_plan, with_plan
+from sfumato.speed.plan import REFERENCE, Plan, apply_plan
 from sfumato.speed.plan_search import TOLERANCE
 from sfumato.speed.sample_compiled import say_once
 from sfumato.speed.sampling import sample_images

@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any
 
 from sfumato.core.errors import DataError
-from sfumato.core.files import atomic_path
-from sfumato.data.cache import cache_folder, content_digest, make_folder
+from sfumato.core.files import atomic_path, cache_folder
+from sfumato.data.cache import content_digest, make_folder
 from sfumato.data.decode import SUFFIXES
 from sfumato.data.folder import divide
 from sfumato.data.source import Parts, Records, Source

@@ -14,8 +14,8 @@ import requests
 from filelock import FileLock
 
 from sfumato.core.errors import DataError
-from sfumato.core.files import write_json
-from sfumato.data.cache import cache_folder, make_folder
+from sfumato.core.files import cache_folder, write_json
+from sfumato.data.cache import make_folder
 from sfumato.data.progress import byte_bar
 
 pooch.get_logger().setLevel("WARNING")  # the progress bar says it already

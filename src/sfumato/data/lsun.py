@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sfumato.core.errors import DataError
+from sfumato.core.files import cache_folder
 from sfumato.data.archive import unpack_stream
-from sfumato.data.cache import cache_folder, make_folder, require_space
+from sfumato.data.cache import make_folder, require_space
 from sfumato.data.download import RemoteFile, fetch
 from sfumato.data.source import JoinedRecords, Part, Parts, Records, Source
 

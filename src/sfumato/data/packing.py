@@ -10,7 +10,8 @@ import numpy as np
 from filelock import FileLock
 
 from sfumato.core.errors import DataError
-from sfumato.data.cache import cache_folder, content_digest, make_folder
+from sfumato.core.files import cache_folder
+from sfumato.data.cache import content_digest, make_folder
 from sfumato.data.chunk import prepare_array
 from sfumato.data.data_config import DataConfig
 from sfumato.data.dataset import image_hashes

@@ -1,6 +1,7 @@
 """The diffusion model: the five concepts put together, trained and sampled like any other model."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Annotated, Literal, NamedTuple
 
@@ -175,6 +176,20 @@ class DiffusionModel(nn.Module):
         if labels is not None:
             labels = labels.to(device)
         return sampler(denoiser, x_1, labels, noise, on_step).clamp(-1, 1)
+
+    def sample_costliest_step(self, labels: Labels | None, noise: RandomStream) -> None:
+        """The step of `sample` that needs most memory, for those who measure it."""
+
+        class Enough(Exception):
+            """Raised after the first step."""
+
+        def stop(*_: object) -> None:
+            raise Enough
+
+        guidance = replace(self.config.guidance, interval=None)  # acts in the first step too
+        denoiser = guidance.guide(self.denoiser, self.num_classes)
+        with suppress(Enough):
+            self.sample_with(denoiser, labels, noise, stop)
 
     def _drop_labels(self, labels: Labels | None, noise: RandomStream) -> Labels | None:
         """Turn a share of the labels into the null class, for classifier-free guidance."""

@@ -21,8 +21,8 @@ from sfumato.evaluation.evaluator import Evaluator
 from sfumato.evaluation.score_store import Scores, save_draws
 from sfumato.experiment.experiment import Experiment
 from sfumato.experiment.load import LoadedRun, load_run
-from sfumato.speed.plan import plan_of
 from sfumato.speed.sampling import sample_images
+from sfumato.training.training_config import plan_of
 
 COLUMNS = 8
 ROWS = 10
@@ -91,8 +91,8 @@ def score_run(
     began = time.perf_counter()
     seeds = range(evaluator.num_images)
     given = labels if loaded.model.num_classes else None
-    with progress_bar(f"sampling {loaded.experiment.name}", len(seeds)) as tell:
-        images = sample_images(loaded.model, given, seeds, tell=tell)
+    with progress_bar(f"sampling {loaded.experiment.name}", len(seeds)) as show:
+        images = sample_images(loaded.model, given, seeds, plan=loaded.plan, on_progress=show)
     sample_seconds = time.perf_counter() - began
     results = evaluator.results(images, given)
     shown = preview_rows(labels, evaluator.num_images)

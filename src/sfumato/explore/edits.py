@@ -18,7 +18,7 @@ from sfumato.diffusion.clip import ClipToRange, clipped
 from sfumato.diffusion.diffusion_model import DiffusionModel
 from sfumato.diffusion.edit import NoiseEstimate, Snapshot
 from sfumato.diffusion.grid import SIGMA_MAX, KarrasGrid, UniformGrid
-from sfumato.experiment.build import build_model
+from sfumato.experiment.experiment import build_model
 from sfumato.experiment.load import LoadedRun
 from sfumato.explore.inversion import diffusion_of
 

@@ -50,8 +50,10 @@ def write_samples(
         loaded = guide.apply(loaded)
     labels = labels_for(loaded, number, classes)
     seeds = range(first_seed, first_seed + number)
-    with progress_bar("sampling", number) as tell:
-        images = sample_images(loaded.model, labels, seeds, batch_size, tell=tell)
+    with progress_bar("sampling", number) as show:
+        images = sample_images(
+            loaded.model, labels, seeds, batch_size, loaded.plan, on_progress=show
+        )
     written = [_write_images(images, labels, seeds, loaded, output)]
     if grid is not None:
         with atomic_path(grid) as path:
@@ -117,7 +119,7 @@ def _write_animation(loaded: LoadedRun, labels: Labels | None, seeds: range, pat
         both = torch.cat([_normalized(x_t), x_0], dim=3)
         frames.append(_picture(to_uint8(both).cpu()))
 
-    for _ in sample_batches(loaded.model, labels, seeds, ANIMATED, on_step=keep):
+    for _ in sample_batches(loaded.model, labels, seeds, ANIMATED, loaded.plan, on_step=keep):
         pass
     stride = -(-len(frames) // MAX_FRAMES)
     chosen = frames[::-1][::stride][::-1]  # the last one is always shown

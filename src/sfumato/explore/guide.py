@@ -16,7 +16,6 @@ from sfumato.diffusion.denoiser import Denoiser
 from sfumato.diffusion.diffusion_model import DiffusionModel
 from sfumato.diffusion.guidance import AutoGuided, Interval
 from sfumato.experiment.load import LoadedRun, load_run
-from sfumato.speed.plan import plan_in_force
 from sfumato.training.checkpoint import load_checkpoint
 
 
@@ -115,7 +114,6 @@ class GuidedModel(nn.Module):
         self.denoiser = denoiser
         self.image_shape = model.image_shape
         self.num_classes = model.num_classes
-        self.performance_plan = plan_in_force(model)
 
     @property
     def nfe(self) -> int:

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfumato.core.blocks import Blocks
 from sfumato.core.config import component
 from sfumato.core.images import Shape
 from sfumato.networks.layers import ClassEmbedding, SinusoidalEmbedding
@@ -90,12 +91,10 @@ class AttentionUNet(nn.Module):
         self.embed_time = SinusoidalEmbedding(features)
         self.embed_class = ClassEmbedding(num_classes, features) if num_classes else None
         self.stem = DoubleConvolution(channels, widths[0])
-        self.down = nn.ModuleList(
-            Down(width, out, features, heads) for width, out in pairwise(widths)
-        )
+        self.down = Blocks(Down(width, out, features, heads) for width, out in pairwise(widths))
         across = [widths[-1], *[inner] * (config.bottleneck_blocks - 1), widths[-1]]
-        self.middle = nn.ModuleList(DoubleConvolution(*step) for step in pairwise(across))
-        self.up = nn.ModuleList()
+        self.middle = Blocks(DoubleConvolution(*step) for step in pairwise(across))
+        self.up = Blocks()
         width = widths[-1]
         for level in reversed(range(len(widths) - 1)):
             out = widths[max(0, level - 1)]
@@ -117,11 +116,11 @@ class AttentionUNet(nn.Module):
         skips = []
         for level in self.down:
             skips.append(h)
-            h = level(h, embedding)
+            h = self.down.run(level, h, embedding)
         for block in self.middle:
-            h = block(h)
+            h = self.middle.run(block, h)
         for level in self.up:
-            h = level(h, skips.pop(), embedding)
+            h = self.up.run(level, h, skips.pop(), embedding)
         return self.head(h)  # type: ignore[no-any-return]
 
 

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfumato.core.blocks import Blocks
 from sfumato.core.config import component
 from sfumato.core.images import Shape
 from sfumato.networks.layers import ClassEmbedding, TimeEmbedding, group_norm
@@ -61,7 +62,7 @@ class ConvNet(nn.Module):
         embedding = 4 * config.channels
         self.embed_time = TimeEmbedding(32, embedding)
         self.embed_class = ClassEmbedding(num_classes, embedding) if num_classes else None
-        self.layers = nn.ModuleList(
+        self.layers = Blocks(
             [
                 Layer(nn.Conv2d(channels, widths[0], 3, padding=1), widths[0], embedding),
                 *(
@@ -89,7 +90,7 @@ class ConvNet(nn.Module):
         embedding = F.silu(embedding)
         h = x
         for layer in self.layers:
-            h = layer(h, embedding)
+            h = self.layers.run(layer, h, embedding)
         return self.head(h)  # type: ignore[no-any-return]
 
 

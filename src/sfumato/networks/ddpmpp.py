@@ -7,6 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfumato.core.blocks import Blocks
 from sfumato.core.config import component
 from sfumato.core.images import Shape
 from sfumato.networks.layers import (
@@ -115,7 +116,7 @@ class DDPMPP(nn.Module):
         width = config.channels
         self.stem = nn.Conv2d(image_shape[0], width, 3, padding=1)
         skips = [width]
-        self.down = nn.ModuleList()
+        self.down = Blocks()
         for level, out in enumerate(widths):
             if level > 0:
                 self.down.append(stage(width, width, resample="down"))
@@ -125,8 +126,8 @@ class DDPMPP(nn.Module):
                 self.down.append(stage(width, out, attend=attend))
                 width = out
                 skips.append(width)
-        self.middle = nn.ModuleList([stage(width, width, attend=True), stage(width, width)])
-        self.up = nn.ModuleList()
+        self.middle = Blocks([stage(width, width, attend=True), stage(width, width)])
+        self.up = Blocks()
         for level, out in reversed(list(enumerate(widths))):
             for block in range(config.blocks + 1):
                 attend = block == config.blocks and heights[level] in config.attention
@@ -152,10 +153,11 @@ class DDPMPP(nn.Module):
         h = self.stem(x)
         skips: list[Tensor] = [h]
         for stage in self.down:
-            h = stage(h, embedding, None, None)
+            h = self.down.run(stage, h, embedding, None, None)
             skips.append(h)
         for stage in self.middle:
-            h = stage(h, embedding, None, None)
+            h = self.middle.run(stage, h, embedding, None, None)
         for stage in self.up:
-            h = stage(h, embedding, None, skips.pop() if stage.takes_skip else None)
+            skip = skips.pop() if stage.takes_skip else None
+            h = self.up.run(stage, h, embedding, None, skip)
         return self.head(norm_silu(self.norm, h))  # type: ignore[no-any-return]

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfumato.core.blocks import Blocks
 from sfumato.core.config import component
 from sfumato.core.images import Shape
 from sfumato.networks.layers import ClassEmbedding, SinusoidalEmbedding, TimeEmbedding
@@ -78,7 +79,7 @@ class DiT(nn.Module):
         self.embed_class = ClassEmbedding(num_classes, channels) if num_classes else None
         positions = position_embedding(channels, image_shape[1] // patch, image_shape[2] // patch)
         self.register_buffer("positions", positions, persistent=False)
-        self.blocks = nn.ModuleList(
+        self.blocks = Blocks(
             TransformerBlock(channels, config.heads, config.mlp_ratio * channels)
             for _ in range(config.blocks)
         )
@@ -116,7 +117,7 @@ class DiT(nn.Module):
         patches: Tensor = self.stem(x)
         tokens = patches.flatten(2).transpose(1, 2) + self.positions
         for block in self.blocks:
-            tokens = block(tokens, embedding)
+            tokens = self.blocks.run(block, tokens, embedding)
         shift, scale = self.modulate(embedding)[:, None].chunk(2, dim=-1)
         tokens = self.head(modulated(self.norm(tokens), shift, scale))
         maps = tokens.transpose(1, 2).reshape(len(x), -1, *patches.shape[2:])

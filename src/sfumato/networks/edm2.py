@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from sfumato.core.blocks import Blocks
 from sfumato.core.config import component
 from sfumato.core.images import Shape
 from sfumato.networks.layers import Resample, full_precision, resampled
@@ -105,7 +106,7 @@ class EDM2UNet(nn.Module):
         width = widths[0]
         self.stem = MPLayer(image_shape[0] + 1, width, 3)
         skips = [width]
-        self.down = nn.ModuleList()
+        self.down = Blocks()
         for level, out in enumerate(widths):
             if level > 0:
                 self.down.append(
@@ -117,11 +118,11 @@ class EDM2UNet(nn.Module):
                 self.down.append(EncoderBlock(width, out, embedding, config.dropout, attend))
                 width = out
                 skips.append(width)
-        self.middle = nn.ModuleList(
+        self.middle = Blocks(
             DecoderBlock(width, width, embedding, config.dropout, heads(width, attend))
             for attend in (True, False)
         )
-        self.up = nn.ModuleList()
+        self.up = Blocks()
         for level, out in reversed(list(enumerate(widths))):
             for _ in range(config.blocks + 1):
                 attend = heads(out, heights[level] in config.attention)
@@ -153,12 +154,13 @@ class EDM2UNet(nn.Module):
         h = self.stem(torch.cat([x, torch.ones_like(x[:, :1])], dim=1))
         skips = [h]
         for block in self.down:
-            h = block(h, embedding)
+            h = self.down.run(block, h, embedding)
             skips.append(h)
         for block in self.middle:
-            h = block(h, embedding, None)
+            h = self.middle.run(block, h, embedding, None)
         for block in self.up:
-            h = block(h, embedding, skips.pop() if block.skip_channels else None)
+            skip = skips.pop() if block.skip_channels else None
+            h = self.up.run(block, h, embedding, skip)
         return self.head(h, self.head_gain)  # type: ignore[no-any-return]
 
 

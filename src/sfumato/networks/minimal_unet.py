@@ -7,6 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfumato.core.blocks import Blocks
 from sfumato.core.config import component
 from sfumato.core.images import Shape
 from sfumato.networks.layers import (
@@ -70,10 +71,10 @@ class MinimalUNet(nn.Module):
         self.embed_time = TimeEmbedding(32, features)
         self.embed_class = ClassEmbedding(num_classes, features) if num_classes else None
         inputs = channels + features * (2 if num_classes else 1)
-        self.down = nn.ModuleList(
+        self.down = Blocks(
             Convolutions(a, b) for a, b in zip([inputs, *widths[:-1]], widths, strict=True)
         )
-        self.up = nn.ModuleList(
+        self.up = Blocks(
             Convolutions(widths[level + 1] + widths[level], widths[level])
             for level in reversed(range(len(widths) - 1))
         )
@@ -92,11 +93,11 @@ class MinimalUNet(nn.Module):
         h: Tensor = torch.cat([x, *maps], dim=1)
         skips: list[Tensor] = []
         for level, block in enumerate(self.down):
-            h = block(F.max_pool2d(h, 2) if level else h)
+            h = self.down.run(block, F.max_pool2d(h, 2) if level else h)
             skips.append(h)
         skips.pop()
         for block in self.up:
-            h = block(torch.cat([resampled(h, "up"), skips.pop()], dim=1))
+            h = self.up.run(block, torch.cat([resampled(h, "up"), skips.pop()], dim=1))
         return self.head(h)  # type: ignore[no-any-return]
 
 

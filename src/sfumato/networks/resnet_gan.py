@@ -7,6 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfumato.core.blocks import Blocks
 from sfumato.core.config import component
 from sfumato.core.images import Shape
 from sfumato.core.noise import RandomStream
@@ -142,7 +143,7 @@ class ResNetGenerator(nn.Module):
         inputs = config.latent_dim + (config.label_channels if tiled else 0)
         classes = 0 if tiled else num_classes
         self.project = nn.Linear(inputs, width * self.start[0] * self.start[1])
-        self.blocks = nn.ModuleList(UpBlock(width, classes) for _ in range(halvings))
+        self.blocks = Blocks(UpBlock(width, classes) for _ in range(halvings))
         self.norm = ConditionalBatchNorm(width, 0)
         self.to_image = nn.Conv2d(width, image_shape[0], 3, padding=1)
         self.apply(_initialize)
@@ -158,7 +159,7 @@ class ResNetGenerator(nn.Module):
             z = self.label(z[:, :, None, None], labels).flatten(1)
         x = self.project(z).view(len(z), -1, *self.start)
         for block in self.blocks:
-            x = block(x, labels)
+            x = self.blocks.run(block, x, labels)
         return torch.tanh(self.to_image(F.relu(self.norm(x, None))))
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from sfumato.core import distributed
+from sfumato.core.blocks import Blocks
 from sfumato.core.config import component
 from sfumato.core.errors import ConfigError
 from sfumato.core.images import Shape
@@ -127,13 +128,13 @@ class StyleGAN2Generator(nn.Module):
         style_dim, resolution = config.style_dim, image_shape[1]
         self.embed = ClassEmbedding(num_classes, style_dim) if num_classes else None
         inputs = config.latent_dim + (style_dim if num_classes else 0)
-        self.mapping = nn.ModuleList(
+        self.mapping = Blocks(
             EqualizedLinear(inputs if i == 0 else style_dim, style_dim, rate=MAPPING_RATE)
             for i in range(config.mapping_layers)
         )
         self.register_buffer("average_w", torch.zeros(style_dim))
         self.start = nn.Parameter(torch.randn(config.channels(4), 4, 4))
-        self.blocks = nn.ModuleList(
+        self.blocks = Blocks(
             GeneratorBlock(config, 2**k, image_shape[0]) for k in range(2, resolution.bit_length())
         )
         self.noise_sizes = [4, *(2**k for k in range(3, resolution.bit_length()) for _ in range(2))]
@@ -151,7 +152,7 @@ class StyleGAN2Generator(nn.Module):
                 assert labels is not None, "a conditional generator needs labels"
                 x = torch.cat([x, self.embed(labels)], dim=1)
             for layer in self.mapping:
-                x = leaky(layer(x))
+                x = leaky(self.mapping.run(layer, x))
         return x
 
     def truncated(self, w: Float[Tensor, "B S"]) -> Float[Tensor, "B L S"]:
@@ -176,7 +177,8 @@ class StyleGAN2Generator(nn.Module):
         image, layer = None, 0
         for block in self.blocks:
             end = layer + 2 if layer else 1  # 4x4 has one layer, the others two
-            x, image = block(x, image, styles[:, layer : end + 1], fields[layer:end])
+            given = x, image, styles[:, layer : end + 1], fields[layer:end]
+            x, image = self.blocks.run(block, *given)
             layer = end
         assert image is not None
         return image  # type: ignore[no-any-return]
@@ -265,7 +267,7 @@ class StyleGAN2Discriminator(nn.Module):
         channels, resolution = image_shape[0], image_shape[1]
         channels += config.label_channels if tiled else 0
         self.from_image = EqualizedConv(channels, config.channels(resolution), 1)
-        self.blocks = nn.ModuleList(
+        self.blocks = Blocks(
             DiscriminatorBlock(config, 2**k) for k in range(resolution.bit_length() - 1, 2, -1)
         )
         width = config.channels(4)
@@ -284,7 +286,7 @@ class StyleGAN2Discriminator(nn.Module):
         with _precision(x, x.shape[2] >= self.config.reduced_from):
             x = self.from_image(x)
         for block in self.blocks:
-            x = block(x)
+            x = self.blocks.run(block, x)
         with _precision(x, self.config.reduced_from <= 4):
             x = self.conv(minibatch_deviation(x.float(), self.config.group_size))
             x = self.judge(leaky(self.dense(x.flatten(1))))

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfumato.core.blocks import Blocks
 from sfumato.core.config import component
 from sfumato.core.images import Shape
 from sfumato.networks.layers import (
@@ -160,7 +161,7 @@ class UNet(nn.Module):
 
         self.stem = nn.Conv2d(image_shape[0] * self.patch**2, width, 3, padding=1)
         skips = [width]  # channels of the maps handed across
-        self.down = nn.ModuleList()
+        self.down = Blocks()
         for level, multiplier in enumerate(config.multipliers):
             if level > 0:
                 self.down.append(resampling(width, "down"))
@@ -172,11 +173,11 @@ class UNet(nn.Module):
                 width = out
                 skips.append(width)
 
-        self.middle = nn.ModuleList(
+        self.middle = Blocks(
             [stage(width, width, "middle", attend=True), stage(width, width, "middle")]
         )
 
-        self.up = nn.ModuleList()
+        self.up = Blocks()
         for level, multiplier in reversed(list(enumerate(config.multipliers))):
             out = config.channels * multiplier
             for _ in range(config.blocks + 1):
@@ -209,12 +210,13 @@ class UNet(nn.Module):
         h = self.stem(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
         skips = [h]
         for stage in self.down:
-            h = stage(h, embedding, class_vector, None)
+            h = self.down.run(stage, h, embedding, class_vector, None)
             skips.append(h)
         for stage in self.middle:
-            h = stage(h, embedding, class_vector, None)
+            h = self.middle.run(stage, h, embedding, class_vector, None)
         for stage in self.up:
-            h = stage(h, embedding, class_vector, skips.pop() if stage.takes_skip else None)
+            skip = skips.pop() if stage.takes_skip else None
+            h = self.up.run(stage, h, embedding, class_vector, skip)
         h = self.head(norm_silu(self.norm, h))
         return F.pixel_shuffle(h, self.patch) if self.patch > 1 else h
 

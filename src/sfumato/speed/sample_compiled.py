@@ -1,18 +1,17 @@
 """Compiled networks in sampling: where a plan has them, and where they pay."""
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 from weakref import WeakSet
 
 import torch
 from torch import nn
 
-from sfumato.core.console import say
+from sfumato.core.console import say_once
+from sfumato.core.distributed import is_sharded
 from sfumato.core.generative_model import GenerativeModel
 from sfumato.diffusion.denoiser import Denoiser
-from sfumato.speed.plan import plan_in_force
-from sfumato.training.shard import is_sharded
+from sfumato.speed.plan import Plan
 
 COMPILE_PAYS = 600.0
 """Seconds that the batches still to be drawn take eagerly, from which on the networks are compiled.
@@ -21,24 +20,20 @@ Compiling takes half a minute to two on a CPU, and that twice where guidance has
 _failed: WeakSet[nn.Module] = WeakSet()
 
 
-def worth_compiling(model: nn.Module, seconds_left: float) -> dict[nn.Module, Callable[..., Any]]:
+def worth_compiling(
+    model: nn.Module, plan: Plan, seconds_left: float
+) -> dict[nn.Module, Callable[..., Any]]:
     """The networks that sampling evaluates, with a compiled forward; none where it does not pay.
 
     A forward that cannot be compiled is computed eagerly, which is said once.
 
     Args:
-        model: under a plan, which says whether anything is compiled.
+        plan: whether anything is compiled.
         seconds_left: that the batches to come would take eagerly.
     """
-    if not plan_in_force(model).compile or seconds_left <= COMPILE_PAYS or is_sharded(model):
+    if not plan.compile or seconds_left <= COMPILE_PAYS or is_sharded(model):
         return {}
     return {network: _or_eager(network) for network in _networks(model) - set(_failed)}
-
-
-@cache
-def say_once(message: str) -> None:
-    """Tell the user something that a process need not repeat."""
-    say(message)
 
 
 def _networks(model: nn.Module) -> set[nn.Module]:

@@ -1,5 +1,6 @@
 """How a model is trained, as config."""
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from sfumato.core.config import (
@@ -11,7 +12,8 @@ from sfumato.core.config import (
     decides,
     may_change,
 )
-from sfumato.training.ema import AverageProfile, ExponentialAverage
+from sfumato.speed.plan import REFERENCE, Plan
+from sfumato.training.averages import AverageProfile, ExponentialAverage
 from sfumato.training.optimizer import Adam, ConstantRate, Optimizer, RateSchedule
 
 
@@ -103,3 +105,24 @@ class TrainingConfig:
             )
         if self.shard and self.precision == "float16":
             raise ValueError("training.shard and float16 do not go together; use bfloat16")
+
+
+PLAN_KEYS = ("precision", "layout", "kernels", "compile")
+"""The fields of a config that are the fields of its plan, where they are not "auto"."""
+
+
+def fixed_plan(config: TrainingConfig) -> Plan | None:
+    """The plan that a config names in full; None where something is left to be chosen."""
+    if config.performance == "reference":
+        return REFERENCE
+    if any(getattr(config, key) == "auto" for key in PLAN_KEYS):
+        return None
+    return plan_of(config)
+
+
+def plan_of(config: TrainingConfig) -> Plan:
+    """The plan of a config; what is not chosen yet is that of the reference."""
+    if config.performance == "reference":
+        return REFERENCE
+    given = {key: value for key in PLAN_KEYS if (value := getattr(config, key)) != "auto"}
+    return replace(REFERENCE, **given)
