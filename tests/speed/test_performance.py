@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,9 +19,11 @@ from sfumato.core.errors import RunError, SfumatoError
 from sfumato.core.files import write_json
 from sfumato.core.noise import Noise
 from sfumato.data.catalogue import load
+from sfumato.evaluation.evaluator import EvaluationConfig, Evaluator
 from sfumato.experiment.experiment import build_model, with_plan
 from sfumato.experiment.load import load_run, read_experiment
 from sfumato.experiment.plan_choice import choose_plan, workload
+from sfumato.experiment.score_run import protocol
 from sfumato.experiment.training_run import train
 from sfumato.runs.directory import read_json
 from sfumato.speed import plan_search
@@ -111,9 +114,8 @@ def test_a_choice_is_remembered_for_this_network_and_batch(monkeypatch: pytest.M
         assert (again.plan, again.source) == (first.plan, "remembered")
         with pytest.raises(AssertionError, match="timed again"):
             choose_plan(experiment(DIFFUSION, batch_size=32, **LONG), data, CPU)
-        # A run of hours would have tried to compile, which this choice has not.
-        with pytest.raises(AssertionError, match="timed again"):
-            choose_plan(experiment(DIFFUSION, **OPEN, budget_images=10**10), data, CPU)
+        longer = choose_plan(experiment(DIFFUSION, **OPEN, budget_images=10**10), data, CPU)
+        assert longer.source == "remembered"
 
 
 def test_short_runs_and_reference_runs_time_nothing() -> None:
@@ -148,8 +150,9 @@ def test_a_compiled_plan_without_a_compiler_is_refused_and_sampling_does_without
     config = fixed(Plan(compile=True), budget_images=32, sample_images=0)
     run_dir = tmp_path / "run"
     train(fixed(REFERENCE, budget_images=32, sample_images=0), run_dir, log=silent)
-    write_json(run_dir / "config.json", to_mapping(config))
-    assert load_run(run_dir).plan.compile == (find_compiler() is not None)
+    fast = fixed(replace(FAST, kernels=True, compile=True), budget_images=32, sample_images=0)
+    write_json(run_dir / "config.json", to_mapping(fast))
+    assert load_run(run_dir).plan == FAST  # sampling is eager
     monkeypatch.setenv("CXX", "")
     monkeypatch.setenv("PATH", str(tmp_path))
     data = load(config.data).train
@@ -162,10 +165,11 @@ def test_a_compiled_plan_without_a_compiler_is_refused_and_sampling_does_without
         patched.setenv("SFUMATO_CACHE", str(tmp_path / "cache"))
         with pytest.raises(SfumatoError, match=r"set training\.kernels=false"):
             choose_plan(experiment(DIFFUSION, **OPEN | {"kernels": True}), data, CPU)
-    say_once.cache_clear()
-    capsys.readouterr()
-    loaded = [load_run(run_dir) for _ in range(2)][-1]
-    assert loaded.plan == REFERENCE
+        say_once.cache_clear()
+        capsys.readouterr()
+        loaded = [load_run(run_dir) for _ in range(2)][-1]
+    assert loaded.plan == replace(FAST, kernels=False)
+    assert loaded.experiment.training.kernels is False
     assert loaded.experiment.training.compile is False
     assert capsys.readouterr().err.count("there is no C++ compiler") == 1
 
@@ -422,3 +426,12 @@ def test_every_pair_computes_the_same_under_fast_plans(
         factors = (1, 1, 3 if precision == "bfloat16" else 1)
         for factor, found, expected in zip(factors, computed(plan), reference, strict=True):
             assert (found - expected).norm() < factor * TOLERANCE[precision] * expected.norm()
+
+
+@pytest.mark.parametrize(
+    "plan", [Plan(precision="bfloat16"), Plan(precision="bfloat16", compile=True)]
+)
+def test_the_protocol_of_scores_names_the_plan_of_sampling(plan: Plan) -> None:
+    config = with_plan(experiment(DIFFUSION), plan)
+    evaluator = Evaluator(load(config.data), EvaluationConfig(num_images=8, memorization=False))
+    assert protocol(evaluator, config)["performance"] == "bfloat16, contiguous"

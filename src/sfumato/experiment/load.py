@@ -1,6 +1,6 @@
 """A finished run, loaded: its experiment, its model and the description of its data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,8 @@ class LoadedRun:
 def load_run(run_dir: Path, overrides: list[str] | None = None) -> LoadedRun:
     """The model of a finished run, with the weights it samples with, on the default device.
 
-    The plan is that of the run, without what is unavailable here; the returned experiment has it
-    too.
+    The plan is that of the run, without what is unavailable here, and without compilation, which is
+    for training. The returned experiment has it too.
 
     Args:
         run_dir: a run directory.
@@ -67,7 +67,7 @@ def load_run(run_dir: Path, overrides: list[str] | None = None) -> LoadedRun:
     model = experiment.model.build(tuple(data["image_shape"]), num_classes)
     load_into(model, read_tensors(weights), str(weights))
     model.to(default_device()).eval().requires_grad_(False)
-    wanted = plan_of(experiment.training)
+    wanted = replace(plan_of(experiment.training), compile=False)
     plan = available(wanted)
     if plan != wanted:
         say_once(f"computing by {plan}: there is no C++ compiler that works, which {wanted} needs")

@@ -75,8 +75,8 @@ def images_at_once(model: nn.Module, labels: Labels | None, free: int | None = N
     Finds out by the costliest sampling step of one and of two images. Call it in the context in
     which the images will be drawn.
 
-    Gain on a CPU: 128 images at once are drawn 1.2 to 3.3 times as fast as 4, and up to 1.5 times
-    as fast as 16 (docs/results/speed/batches.md).
+    Gain on a CPU: 64 to 128 images at once are drawn 1.2 to 3.3 times as fast as 4
+    (docs/results/speed/batches.md).
 
     Args:
         model: a generative model.
@@ -121,7 +121,7 @@ def keep_freed_memory() -> bool:
     By default glibc returns the memory of every large tensor to the system, which then clears
     every page of the next one. Changes no number. Acts once; returns whether it did.
 
-    Gain: training steps 1.2 to 1.7 times as fast, network evaluations 1.0 to 1.2 times
+    Gain: training steps 1.3 to 1.6 times as fast, network evaluations 1.03 to 1.16 times
     (docs/results/speed/allocator.md).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -5,10 +5,10 @@ config of the run records it, so that a resumed run keeps it, a study can compar
 are drawn with it. Functions that compute with a model take the plan as an argument.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -33,8 +33,11 @@ class Plan:
         precision: of convolutions and matrix products; weights stay float32. float16 scales the
             loss.
         layout: of images and weights in memory.
-        kernels: own compiled kernels for normalization, and direct attention, on a CPU.
-        compile: networks through torch.compile; phases that differentiate a gradient stay eager.
+        kernels: own compiled kernels for channels-last normalization, and direct attention, on a
+            CPU.
+        compile: training through torch.compile, where the config asks for it; never chosen by
+            itself: on a CPU the kernels are faster (docs/results/speed/train_step_tried.md).
+            Phases that differentiate a gradient and sampling stay eager.
     """
 
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -128,15 +131,3 @@ def compile_networks(phases: Sequence[Phase]) -> None:
 def eagerly() -> AbstractContextManager[object]:
     """A context in which compiled networks compute without the compiler."""
     return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
-
-
-@contextmanager
-def in_place_of(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
-    """Inside the context the modules compute by these functions."""
-    for module, forward in forwards.items():
-        module.forward = forward
-    try:
-        yield
-    finally:
-        for module in forwards:
-            del module.forward  # the method of its class shows again

@@ -3,7 +3,7 @@
 Each candidate is checked first: the gradient of a whole training step must agree with that of the
 reference plan. The choice is remembered for this machine, network and batch.
 
-Gain on a CPU: the chosen plans take training steps 1.7 to 2.9 times as fast as the reference. Which
+Gain on a CPU: the chosen plans take training steps 1.8 to 2.9 times as fast as the reference. Which
 plan is best depends on network and processor: docs/results/speed/train_step.md.
 """
 
@@ -23,7 +23,7 @@ from sfumato.core.config import component, parse, to_mapping
 from sfumato.core.device import is_busy
 from sfumato.core.errors import SfumatoError
 from sfumato.core.files import write_json
-from sfumato.speed.plan import REFERENCE, Plan, available, can_compile
+from sfumato.speed.plan import REFERENCE, Plan, available
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.05}
 """Largest error of the gradient of a step, relative to its norm, by precision."""
@@ -37,9 +37,6 @@ HOPELESS = 2.5
 """A candidate whose first two steps take this many times the best so far is not timed further."""
 WORTHWHILE = 0.97
 """A candidate must take less than this share of the time of the best before it."""
-LONG_RUN = 1800.0
-"""Seconds from which compiling networks is considered: it costs one or two minutes."""
-
 
 _while_busy: dict[Path, "Choice"] = {}
 """Choices of this process that were timed on a busy machine, and are not stored."""
@@ -144,10 +141,6 @@ class Choice:
             return plan
         return replace(plan, kernels=False)
 
-    def is_long(self, work: Workload) -> bool:
-        """Whether a run under this plan takes so long that compiling it may pay."""
-        return work.seconds(self.seconds(self.plan) or self.seconds(REFERENCE) or 0.0) >= LONG_RUN
-
 
 def find_plan(work: Workload) -> Choice:
     """The fastest plan: remembered, or timed now.
@@ -157,7 +150,7 @@ def find_plan(work: Workload) -> Choice:
     if work.steps is not None and work.steps < FEWEST_STEPS:
         return Choice(plan=work.start, source=f"only {work.steps} steps")
     remembered = distributed.on_main(lambda: _recall(work.place) or _while_busy.get(work.place))
-    if remembered is not None and _is_enough(remembered, work):
+    if remembered is not None:
         return remembered
     choice = Search(work).run()
     if distributed.on_main(is_busy):
@@ -197,17 +190,14 @@ class Search:
         self._gradients: list[Tensor] = []
 
     def run(self) -> Choice:
-        """Precision first, then layout and kernels, then compilation, keeping the best of each."""
+        """Precision first, then layout and kernels, keeping the best of each."""
         self.try_plan(REFERENCE)
         best = self.work.start
         self.try_plan(best)
         first = self.tried[REFERENCE].seconds or 0.0
         if self.work.seconds(first) < FEWEST_STEPS * first:
             return Choice(plan=best, source="too short a run")
-        for stage in (self._precisions, self._layouts, self._compiled):
-            so_far = Choice(plan=best, source="timed", candidates=tuple(self.tried.values()))
-            if stage == self._compiled and not so_far.is_long(self.work):
-                continue
+        for stage in (self._precisions, self._layouts):
             for plan in stage(best):
                 if self.work.allows(plan) and self._beats(plan, best):
                     best = plan
@@ -226,20 +216,7 @@ class Search:
             yield replace(best, precision="float16")
 
     def _layouts(self, best: Plan) -> Iterator[Plan]:
-        is_last = best.layout == "channels_last"
-        other = replace(best, layout="contiguous" if is_last else "channels_last")
-        if self._with_kernels():
-            yield replace(best, kernels=True)
-            yield replace(other, kernels=True)
-        else:
-            yield other
-
-    def _compiled(self, best: Plan) -> Iterator[Plan]:
-        if can_compile(self.work.device):
-            # The compiler has its own normalization, so the layout that suits the kernels may not
-            # suit it.
-            yield replace(best, layout="contiguous", kernels=False, compile=True)
-            yield replace(best, layout="channels_last", kernels=False, compile=True)
+        yield replace(best, layout="channels_last", kernels=best.kernels or self._with_kernels())
 
     def _with_kernels(self) -> bool:
         wanted = self.work.device.type == "cpu" and self.work.has_kernels()
@@ -255,7 +232,7 @@ class Search:
         try:
             return self._measured(plan)
         except (RuntimeError, SfumatoError) as trouble:
-            # torch.compile fails for some networks; memory may be short.
+            # Memory may be short, or torch.compile fails where the config asks for it.
             if plan == REFERENCE:
                 raise
             reason = str(trouble).strip().split("\n")[0]
@@ -265,7 +242,7 @@ class Search:
         step = self.work.step_under(plan)
         seconds = _timed(step)
         known = [c.seconds for c in self.tried.values() if c.seconds is not None]
-        hopeless = bool(known) and not plan.compile and seconds > HOPELESS * min(known)
+        hopeless = bool(known) and seconds > HOPELESS * min(known)
         if hopeless:  # the first step also asks for memory, and the machine may be busy
             seconds = _timed(step)
             hopeless = seconds > HOPELESS * min(known)
@@ -308,12 +285,6 @@ def _recall(path: Path) -> Choice | None:
     except (OSError, ValueError, KeyError, SfumatoError):
         return None
     return choice if available(choice.plan) == choice.plan else None
-
-
-def _is_enough(choice: Choice, work: Workload) -> bool:
-    """Whether compilation was tried, or the run is too short for it."""
-    tried = [c for c in choice.candidates if c.plan.compile]
-    return bool(tried) or not choice.is_long(work)
 
 
 def _remember(path: Path, choice: Choice) -> None:

@@ -1,8 +1,6 @@
 """Drawing images from a trained model, in batches."""
 
-import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import nn
@@ -12,8 +10,7 @@ from sfumato.core.generative_model import GenerativeModel, OnStep
 from sfumato.core.images import Labels, UInt8Images, to_uint8
 from sfumato.core.noise import Noise
 from sfumato.speed.memory import images_at_once
-from sfumato.speed.plan import REFERENCE, Plan, computing, in_place_of
-from sfumato.speed.sample_compiled import worth_compiling
+from sfumato.speed.plan import REFERENCE, Plan, computing
 
 
 def sample_batches(
@@ -30,26 +27,18 @@ def sample_batches(
 
     Args:
         batch_size: None: as many as fit into memory, at most 128 on a CPU.
-        plan: how to compute: for a run that of `load_run`. Where it compiles, the first batch and
-            a smaller one at the end are eager.
+        plan: how to compute; for a run that of `load_run`.
     """
     assert isinstance(model, GenerativeModel)
     device = next(model.parameters()).device
     if batch_size is None:
         with torch.inference_mode(), computing(device, plan):
             batch_size = images_at_once(model, labels)
-    whole = len(seeds) // batch_size  # another size would be compiled by itself
-    compiled: dict[nn.Module, Callable[..., Any]] = {}
-    for number in range(-(-len(seeds) // batch_size)):
-        part = slice(number * batch_size, (number + 1) * batch_size)
+    for start in range(0, len(seeds), batch_size):
+        part = slice(start, start + batch_size)
         chosen = None if labels is None else labels[part]
-        forwards = compiled if number < whole else {}
-        began = time.perf_counter()
-        with torch.inference_mode(), computing(device, plan), in_place_of(forwards):
+        with torch.inference_mode(), computing(device, plan):
             images = to_uint8(model.sample(chosen, Noise(seeds[part]), on_step)).cpu()
-        if number == 0:
-            seconds = time.perf_counter() - began
-            compiled = worth_compiling(model, plan, seconds * (whole - 1))
         yield images
 
 

@@ -40,9 +40,9 @@ class TrainingConfig:
             without own kernels, fused optimizers or TF32.
         precision: of the forward and backward pass; weights stay float32. float16 scales the loss.
         layout: of images and weights in memory.
-        kernels: own compiled kernels on a CPU; need a C++ compiler.
-        compile: networks through torch.compile, in sampling where it pays; for a CPU it needs a C++
-            compiler.
+        kernels: own compiled kernels on a CPU; they need a C++ compiler.
+        compile: train networks through torch.compile; for a CPU it needs a C++ compiler. "auto" is
+            false.
         recompute_activations: keep less for the backward pass and compute it again: less memory,
             more time, the same results.
         shard: spread a diffusion model over the processes (FSDP2); nothing happens with one.
