@@ -58,16 +58,16 @@ class TrainingLoop:
         self._doctor = Doctor(
             trainer.state, log, some, class_shares(splits.train), config.log_images
         )
-        self._log = RunLog(run_dir, config, record)
-        self._saving = Saving(config.checkpoint_images, run_dir, self._doctor, self._log, log)
+        self.run_log = RunLog(run_dir, config, record)
+        self._saving = Saving(config.checkpoint_images, run_dir, self._doctor, self.run_log, log)
         self._losses = LogLosses(
-            config.log_images, self._log, self._doctor, DiscriminatorProbe(splits)
+            config.log_images, self.run_log, self._doctor, DiscriminatorProbe(splits)
         )
         self._pictures = Pictures(config.sample_images, run_dir, self._doctor)
-        self._progress = ProgressBar(record["name"], trainer, self._log)
+        self._progress = ProgressBar(record["name"], trainer, self.run_log)
         self.hooks: list[Hook] = [self._losses, self._doctor, self._pictures]
         if score is not None:
-            scored = Scoring(config.score_images, score, self._log, self._doctor, self._saving)
+            scored = Scoring(config.score_images, score, self.run_log, self._doctor, self._saving)
             self.hooks.append(scored)
         self.hooks += [
             Snapshots(config.snapshot_images, run_dir),
@@ -84,11 +84,11 @@ class TrainingLoop:
             Interrupted: stopped by Ctrl-C or SIGTERM, after saving.
         """
         trainer = self._trainer
-        with self._progress.bar, self._log, StopRequest() as stop:
+        with self._progress.bar, self.run_log, StopRequest() as stop:
             self._begin()
             while True:
                 try:
-                    stopped = self._train(stop)
+                    stopped = self.train(stop)
                     self._saving(trainer)
                     break
                 except Diverged as trouble:
@@ -116,9 +116,9 @@ class TrainingLoop:
     def _rewind(self) -> None:
         """Take back what was written after the current state: those steps will be done again."""
         self._pictures.rewind(self._trainer)
-        self._log.rewind(self._trainer.state)
+        self.run_log.rewind(self._trainer.state)
 
-    def _train(self, stop: StopRequest) -> bool:
+    def train(self, stop: StopRequest) -> bool:
         """Step until the budget is used, or until any process is asked to stop: then True."""
         trainer, config, train_set = self._trainer, self._trainer.config, self._train_set
         share = distributed.local_slice(config.batch_size)
