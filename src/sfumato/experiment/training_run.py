@@ -38,9 +38,9 @@ class Run:
 
 
 def _as_begun(experiment: Experiment, run_dir: Path) -> Experiment:
-    """The experiment with what the run settled at its start, where it leaves that open.
+    """The experiment with the values that the run settled at its start, where it leaves them open.
 
-    That is the length of the decay and the performance plan.
+    These are the length of the decay and the performance plan.
     """
     given, recorded = experiment.training, read_experiment(run_dir).training
     settled: dict[str, Any] = {

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sfumato.core import distributed
-from sfumato.core.config import component
+from sfumato.core.config import PositiveFloat, component
 from sfumato.core.distributed import gathered, sharded_like
 from sfumato.core.errors import RunError
 from sfumato.core.tensors import check_tensors, read_tensors, write_tensors
@@ -27,20 +27,13 @@ from sfumato.runs.directory import read_json
 class ExponentialAverage:
     """An average that forgets half of the past in `half_life_images`.
 
-    Early in a run the half-life is at most `rampup` times the images seen, so that the average is
-    not ruled by the untrained weights (Karras et al. 2022, EDM).
+    Early in a run the half-life is at most `rampup` times the images seen, so that untrained
+    weights do not dominate the average (Karras et al. 2022, EDM).
     """
 
     kind: Literal["exponential"] = "exponential"
-    half_life_images: float = 500_000
-    rampup: float = 0.05
-
-    def __post_init__(self) -> None:
-        if self.half_life_images <= 0 or self.rampup <= 0:
-            raise ValueError(
-                "exponential needs half_life_images > 0 and rampup > 0, got "
-                f"half_life_images={self.half_life_images}, rampup={self.rampup}"
-            )
+    half_life_images: PositiveFloat = 500_000
+    rampup: PositiveFloat = 0.05
 
     def weight(self, images: int, batch: int) -> float:
         """The weight of the newest parameters, when `batch` images end at position `images`."""
@@ -113,7 +106,7 @@ class AveragedWeights:
 
     @torch.no_grad()
     def update(self, images: int, batch: int) -> None:
-        """Take in the parameters after `batch` more images, at position `images`."""
+        """Average in the parameters after `batch` more images, at position `images`."""
         weight = self.profile.weight(images, batch)
         for averages, sources in self._averaged:
             torch._foreach_lerp_(averages, [source.detach() for source in sources], weight)
@@ -133,7 +126,7 @@ class AveragedWeights:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Inside the context the module holds the averages; afterwards its own weights again."""
+        """A context in which the module holds the averages in place of its own weights."""
         self._exchange()
         try:
             yield
@@ -158,7 +151,7 @@ FOLDER = "snapshots"
 
 
 class Profile(NamedTuple):
-    """A power-function average: position and exponent."""
+    """A power-function average: images seen at its end, and exponent."""
 
     images: int
     gamma: float
@@ -186,7 +179,7 @@ def reconstruct(run_dir: Path, relative_std: float, images: int | None = None) -
     Args:
         run_dir: a run with `training.snapshot_images`.
         relative_std: the width, 0 to 0.2887. Best between the widths that the run kept.
-        images: the position at which the average ends; None: that of the last snapshot.
+        images: images seen at the end of the average; None: those of the last snapshot.
     Raises:
         RunError: there are no snapshots, or none early enough.
     """
@@ -210,7 +203,7 @@ def reconstruct(run_dir: Path, relative_std: float, images: int | None = None) -
             total[name] += weight * tensor
     return {
         name: total[name].to(tensor.dtype) if tensor.is_floating_point() else tensor
-        for name, tensor in newest.items()  # counters are those of the newest
+        for name, tensor in newest.items()  # counters come from the newest
     }
 
 

@@ -46,10 +46,10 @@ class Checkpoint:
 def save_checkpoint(
     directory: Path, images: int, checkpoint: Checkpoint, keep: int, spare: int | None = None
 ) -> Path:
-    """Write a checkpoint at position `images`, then delete all but the newest `keep`.
+    """Write a checkpoint at position `images` (images seen), then delete all but the newest `keep`.
 
     Args:
-        spare: the position of one that is kept whatever its age: the best.
+        spare: the position of the best, which is kept at any age.
     Raises:
         RunError: it cannot be written; those that exist stay as they are.
     """
@@ -71,10 +71,10 @@ def list_checkpoints(directory: Path) -> list[Path]:
 
 
 def tidy(directory: Path, images: int, keep: int, spare: int | None = None) -> None:
-    """Delete what is newer than position `images`, more than is to be kept, or half a checkpoint.
+    """Delete checkpoints newer than position `images`, incomplete ones, and all but `keep`.
 
-    Newer ones are unusable (or they would have been loaded), and must not be counted among those
-    to keep; the rest is what a process that was killed leaves behind.
+    Newer ones are unusable (or they would have been loaded), and must not count among those to
+    keep. A process that was killed leaves incomplete ones.
     """
     for path in list_checkpoints(directory):
         if int(path.stem) > images:
@@ -98,7 +98,7 @@ def _delete(path: Path) -> None:
 
 
 def load_newest(directory: Path) -> tuple[Checkpoint, list[str]]:
-    """The newest sound checkpoint, and a warning for each newer one that is not.
+    """The newest sound checkpoint, and a warning for each newer one that is damaged.
 
     Raises:
         RunError: there is none, or none is sound.
@@ -244,7 +244,7 @@ def trainer_tensors(trainer: Trainer) -> dict[str, Tensor]:
 
 
 def restore_tensors(trainer: Trainer, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Continue from the tensors of a checkpoint, which every process has whole.
+    """Continue from the whole tensors of a checkpoint, in every process.
 
     Raises:
         RunError: they are of another configuration.
@@ -294,7 +294,7 @@ def _optimizer_state(
     names: tuple[str, ...],
     source: str,
 ) -> dict[int, dict[str, Tensor]]:
-    """The state by parameter. A parameter that never had a gradient has none."""
+    """The state by parameter. A parameter without a gradient so far has no state."""
     parameters = [
         (p, group.get("state_names", names))
         for group in optimizer.param_groups
@@ -322,7 +322,7 @@ def _optimizer_state(
 
 
 def _with_layout_of(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """In the parameter's memory format, since fused optimizers go through all in one order."""
+    """In the parameter's memory format: fused optimizers go through memory in one order."""
     if tensor.shape != parameter.shape or hasattr(parameter, "full_tensor"):
         return sharded_like(tensor, parameter)
     return torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)

@@ -1,4 +1,9 @@
-"""Optimizers and learning-rate schedules as config."""
+"""Optimizers and learning-rate schedules as config, and Muon.
+
+Muon is momentum whose matrices are made orthogonal before they are applied. Source: Jordan et al.
+2024, "Muon: an optimizer for hidden layers in neural networks". One learning rate serves it and
+AdamW by the scale of Liu et al. 2025, "Muon is scalable", section 2.2.
+"""
 
 import math
 from typing import Annotated, Any, ClassVar, Literal
@@ -12,10 +17,8 @@ from sfumato.core.config import component
 from sfumato.core.distributed import is_sharded
 from sfumato.core.errors import ConfigError
 
-
-def _check_betas(name: str, betas: tuple[float, ...]) -> None:
-    if not all(0 <= beta < 1 for beta in betas):
-        raise ValueError(f"{name} needs 0 <= betas < 1, got betas={list(betas)}")
+Decay = Annotated[float, Field(ge=0, lt=1)]
+"""The share of a running mean that a step keeps."""
 
 
 @component
@@ -24,16 +27,13 @@ class Adam:
 
     state_names: ClassVar[tuple[str, ...]] = ("step", "exp_avg", "exp_avg_sq")
     kind: Literal["adam"] = "adam"
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     epsilon: float = 1e-8
-
-    def __post_init__(self) -> None:
-        _check_betas("adam", self.betas)
 
     def build(
         self, module: torch.nn.Module, learning_rate: float, fast: bool = True
     ) -> torch.optim.Optimizer:
-        """The optimizer; fused where it is to be fast."""
+        """The optimizer; fused if `fast`."""
         return torch.optim.Adam(
             module.parameters(),
             lr=learning_rate,
@@ -49,17 +49,14 @@ class AdamW:
 
     state_names: ClassVar[tuple[str, ...]] = ("step", "exp_avg", "exp_avg_sq")
     kind: Literal["adamw"] = "adamw"
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     epsilon: float = 1e-8
     weight_decay: float = 0.01
-
-    def __post_init__(self) -> None:
-        _check_betas("adamw", self.betas)
 
     def build(
         self, module: torch.nn.Module, learning_rate: float, fast: bool = True
     ) -> torch.optim.Optimizer:
-        """The optimizer; fused where it is to be fast."""
+        """The optimizer; fused if `fast`."""
         return torch.optim.AdamW(
             module.parameters(),
             lr=learning_rate,
@@ -81,7 +78,7 @@ class SGD:
     def build(
         self, module: torch.nn.Module, learning_rate: float, fast: bool = True
     ) -> torch.optim.Optimizer:
-        """The optimizer. (Its fused form knows no sharded parameters.)"""
+        """The optimizer. Its fused form does not support sharded parameters."""
         return torch.optim.SGD(module.parameters(), lr=learning_rate, momentum=self.momentum)
 
 
@@ -106,21 +103,18 @@ class MuonConfig:
 
     state_names: ClassVar[tuple[str, ...]] = ("step", "exp_avg", "exp_avg_sq")
     kind: Literal["muon"] = "muon"
-    momentum: float = 0.95
-    betas: tuple[float, float] = (0.9, 0.999)
+    momentum: Decay = 0.95
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     epsilon: float = 1e-8
     weight_decay: float = 0.01
-
-    def __post_init__(self) -> None:
-        _check_betas("muon", (*self.betas, self.momentum))
 
     def build(
         self, module: torch.nn.Module, learning_rate: float, fast: bool = True
     ) -> torch.optim.Optimizer:
-        """The optimizer; fast, its AdamW is fused and its iteration in bfloat16.
+        """The optimizer; if `fast` its AdamW is fused and its iteration in bfloat16.
 
         Raises:
-            ConfigError: the parameters are sharded; a matrix is made orthogonal as a whole.
+            ConfigError: the parameters are sharded.
         """
         if is_sharded(module):
             raise ConfigError(
@@ -137,7 +131,7 @@ Optimizer = Annotated[Adam | AdamW | SGD | RMSprop | MuonConfig, Field(discrimin
 
 @component
 class ConstantRate:
-    """The learning rate as given, to the end."""
+    """The learning rate as given, until the end."""
 
     kind: Literal["constant"] = "constant"
 
@@ -179,8 +173,8 @@ RateSchedule = Annotated[
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic that drives singular values towards 1 (Jordan et al. 2024)."""
 SMALLEST = 16
-"""Rows and columns from which on a weight is a matrix: the first and the last layer of a network,
-one side of which are pixels, are better left to AdamW."""
+"""Smallest number of rows and columns of a matrix. The first and the last layer of a network, one
+side of which are pixels, are better left to AdamW."""
 
 
 def orthogonalized(
@@ -269,7 +263,7 @@ class Muon(torch.optim.AdamW):
     def _step_matrices(self, group: dict[str, Any]) -> None:
         momentum, rate = group["momentum"], group["lr"]
         # Matrices of one shape go through the iteration together: fewer, larger products.
-        alike: dict[tuple[int, int], list[tuple[nn.Parameter, Tensor]]] = {}
+        groups: dict[tuple[int, int], list[tuple[nn.Parameter, Tensor]]] = {}
         for parameter in group["params"]:
             if parameter.grad is None:
                 continue
@@ -280,8 +274,8 @@ class Muon(torch.optim.AdamW):
             buffer = state["momentum_buffer"]
             buffer.lerp_(parameter.grad, 1 - momentum)
             ahead = parameter.grad.lerp(buffer, momentum).flatten(1)
-            alike.setdefault((ahead.shape[0], ahead.shape[1]), []).append((parameter, ahead))
-        for shape, members in alike.items():
+            groups.setdefault((ahead.shape[0], ahead.shape[1]), []).append((parameter, ahead))
+        for shape, members in groups.items():
             stack = torch.stack([ahead for _, ahead in members])
             updates = orthogonalized(stack, self._dtype)
             for (parameter, _), update in zip(members, updates, strict=True):

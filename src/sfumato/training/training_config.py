@@ -24,35 +24,35 @@ class TrainingConfig:
     Args:
         seed: of the initialization, the order of the images and the noise.
         batch_size: images in an optimizer step, over all processes.
-        micro_batch_size: images in memory at once in a process; the gradients of micro-batches
+        micro_batch_size: images per forward pass in each process; the gradients of micro-batches
             are accumulated. None: the whole share of the process.
         budget_images, budget_steps, budget_seconds: where to stop; exactly one is given.
         learning_rate: after the warm-up.
         optimizer: one is built for each module that is trained.
         rate: how the learning rate changes.
-        warmup_images: the learning rate rises linearly from 0 over so many images.
-        decay_images: the position at which `rate` ends. None: the budget of the first start,
-            which is recorded, so that extending the budget does not stretch the decay.
+        warmup_images: the learning rate rises linearly from 0 over that many images.
+        decay_images: images seen at the end of `rate`. None: the budget of the first start, which
+            is recorded, so that extending the budget does not stretch the decay.
         clip_gradient: largest norm of the gradient of a module; None: no clipping.
         averages: weight averages kept during training; the first is the one sampled with.
-        performance: "auto" chooses by timing what is "auto" in the next four, at the start of a
-            run; "reference" switches all of it off, whatever they say: float32, contiguous, eager,
-            without own kernels, fused optimizers or TF32.
+        performance: "auto" chooses by timing, at the start of a run, those of the next four that
+            are "auto". "reference" overrules all four: float32, contiguous, eager, without own
+            kernels, fused optimizers or TF32.
         precision: of the forward and backward pass; weights stay float32. float16 scales the loss.
         layout: of images and weights in memory.
         kernels: own compiled kernels on a CPU; they need a C++ compiler.
         compile: train networks through torch.compile; for a CPU it needs a C++ compiler. "auto" is
             false.
-        recompute_activations: keep less for the backward pass and compute it again: less memory,
+        recompute_activations: keep only the inputs of blocks for the backward pass: less memory,
             more time, the same results.
-        shard: spread a diffusion model over the processes (FSDP2); nothing happens with one.
-        log_images, sample_images, checkpoint_images: images between rows of the log, pictures of
-            samples (0: none), checkpoints.
+        shard: spread a diffusion model over the processes (FSDP2); no effect with a single process.
+        log_images, sample_images, checkpoint_images: images between two rows of the log, pictures
+            of samples (0: none), checkpoints.
         score_images: images between measurements of the Fréchet distance, by the protocol of
             `evaluation` (0: none). The checkpoint with the smallest is kept.
         snapshot_images: images between snapshots of the power averages, from which averages of
             other widths can be reconstructed (0: none).
-        keep_checkpoints: how many to keep, beside the best.
+        keep_checkpoints: number of checkpoints to keep besides the best.
         tensorboard: write the log for TensorBoard too.
         wandb: send the log to Weights & Biases.
     """
