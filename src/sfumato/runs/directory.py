@@ -70,7 +70,7 @@ def create(directory: Path, config: Mapping[str, Any], environment: Mapping[str,
 
 
 def clean(directory: Path) -> None:
-    """Remove what a process that was killed left half-written. The caller holds the lock."""
+    """Remove incomplete files of a process that was killed. The caller holds the lock."""
     for folder in (directory, *(directory / name for name in FOLDERS)):
         for path in partial_files(folder):
             path.unlink(missing_ok=True)
@@ -130,7 +130,7 @@ def check_same_data(directory: Path, data: Mapping[str, Any], force: bool) -> No
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold the run directory: a second process is refused until this one ends, however it ends.
+    """Lock the run directory: a second process is refused until this one ends in any way.
 
     The directory is made if it does not exist.
     Raises:
@@ -192,7 +192,7 @@ def _cpu_name() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the source tree that the package runs from, if it is one."""
+    """The commit of the source tree that the package runs from; None outside a repository."""
     here = Path(__file__).parent
     try:
         found = subprocess.run(

@@ -137,8 +137,8 @@ class Pictures:
 
 
 @runtime_checkable
-class OnlineScores(Protocol):
-    """What samples of a model in training look like.
+class SampleScores(Protocol):
+    """The scores of samples of a model in training, as the scorer that is handed in returns them.
 
     `duplicates` and `real_duplicates` are the shares of samples, and of as many held-out images,
     that have a twin among the others.
@@ -177,7 +177,7 @@ class Scoring:
     def __init__(
         self,
         every: int,
-        score: Callable[[nn.Module], OnlineScores],
+        score: Callable[[nn.Module], SampleScores],
         log: RunLog,
         doctor: Doctor,
         saving: Saving,

@@ -17,9 +17,9 @@ from sfumato.training.doctor import LOWERED, DiscriminatorProbe, Diverged, Docto
 from sfumato.training.hooks import (
     Hook,
     LogLosses,
-    OnlineScores,
     Pictures,
     ProgressBar,
+    SampleScores,
     Scoring,
     Snapshots,
     is_crossed,
@@ -49,7 +49,7 @@ class TrainingLoop:
         record: Mapping[str, Any],
         trainer: Trainer,
         splits: Splits,
-        score: Callable[[nn.Module], OnlineScores] | None,
+        score: Callable[[nn.Module], SampleScores] | None,
         log: Callable[[str], None],
     ) -> None:
         config = trainer.config
