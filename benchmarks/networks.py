@@ -19,14 +19,13 @@ from torch import Tensor, nn
 
 from sfumato.core.device import autocast
 from sfumato.experiment.experiment import load_experiment
-from sfumato.explore.info import flop_counter
+from sfumato.explore.describe import flop_counter
 from sfumato.networks import Network
 from sfumato.networks.attention_unet import AttentionUNetConfig
-from sfumato.networks.conv_net import ConvNetConfig
 from sfumato.networks.ddpmpp import DDPMPPConfig
 from sfumato.networks.dit import DiTConfig
 from sfumato.networks.edm2 import EDM2Config
-from sfumato.networks.minimal_unet import MinimalUNetConfig
+from sfumato.networks.plain_nets import ConvNetConfig, MinimalUNetConfig
 from sfumato.networks.unet import UNetConfig
 
 CIFAR = (3, 32, 32)

@@ -25,7 +25,7 @@ from sfumato.core.errors import ConfigError
 from sfumato.core.files import write_bytes, write_json
 from sfumato.core.images import Images, Labels, to_uint8
 from sfumato.core.noise import Noise
-from sfumato.diffusion.clip import NoClip
+from sfumato.diffusion.denoiser import NoClip
 from sfumato.diffusion.diffusion_model import DiffusionModel
 from sfumato.diffusion.grid import (
     SIGMA_MAX,
@@ -178,8 +178,6 @@ def candidates(
     model: DiffusionModel, budgets: Sequence[int], grids: Sequence[str]
 ) -> list[tuple[str, str, int]]:
     """The samplers, grids and budgets that can run on the model."""
-    config = model.config
-    parts = (config.schedule, config.parameterization, config.learned_variance)
     found: list[tuple[str, str, int]] = []
     for budget in budgets:
         found.append(("auto", "auto", budget))
@@ -187,7 +185,7 @@ def candidates(
             for grid in [STOCHASTIC[name]] if name in STOCHASTIC else grids:
                 try:
                     sampler = make(name, grid, budget)
-                    sampler.check(*parts)
+                    sampler.check(model.denoiser)
                 except (ValueError, ConfigError):  # too few steps, or no meaning on this schedule
                     continue
                 if sampler.nfe <= budget:
@@ -199,7 +197,7 @@ def candidates(
 def sample(model: DiffusionModel, sampler: Sampler, labels: Labels | None, count: int) -> Images:
     """Images from the noise of seeds 0 to count - 1, by another sampler than the config's."""
     schedule = model.config.schedule
-    chosen = sampler.for_model(schedule, model.config.parameterization)
+    chosen = sampler.for_model(model.denoiser)
     std = schedule.start_std(chosen.grid(schedule, chosen.steps)[0])
     parts = []
     for start in range(0, count, 256):

@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save_file
 from sfumato import Evaluator, load_data, load_experiment, sample_images, train
 from sfumato.core.files import write_json
 from sfumato.core.pictures import image_grid
-from sfumato.explore.guide import load_weaker
+from sfumato.explore.samples import load_weaker
 
 POINTS = 3
 STEPS = 25

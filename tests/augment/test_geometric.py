@@ -62,7 +62,7 @@ def test_range_and_dtype_are_kept() -> None:
 
 
 def test_bad_shifts_are_explained() -> None:
-    with pytest.raises(ValueError, match="shift is -1"):
+    with pytest.raises(ValueError, match="'shift' is -1; it should be at least 0"):
         Augmentation(shift=-1)
     with pytest.raises(ValueError, match="should be below 5"):
         Augmentation(shift=5)(images(), noise())

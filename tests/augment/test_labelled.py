@@ -98,10 +98,12 @@ def test_a_diffusion_model_learns_from_the_labels_and_samples_without(
     torch.testing.assert_close(model.sample(None, Noise(range(2))), samples)
 
 
-def test_a_network_that_cannot_be_told_is_refused() -> None:
+def test_a_network_without_augment_labels_is_refused() -> None:
     base = merge(DIFFUSION, {"model": {"augment": {}}})
     base["model"]["network"] = {"kind": "dit"}
-    with pytest.raises(ConfigError, match="network kind 'dit' cannot be told; use unet or ddpmpp"):
+    with pytest.raises(
+        ConfigError, match="network kind 'dit' does not take it; use unet or ddpmpp"
+    ):
         experiment(base)
-    with pytest.raises(ValueError, match="0 < probability <= 1"):
+    with pytest.raises(ValueError, match=r"'probability' is 0.0; it should be above 0"):
         LabelledAugmentation(probability=0.0)

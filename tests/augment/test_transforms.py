@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from sfumato.augment import affine
-from sfumato.augment.colour import amplify, cut_out, normalized_gain, recolour
-from sfumato.augment.diff_augment import step_aside, vary_colour
-from sfumato.augment.warp import changed, move_pixels, warp
+from sfumato.augment.discriminator import step_aside, vary_colour
+from sfumato.augment.pipeline import amplify, cut_out, normalized_gain, recolour
+from sfumato.augment.warp import move_pixels, transformed, warp
 from sfumato.augment.wavelets import (
     MARGIN,
     SYM2,
@@ -139,7 +139,7 @@ def test_a_warp_can_be_differentiated_twice() -> None:
 def test_images_without_a_change_stay_to_the_bit() -> None:
     x = images(3, 1, 8, 8).requires_grad_()
     matrices = affine.rotate_2d(column(0, 0.5, 0))
-    found = changed(x, matrices, warp)
+    found = transformed(x, matrices, warp)
     assert torch.equal(found[[0, 2]], x[[0, 2]])
     torch.testing.assert_close(found[1:2], warp(x[1:2], matrices[1:2]))
     (gradient,) = torch.autograd.grad(found[0].sum(), x)

@@ -67,7 +67,7 @@ class Ranges:
     penalty: NonNegativeFloat | None = None
     share: Fraction = 0.5
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    sizes: tuple[PositiveInt, ...] = (1,)
+    sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1,)
     resolution: Literal["auto"] | PositiveInt | tuple[PositiveInt, PositiveInt] = "auto"
 
 
@@ -101,6 +101,11 @@ class Parts:
         ({"share": 1.5}, "'share' is 1.5; it should be at most 1"),
         ({"decay": 1.0}, "'decay' is 1.0; it should be below 1"),
         ({"sizes": (4, 0)}, "'sizes.1' is 0; it should be at least 1"),
+        ({"sizes": ()}, "'sizes' is []; it should have at least 1 item"),
+        (
+            {"resolution": (1, 2, 3)},
+            "'resolution' is [1, 2, 3]; it should be 'auto' or a valid integer or have at most 2",
+        ),
         ({"resolution": 0}, "'resolution' is 0; it should be 'auto' or at least 1 or a valid "),
         ({"resolution": (8, 0)}, "'resolution.1' is 0; it should be at least 1"),
         ({"count": 0, "share": -1.0}, "'count' is 0; it should be at least 1; 'share' is -1.0;"),

@@ -8,10 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfumato.core.images import Images, Labels
-from sfumato.diffusion.broadcast import per_image
-from sfumato.diffusion.denoiser import Denoiser, Output
+from sfumato.diffusion.denoiser import NetworkDenoiser, Output
+from sfumato.diffusion.noise_schedule import NoiseSchedule, per_image
 from sfumato.diffusion.parameterization import Coefficients, Parameterization
-from sfumato.diffusion.schedule import NoiseSchedule
 
 Pixels = Float[Tensor, "B ..."]
 
@@ -80,7 +79,7 @@ SMOOTH = Mixture((0.4, 0.6), (-0.5, 0.5), (0.6, 0.5))
 BIMODAL = Mixture((0.3, 0.7), (-0.6, 0.5), (0.15, 0.2))
 
 
-class IdealDenoiser(Denoiser):
+class IdealDenoiser(NetworkDenoiser):
     """The minimizer of every loss on `data`, expressed as the output of a parameterization."""
 
     def __init__(
@@ -143,7 +142,7 @@ class PairMixture:
         return weights, means, covariances
 
 
-class IdealPairs(Denoiser):
+class IdealPairs(NetworkDenoiser):
     """The minimizer of every loss on pairs, expressed as the output of a parameterization."""
 
     def __init__(
@@ -161,6 +160,11 @@ class IdealPairs(Denoiser):
     ) -> Output:
         x_0 = self.data.denoise(x_t, c.alpha, c.sigma)
         return Output(c.target(x_0, (x_t - c.alpha * x_0) / c.sigma), None)
+
+
+def levels(schedule: NoiseSchedule, parameterization: Parameterization) -> NetworkDenoiser:
+    """What a sampler checks: a denoiser whose network is never called."""
+    return NetworkDenoiser(nn.Identity(), schedule, parameterization)
 
 
 def at(*times: float) -> Tensor:

@@ -5,11 +5,11 @@ import torch
 
 from diffusion.ideal import BIMODAL, GAUSSIAN, IdealDenoiser
 from sfumato.core.noise import Noise
-from sfumato.diffusion.clip import NoClip
-from sfumato.diffusion.discrete_schedules import LinearBetaSchedule
+from sfumato.diffusion.denoiser import NoClip
 from sfumato.diffusion.grid import TrailingGrid
 from sfumato.diffusion.parameterization import EpsParameterization
 from sfumato.diffusion.samplers.ancestral import AncestralSampler, DDIMSampler
+from sfumato.diffusion.schedules import LinearBetaSchedule
 
 
 def test_ddim_error_halves_when_steps_double() -> None:

@@ -11,15 +11,14 @@ from sfumato.core.config import parse
 from sfumato.core.errors import ConfigError
 from sfumato.core.images import Batch
 from sfumato.core.noise import Noise, TrainingNoise
-from sfumato.diffusion.clip import AnyClip
+from sfumato.diffusion.denoiser import AnyClip
 from sfumato.diffusion.diffusion_model import DiffusionConfig
 from sfumato.diffusion.grid import AnyGrid
-from sfumato.diffusion.loss import AnyLoss
+from sfumato.diffusion.loss import AnyLoss, AnyWeighting
 from sfumato.diffusion.parameterization import AnyParameterization
 from sfumato.diffusion.samplers import AnySampler
 from sfumato.diffusion.schedules import Schedule
 from sfumato.diffusion.time_sampling import AnyTimeSampling
-from sfumato.diffusion.weighting import AnyWeighting
 
 NETWORK = {"kind": "unet", "channels": 8, "multipliers": [1], "blocks": 1, "attention": []}
 REFUSED_BY_DESIGN = (

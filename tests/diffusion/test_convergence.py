@@ -12,11 +12,6 @@ import torch
 
 from diffusion.ideal import SMOOTH, IdealDenoiser
 from sfumato.core.noise import Noise
-from sfumato.diffusion.continuous_schedules import (
-    ContinuousCosineSchedule,
-    EDMSchedule,
-    RectifiedFlowSchedule,
-)
 from sfumato.diffusion.parameterization import (
     EDMParameterization,
     VelocityParameterization,
@@ -32,6 +27,11 @@ from sfumato.diffusion.samplers.heun import EulerSampler, HeunSampler
 from sfumato.diffusion.samplers.ipndm import ADAMS_BASHFORTH, IPNDMSampler, PNDMSampler
 from sfumato.diffusion.samplers.sampler import Sampler
 from sfumato.diffusion.samplers.unipc import UniPCSampler
+from sfumato.diffusion.schedules import (
+    ContinuousCosineSchedule,
+    EDMSchedule,
+    RectifiedFlowSchedule,
+)
 
 VP = IdealDenoiser(SMOOTH, ContinuousCosineSchedule(), VParameterization())
 EDM = IdealDenoiser(SMOOTH, EDMSchedule(sigma_max=3.0), EDMParameterization())
@@ -50,7 +50,7 @@ def error(sampler: Sampler, denoiser: IdealDenoiser, steps: int, short_steps: in
     end_alpha, end_sigma = (c.item() for c in denoiser.schedule.alpha_sigma(times[-1]))
     x = alpha * 0.2 + sigma * QUANTILES
     with torch.no_grad():
-        found = sampler.walk(denoiser, x, times, None, Noise(range(5)), lambda *_: None)
+        *_, (found, _) = sampler.walk(denoiser, x, times, None, Noise(range(5)))
     exact = SMOOTH.transported(x, (alpha, sigma), (end_alpha, end_sigma))
     return (found - exact).abs().max().item()
 

@@ -13,11 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.core.noise import Noise
-from sfumato.diffusion.broadcast import TimeGrid
-from sfumato.diffusion.clip import AnyClip, ClipToRange, NoClip
-from sfumato.diffusion.denoiser import Denoiser
-from sfumato.diffusion.discrete_schedules import LinearBetaSchedule
+from sfumato.diffusion.denoiser import AnyClip, ClipToRange, NetworkDenoiser, NoClip
 from sfumato.diffusion.grid import KarrasGrid, LeadingGrid, TrailingGrid
+from sfumato.diffusion.noise_schedule import TimeGrid
 from sfumato.diffusion.parameterization import EpsParameterization
 from sfumato.diffusion.samplers.ancestral import AncestralSampler, DDIMSampler
 from sfumato.diffusion.samplers.deis import DEISSampler
@@ -26,6 +24,7 @@ from sfumato.diffusion.samplers.heun import EulerSampler, HeunSampler
 from sfumato.diffusion.samplers.ipndm import IPNDMSampler, PNDMSampler
 from sfumato.diffusion.samplers.sampler import Sampler
 from sfumato.diffusion.samplers.unipc import UniPCSampler
+from sfumato.diffusion.schedules import LinearBetaSchedule
 
 diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers")
@@ -63,7 +62,7 @@ def ours(
     sampler: Sampler, function: Callable[..., Tensor] = predict, learned: bool = False
 ) -> list[Tensor]:
     """Each x on the way."""
-    denoiser = Denoiser(Network(function, learned), SCHEDULE, EpsParameterization(), learned)
+    denoiser = NetworkDenoiser(Network(function, learned), SCHEDULE, EpsParameterization(), learned)
     frames: list[Tensor] = []
     sampler(denoiser, X_1, None, Noise([1, 2]), lambda _step, x, _x_0: frames.append(x))
     return frames

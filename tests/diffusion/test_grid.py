@@ -5,19 +5,20 @@ import torch
 
 from diffusion.ideal import at
 from sfumato.core.errors import ConfigError
-from sfumato.diffusion.continuous_schedules import EDMSchedule, RectifiedFlowSchedule
-from sfumato.diffusion.discrete_schedules import (
-    CosineSchedule,
-    LinearBetaSchedule,
-    ZeroTerminalSnrSchedule,
-)
 from sfumato.diffusion.grid import (
-    Grid,
     KarrasGrid,
     LeadingGrid,
     LogSnrGrid,
+    SamplingGrid,
     TrailingGrid,
     UniformGrid,
+)
+from sfumato.diffusion.schedules import (
+    CosineSchedule,
+    EDMSchedule,
+    LinearBetaSchedule,
+    RectifiedFlowSchedule,
+    ZeroTerminalSnrSchedule,
 )
 
 DDPM = LinearBetaSchedule()
@@ -26,7 +27,7 @@ DDPM = LinearBetaSchedule()
 def test_the_spacings_of_lin_et_al_table_2() -> None:
     """T = 1000, 10 steps, 1-based; the step to clean data is our addition."""
 
-    def steps(grid: Grid) -> list[int]:
+    def steps(grid: SamplingGrid) -> list[int]:
         return [round(k) for k in (grid(DDPM, 10) * 1000).tolist()]
 
     assert steps(LeadingGrid()) == [901, 801, 701, 601, 501, 401, 301, 201, 101, 1, 0]
@@ -80,14 +81,16 @@ def test_snapped_times_are_the_nearest_grid_points() -> None:
     ],
 )
 def test_impossible_grids_are_refused(
-    grid: Grid, schedule: LinearBetaSchedule, steps: int, message: str
+    grid: SamplingGrid, schedule: LinearBetaSchedule, steps: int, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         grid(schedule, steps)
 
 
 @pytest.mark.parametrize("grid", [KarrasGrid(), LogSnrGrid()])
-def test_grids_of_noise_levels_start_at_80_where_the_schedule_goes_beyond(grid: Grid) -> None:
+def test_grids_of_noise_levels_start_at_80_where_the_schedule_goes_beyond(
+    grid: SamplingGrid,
+) -> None:
     """Karras et al. 2022, table 1, also for the cosine schedule (their j_0 = 8)."""
     assert grid(RectifiedFlowSchedule(), 10)[0].item() == pytest.approx(80 / 81, rel=1e-9)
     for schedule in (CosineSchedule(), DDPM, ZeroTerminalSnrSchedule()):

@@ -1,5 +1,7 @@
 """Guidance by a weaker model and by a classifier."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,15 +10,23 @@ from diffusion.ideal import BIMODAL, GAUSSIAN, IdealDenoiser, Mixture, at
 from sfumato.core.errors import ConfigError
 from sfumato.core.images import Batch
 from sfumato.core.noise import Noise, TrainingNoise
-from sfumato.diffusion.classifier_guidance import ClassifierGuided, NoisyClassifier
-from sfumato.diffusion.discrete_schedules import (
+from sfumato.diffusion.denoiser import ClipToRange, Denoiser, clipped
+from sfumato.diffusion.diffusion_model import DiffusionConfig
+from sfumato.diffusion.guidance import (
+    AutoGuided,
+    ClassifierFreeGuidance,
+    ClassifierGuided,
+    Guided,
+    NoisyClassifier,
+    without_interval,
+)
+from sfumato.diffusion.parameterization import EpsParameterization, VParameterization
+from sfumato.diffusion.samplers.ancestral import DDIMSampler
+from sfumato.diffusion.schedules import (
     CosineSchedule,
     LinearBetaSchedule,
     ZeroTerminalSnrSchedule,
 )
-from sfumato.diffusion.guidance import AutoGuided
-from sfumato.diffusion.parameterization import EpsParameterization, VParameterization
-from sfumato.diffusion.samplers.ancestral import DDIMSampler
 from sfumato.networks.unet import UNetConfig
 
 SCHEDULE = CosineSchedule()
@@ -32,6 +42,49 @@ def test_autoguidance_moves_away_from_the_weak_model() -> None:
     torch.testing.assert_close(found.x_0, expected)
     outside = AutoGuided(strong, weak, scale=1.5, interval=(10.0, 20.0))(x, t, None)
     torch.testing.assert_close(outside.x_0, strong(x, t, None).x_0)
+
+
+def test_guidance_holds_a_model_and_adds_nothing_to_it() -> None:
+    """The state dict stays that of the model, however often it is wrapped."""
+    config = DiffusionConfig(
+        network=UNetConfig(channels=8, multipliers=(1,), blocks=1, attention=()),
+        guidance=ClassifierFreeGuidance(scale=2.0),
+    )
+    model, weak = (config.build((1, 4, 4), 2) for _ in range(2))
+    keys = set(model.state_dict())
+    guided = clipped(model.guided, ClipToRange())
+    twice = AutoGuided(guided, weak.guided, scale=1.5)
+    classifier = NoisyClassifier(config.network, config.schedule, (1, 4, 4), num_classes=2)
+    for wrapped in (model.guided, guided, twice, ClassifierGuided(twice, classifier, 1.0)):
+        assert isinstance(wrapped, Denoiser)
+        assert not isinstance(wrapped, nn.Module)
+    assert set(model.state_dict()) == keys
+    assert all(key.startswith(("denoiser.network.", "time_sampler.")) for key in keys)
+
+
+def test_there_is_one_way_to_call_a_guided_denoiser() -> None:
+    """No network output and no parameterization, whose prediction would be unguided."""
+    inner = IdealDenoiser(BIMODAL, SCHEDULE, EpsParameterization())
+    for wrapped in (
+        clipped(inner, ClipToRange()),
+        Guided(inner, 2.0, null_label=2),
+        AutoGuided(inner, inner, 2.0),
+        ClassifierGuided(inner, IdealClassifier(), 2.0),
+    ):
+        public = {name for name in dir(wrapped) if not name.startswith("_")}
+        fields = {field.name for field in dataclasses.fields(wrapped)}  # type: ignore[arg-type]
+        assert public - fields <= {"schedule", "amplification", "interval"}
+        torch.testing.assert_close(wrapped.amplification(at(0.5)), inner.amplification(at(0.5)))
+
+
+def test_the_costliest_step_is_guided_whatever_the_interval() -> None:
+    inner = IdealDenoiser(BIMODAL, SCHEDULE, EpsParameterization())
+    weak = IdealDenoiser(GAUSSIAN, SCHEDULE, EpsParameterization())
+    x, t = Noise([0]).normal(1, 4, 4), at(0.5)
+    never = AutoGuided(AutoGuided(inner, weak, 1.5, (90.0, 91.0)), weak, 1.5, (90.0, 91.0))
+    always = AutoGuided(AutoGuided(inner, weak, 1.5), weak, 1.5)
+    assert torch.equal(never(x, t, None).x_0, inner(x, t, None).x_0)
+    assert torch.equal(without_interval(never)(x, t, None).x_0, always(x, t, None).x_0)
 
 
 def test_autoguidance_between_different_schedules_is_refused() -> None:

@@ -8,26 +8,30 @@ import torch
 from diffusion.ideal import BIMODAL, GAUSSIAN, IdealDenoiser, Mixture, at
 from sfumato.core.errors import ConfigError
 from sfumato.core.noise import Noise
-from sfumato.diffusion.bound import decoder_nats, mean_bits, prior_term
-from sfumato.diffusion.continuous_schedules import (
-    ContinuousCosineSchedule,
-    EDMSchedule,
-    RectifiedFlowSchedule,
-)
-from sfumato.diffusion.discrete_schedules import (
-    CosineSchedule,
-    LinearBetaSchedule,
-    ZeroTerminalSnrSchedule,
-)
 from sfumato.diffusion.grid import UniformGrid
-from sfumato.diffusion.likelihood import dequantize, ode_likelihood, variational_bound
+from sfumato.diffusion.likelihood import (
+    decoder_nats,
+    dequantize,
+    mean_bits,
+    ode_likelihood,
+    prior_term,
+    variational_bound,
+)
+from sfumato.diffusion.noise_schedule import NoiseSchedule
 from sfumato.diffusion.parameterization import (
     EDMParameterization,
     EpsParameterization,
     VelocityParameterization,
     VParameterization,
 )
-from sfumato.diffusion.schedule import NoiseSchedule
+from sfumato.diffusion.schedules import (
+    ContinuousCosineSchedule,
+    CosineSchedule,
+    EDMSchedule,
+    LinearBetaSchedule,
+    RectifiedFlowSchedule,
+    ZeroTerminalSnrSchedule,
+)
 
 SHAPE = (16, 1, 3, 3)
 

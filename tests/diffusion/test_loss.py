@@ -9,25 +9,23 @@ from torch import Tensor, nn
 from diffusion.ideal import BIMODAL, GAUSSIAN, IdealDenoiser, Mixture, at
 from sfumato.core.images import Batch, Images, Labels
 from sfumato.core.noise import TrainingNoise
-from sfumato.diffusion.bound import step_term
-from sfumato.diffusion.continuous_schedules import (
-    ContinuousCosineSchedule,
-    EDMSchedule,
-    RectifiedFlowSchedule,
-)
-from sfumato.diffusion.denoiser import Denoised, Denoiser, Output
-from sfumato.diffusion.discrete_schedules import (
-    CosineSchedule,
-    LinearBetaSchedule,
-    ZeroTerminalSnrSchedule,
-)
+from sfumato.diffusion.denoiser import Denoised, NetworkDenoiser, Output
+from sfumato.diffusion.likelihood import step_term
 from sfumato.diffusion.loss import (
+    EDMWeighting,
+    FlowWeighting,
     HybridLoss,
     Loss,
+    MinSnrWeighting,
+    P2Weighting,
     SimpleLoss,
+    SnrWeighting,
+    TruncatedSnrWeighting,
     VariationalLoss,
+    Weighting,
     first_posterior_variance,
 )
+from sfumato.diffusion.noise_schedule import NoiseSchedule
 from sfumato.diffusion.parameterization import (
     Coefficients,
     EDMParameterization,
@@ -38,15 +36,13 @@ from sfumato.diffusion.parameterization import (
     VelocityParameterization,
     VParameterization,
 )
-from sfumato.diffusion.schedule import NoiseSchedule
-from sfumato.diffusion.weighting import (
-    EDMWeighting,
-    FlowWeighting,
-    MinSnrWeighting,
-    P2Weighting,
-    SnrWeighting,
-    TruncatedSnrWeighting,
-    Weighting,
+from sfumato.diffusion.schedules import (
+    ContinuousCosineSchedule,
+    CosineSchedule,
+    EDMSchedule,
+    LinearBetaSchedule,
+    RectifiedFlowSchedule,
+    ZeroTerminalSnrSchedule,
 )
 
 IMAGES = 2048
@@ -131,7 +127,7 @@ def test_denoiser_returns_what_went_into_the_target(
     t = at(0.002, 0.5, 0.95)
     c = parameterization.coefficients(schedule, t)
     alpha, sigma = (v.view(-1, 1, 1, 1) for v in (c.alpha, c.sigma))
-    denoiser = Denoiser(nn.Identity(), schedule, parameterization)
+    denoiser = NetworkDenoiser(nn.Identity(), schedule, parameterization)
     denoised = denoiser.interpret(Output(c.target(x_0, eps), None), c, alpha * x_0 + sigma * eps)
     torch.testing.assert_close(denoised.x_0, x_0, rtol=0, atol=1e-9)
     torch.testing.assert_close(denoised.eps, eps, rtol=0, atol=1e-9)
@@ -185,7 +181,7 @@ def test_velocity_of_rectified_flow_is_noise_minus_image() -> None:
     torch.testing.assert_close(c.target(x_0, eps), eps - x_0)
 
 
-class OffBy(Denoiser):
+class OffBy(NetworkDenoiser):
     """A network whose output is wrong by a known amount everywhere."""
 
     def __init__(self, amount: float) -> None:
@@ -350,7 +346,9 @@ class Linear(nn.Module):
 
 def test_hybrid_loss_trains_the_prediction_by_the_simple_loss_alone() -> None:
     network = Linear()
-    denoiser = Denoiser(network, CosineSchedule(), EpsParameterization(), learned_variance=True)
+    denoiser = NetworkDenoiser(
+        network, CosineSchedule(), EpsParameterization(), learned_variance=True
+    )
     batch, times = Batch(torch.full((4, 1, 2, 2), 0.2)), at(0.001, 0.2, 0.5, 1.0)
 
     def gradients(loss: SimpleLoss | HybridLoss | VariationalLoss) -> list[float]:

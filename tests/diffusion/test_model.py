@@ -114,8 +114,8 @@ def test_label_dropout_gives_the_null_class_its_share() -> None:
             {"label_dropout": 0.0, "guidance": {"kind": "classifier_free", "scale": 2.0}},
             "label_dropout > 0",
         ),
-        ({"label_dropout": 1.5}, "got 1.5"),
-        ({"sampler": {"kind": "ddim", "eta": 2.0}}, "0 <= eta <= 1, got 2.0"),
+        ({"label_dropout": 1.5}, "label_dropout' is 1.5; it should be below 1"),
+        ({"sampler": {"kind": "ddim", "eta": 2.0}}, "eta' is 2.0; it should be at most 1"),
     ],
 )
 def test_impossible_settings_are_refused(settings: dict[str, object], message: str) -> None:

@@ -7,19 +7,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffusion.ideal import BIMODAL, IdealDenoiser
+from diffusion.ideal import BIMODAL, GAUSSIAN, IdealDenoiser, levels
 from sfumato.core.images import Images, Labels
 from sfumato.core.noise import Noise
-from sfumato.diffusion.broadcast import Times
-from sfumato.diffusion.clip import ClipToRange, DynamicThreshold, NoClip
-from sfumato.diffusion.continuous_schedules import EDMSchedule, RectifiedFlowSchedule
-from sfumato.diffusion.denoiser import Denoised, Denoiser
-from sfumato.diffusion.discrete_schedules import (
-    CosineSchedule,
-    LinearBetaSchedule,
-    ZeroTerminalSnrSchedule,
+from sfumato.diffusion.denoiser import (
+    ClipToRange,
+    Denoised,
+    DynamicThreshold,
+    NetworkDenoiser,
+    NoClip,
 )
 from sfumato.diffusion.grid import KarrasGrid, UniformGrid
+from sfumato.diffusion.noise_schedule import NoiseSchedule, Times
 from sfumato.diffusion.parameterization import (
     EDMParameterization,
     EpsParameterization,
@@ -35,6 +34,13 @@ from sfumato.diffusion.samplers.dpm_solver import (
 )
 from sfumato.diffusion.samplers.heun import Churn, EulerSampler, HeunSampler
 from sfumato.diffusion.samplers.sampler import Sampler
+from sfumato.diffusion.schedules import (
+    CosineSchedule,
+    EDMSchedule,
+    LinearBetaSchedule,
+    RectifiedFlowSchedule,
+    ZeroTerminalSnrSchedule,
+)
 
 KINDS = get_args(get_args(AnySampler)[0])
 SAMPLERS: list[Sampler] = [
@@ -66,6 +72,61 @@ def test_nfe_is_counted_and_every_step_is_shown(sampler: Sampler) -> None:
     assert x.dtype == torch.float32
 
 
+class Formula:
+    """A denoiser without a network or a parameterization: the posterior mean itself."""
+
+    def __init__(self, schedule: NoiseSchedule) -> None:
+        self.schedule = schedule
+
+    def amplification(self, t: Times) -> Times:
+        return torch.zeros_like(t)
+
+    def __call__(self, x_t: Images, t: Times, labels: Labels | None) -> Denoised:
+        alpha, sigma = self.schedule.alpha_sigma(t)
+        x_0 = GAUSSIAN.denoise(x_t, alpha, sigma)
+        return Denoised(x_0, (x_t - alpha * x_0) / sigma)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+def test_a_formula_is_a_denoiser_and_samples_as_its_network_would(sampler: Sampler) -> None:
+    schedule = CosineSchedule()
+    sampler.check(Formula(schedule))
+    x_1 = Noise(range(2)).normal(1, 4, 4).double()
+    network = IdealDenoiser(GAUSSIAN, schedule, VParameterization())
+    expected = sampler(network, x_1, None, Noise(range(2)))
+    found = sampler(Formula(schedule), x_1, None, Noise(range(2)))
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+def test_a_walk_that_is_abandoned_leaves_gradients_on(sampler: Sampler) -> None:
+    """A generator with no_grad inside would leave them off for its caller."""
+    denoiser = IdealDenoiser(BIMODAL, CosineSchedule(), VParameterization())
+    x_1 = Noise([0]).normal(1, 4, 4).requires_grad_()
+    steps = sampler.trajectory(denoiser, x_1, None, Noise([0]))
+    for _, (x, x_0) in zip(range(2), steps, strict=False):
+        assert not x.requires_grad
+        assert not x_0.requires_grad
+        assert torch.is_grad_enabled()
+    steps.close()
+    assert torch.is_grad_enabled()
+    with torch.no_grad():
+        next(sampler.trajectory(denoiser, x_1, None, Noise([0])))
+        assert not torch.is_grad_enabled()
+
+
+def test_gradients_flow_through_a_walk() -> None:
+    """The flow of Gaussian data is x_0 = mean + std z, so that d x_0 / d x_1 is the std, 0.5."""
+    schedule = CosineSchedule()
+    sampler = HeunSampler(steps=80)
+    times = sampler.grid(schedule, sampler.steps)
+    x_1 = Noise([0]).normal(1, 2, 2).double().requires_grad_()
+    denoiser = IdealDenoiser(GAUSSIAN, schedule, VParameterization())
+    *_, (x, _) = sampler.walk(denoiser, x_1, times, None, Noise([0]))
+    (gradient,) = torch.autograd.grad(x.sum(), x_1)
+    torch.testing.assert_close(gradient, torch.full_like(gradient, 0.5), rtol=5e-3, atol=0)
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
 def test_an_image_does_not_depend_on_its_batch(sampler: Sampler) -> None:
     denoiser = IdealDenoiser(BIMODAL, CosineSchedule(), VParameterization())
@@ -89,9 +150,9 @@ def test_pure_noise_is_a_start_or_is_refused(
         sampler = dataclasses.replace(sampler, grid=UniformGrid())  # type: ignore[type-var]
     if sampler.kind in ("pndm", "dpm_solver_singlestep"):
         with pytest.raises(ValueError, match="pure noise"):
-            sampler.check(schedule, parameterization, learned_variance=False)
+            sampler.check(levels(schedule, parameterization))
         return
-    sampler.check(schedule, parameterization, learned_variance=False)
+    sampler.check(levels(schedule, parameterization))
     denoiser = IdealDenoiser(BIMODAL, schedule, parameterization)
     x = sampler(denoiser, Noise(range(8)).normal(1, 8, 8), None, Noise(range(8)))
     assert x.isfinite().all()
@@ -171,7 +232,7 @@ def test_auto_is_never_far_from_the_best_choice(steps: int) -> None:
 def test_auto_clips_as_it_is_told_where_it_chooses_ddim(
     clip: NoClip | DynamicThreshold, used: ClipToRange | DynamicThreshold
 ) -> None:
-    chosen = AutoSampler(clip=clip).for_model(CosineSchedule(), MeanParameterization())
+    chosen = AutoSampler(clip=clip).for_model(levels(CosineSchedule(), MeanParameterization()))
     assert isinstance(chosen, DDIMSampler)
     assert chosen.clip == used
 
@@ -193,8 +254,8 @@ def test_an_eps_network_is_forgiven_its_errors_where_the_schedule_is_nearly_pure
 ) -> None:
     """At t = 1 sigma / alpha is 20,000: an error of 1 % in eps would be one of 200 in x_0."""
     sampler = dataclasses.replace(sampler, steps=20)  # type: ignore[type-var]
-    sampler.check(CosineSchedule(), EpsParameterization(), learned_variance=False)
-    denoiser = Denoiser(SlightlyWrong(), CosineSchedule(), EpsParameterization())
+    denoiser = NetworkDenoiser(SlightlyWrong(), CosineSchedule(), EpsParameterization())
+    sampler.check(denoiser)
     noise = Noise(range(100))
     x = sampler(denoiser, noise.normal(1, 8, 8).double(), None, noise)
     assert x.mean().item() == pytest.approx(0.3, abs=0.1)
@@ -202,10 +263,11 @@ def test_an_eps_network_is_forgiven_its_errors_where_the_schedule_is_nearly_pure
 
 
 def test_a_start_that_would_ruin_images_is_refused_with_both_remedies() -> None:
-    sampler, parts = HeunSampler(grid=UniformGrid()), (CosineSchedule(), EpsParameterization())
+    sampler = HeunSampler(grid=UniformGrid())
+    model = levels(CosineSchedule(), EpsParameterization())
     with pytest.raises(ValueError, match=r"20,291-fold .*sigma_max = 80\) or .*kind = range"):
-        sampler.check(*parts, learned_variance=False)
+        sampler.check(model)
     for remedy in (HeunSampler(grid=UniformGrid(sigma_max=80)), HeunSampler(clip=ClipToRange())):
-        remedy.check(*parts, learned_variance=False)
-    sampler.check(CosineSchedule(), VParameterization(), learned_variance=False)
-    sampler.check(LinearBetaSchedule(), EpsParameterization(), learned_variance=False)
+        remedy.check(model)
+    sampler.check(levels(CosineSchedule(), VParameterization()))
+    sampler.check(levels(LinearBetaSchedule(), EpsParameterization()))

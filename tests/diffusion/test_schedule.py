@@ -7,19 +7,17 @@ import torch
 
 from diffusion.ideal import at
 from sfumato.core.errors import ConfigError
-from sfumato.diffusion.continuous_schedules import (
+from sfumato.diffusion.noise_schedule import NoiseSchedule
+from sfumato.diffusion.schedules import (
     ContinuousCosineSchedule,
-    EDMSchedule,
-    RectifiedFlowSchedule,
-)
-from sfumato.diffusion.discrete_schedules import (
     CosineSchedule,
+    EDMSchedule,
     LinearBetaSchedule,
+    RectifiedFlowSchedule,
     ScaledLinearSchedule,
     SigmoidSchedule,
     ZeroTerminalSnrSchedule,
 )
-from sfumato.diffusion.schedule import NoiseSchedule
 
 DISCRETE = [
     LinearBetaSchedule(),
@@ -98,7 +96,7 @@ def test_noise_levels_without_a_time_are_refused() -> None:
     [
         ({"beta_first": 0.0}, "0 < beta_first"),
         ({"beta_first": 0.5, "beta_last": 0.1}, "beta_first=0.5, beta_last=0.1"),
-        ({"num_steps": 1}, "num_steps >= 2, got 1"),
+        ({"num_steps": 1}, "'num_steps' is 1; it should be at least 2"),
     ],
 )
 def test_impossible_betas_are_refused(arguments: dict[str, float], message: str) -> None:

@@ -11,12 +11,9 @@ from torch import Tensor
 from diffusion.ideal import IdealPairs, PairMixture
 from sfumato.core.images import Images, Labels
 from sfumato.core.noise import Noise
-from sfumato.diffusion.broadcast import Times
-from sfumato.diffusion.clip import NoClip
-from sfumato.diffusion.continuous_schedules import EDMSchedule, RectifiedFlowSchedule
-from sfumato.diffusion.denoiser import Denoised
-from sfumato.diffusion.discrete_schedules import CosineSchedule
+from sfumato.diffusion.denoiser import Denoised, NoClip
 from sfumato.diffusion.grid import KarrasGrid, UniformGrid
+from sfumato.diffusion.noise_schedule import NoiseSchedule, Times
 from sfumato.diffusion.parameterization import (
     EDMParameterization,
     EpsParameterization,
@@ -26,7 +23,7 @@ from sfumato.diffusion.samplers.ancestral import AncestralSampler, DDIMSampler
 from sfumato.diffusion.samplers.dpm_solver import DPMSolverMultistepSampler
 from sfumato.diffusion.samplers.heun import Churn, EulerSampler, HeunSampler
 from sfumato.diffusion.samplers.sampler import Sampler
-from sfumato.diffusion.schedule import NoiseSchedule
+from sfumato.diffusion.schedules import CosineSchedule, EDMSchedule, RectifiedFlowSchedule
 
 GAUSSIAN = PairMixture((1.0,), ((0.2, -0.3),), ((0.3, 0.22, 0.25),))
 MIXTURE = PairMixture(

@@ -6,8 +6,12 @@ import pytest
 import torch
 
 from sfumato.core.noise import Noise, TrainingNoise
-from sfumato.diffusion.continuous_schedules import EDMSchedule, RectifiedFlowSchedule
-from sfumato.diffusion.discrete_schedules import CosineSchedule, LinearBetaSchedule
+from sfumato.diffusion.schedules import (
+    CosineSchedule,
+    EDMSchedule,
+    LinearBetaSchedule,
+    RectifiedFlowSchedule,
+)
 from sfumato.diffusion.time_sampling import (
     ImportanceSampler,
     ImportanceTimes,

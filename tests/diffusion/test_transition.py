@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from diffusion.ideal import at
-from sfumato.diffusion.discrete_schedules import CosineSchedule, LinearBetaSchedule
-from sfumato.diffusion.schedule import NoiseSchedule
+from sfumato.diffusion.noise_schedule import NoiseSchedule
+from sfumato.diffusion.schedules import CosineSchedule, LinearBetaSchedule
 
 
 def betas_of(schedule: NoiseSchedule) -> torch.Tensor:

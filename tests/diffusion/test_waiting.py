@@ -14,10 +14,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from networks.tiny import TINY
 from sfumato.core.noise import Noise
-from sfumato.diffusion.classifier_guidance import ClassifierGuided, NoisyClassifier
-from sfumato.diffusion.clip import DynamicThreshold
+from sfumato.diffusion.denoiser import DynamicThreshold
 from sfumato.diffusion.diffusion_model import DiffusionConfig
-from sfumato.diffusion.guidance import AutoGuided, ClassifierFreeGuidance
+from sfumato.diffusion.guidance import (
+    AutoGuided,
+    ClassifierFreeGuidance,
+    ClassifierGuided,
+    NoisyClassifier,
+)
 from sfumato.diffusion.samplers import AnySampler
 from sfumato.diffusion.samplers.heun import Churn, HeunSampler
 

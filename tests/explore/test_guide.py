@@ -11,11 +11,11 @@ from sfumato.core.errors import ConfigError, RunError
 from sfumato.core.images import UInt8Images, from_uint8
 from sfumato.core.noise import Noise
 from sfumato.data.catalogue import load
-from sfumato.diffusion.classifier_guidance import NoisyClassifier
+from sfumato.diffusion.guidance import NoisyClassifier
 from sfumato.experiment.experiment import Experiment
 from sfumato.experiment.load import LoadedRun, load_run
 from sfumato.experiment.training_run import train
-from sfumato.explore.guide import Guide
+from sfumato.explore.samples import Guide
 from sfumato.speed.sampling import sample_images
 from support.experiments import DIFFUSION, experiment
 
@@ -124,6 +124,18 @@ def test_autoguidance_by_a_run_a_file_and_a_checkpoint(runs: Path) -> None:
     itself = Guide(autoguide=runs / "strong", scale=3.0).apply(strong)
     difference = draw(itself, LABELS).int() - plain.int()
     assert difference.abs().max() <= 1
+
+
+def test_a_guided_model_holds_each_network_once(runs: Path) -> None:
+    """As many tensors as its two networks have, none of them under two names."""
+    strong = load_run(runs / "strong")
+    own = len(strong.model.state_dict())
+    for guide in (Guide(autoguide=runs / "weak"), Guide(classifier=runs / "classifier")):
+        guided = guide.apply(strong).model
+        state = guided.state_dict()
+        assert len({tensor.data_ptr() for tensor in state.values()}) == len(state)
+        assert sum(key.startswith("model.") for key in state) == own
+        assert sum(key.startswith("guide.") for key in state) == len(state) - own > 0
 
 
 def test_nonsense_is_refused_with_the_reason(runs: Path) -> None:

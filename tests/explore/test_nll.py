@@ -13,10 +13,13 @@ from diffusion.ideal import IdealDenoiser, Mixture
 from sfumato.core.errors import ConfigError, RunError
 from sfumato.core.images import Batch
 from sfumato.core.noise import Noise
-from sfumato.diffusion.continuous_schedules import ContinuousCosineSchedule
-from sfumato.diffusion.discrete_schedules import CosineSchedule, ZeroTerminalSnrSchedule
+from sfumato.diffusion.noise_schedule import NoiseSchedule
 from sfumato.diffusion.parameterization import VParameterization
-from sfumato.diffusion.schedule import NoiseSchedule
+from sfumato.diffusion.schedules import (
+    ContinuousCosineSchedule,
+    CosineSchedule,
+    ZeroTerminalSnrSchedule,
+)
 from sfumato.experiment.score_run import load_with_data
 from sfumato.experiment.training_run import train
 from sfumato.explore.nll import LikelihoodConfig, likelihood, nll, nll_table

@@ -10,13 +10,12 @@ from PIL import Image
 from sfumato.core.errors import ConfigError
 from sfumato.data.catalogue import load
 from sfumato.data.data_config import DataConfig
-from sfumato.diffusion.continuous_schedules import EDMSchedule, RectifiedFlowSchedule
-from sfumato.diffusion.discrete_schedules import LinearBetaSchedule
+from sfumato.diffusion.schedules import EDMSchedule, LinearBetaSchedule, RectifiedFlowSchedule
 from sfumato.explore.plots import (
-    draw_forward,
-    draw_schedules,
     forward_images,
     one_of_each_class,
+    plot_forward,
+    plot_schedules,
     schedule_curves,
     schedule_of,
 )
@@ -56,14 +55,14 @@ def test_a_schedule_is_described_in_a_word() -> None:
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
 def test_schedules_are_drawn(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / "new" / f"schedules{suffix}"
-    draw_schedules({name: schedule_of(name) for name in ("linear_beta", "rectified_flow")}, path)
+    plot_schedules({name: schedule_of(name) for name in ("linear_beta", "rectified_flow")}, path)
     if suffix == ".png":
         with Image.open(path) as picture:
             assert picture.width > 2 * picture.height
     else:
         assert "rectified_flow" in path.read_text()
     with pytest.raises(ConfigError, match="end it in one of"):
-        draw_schedules({"cosine": schedule_of("cosine")}, tmp_path / "a.jpeg")
+        plot_schedules({"cosine": schedule_of("cosine")}, tmp_path / "a.jpeg")
 
 
 def test_the_forward_process_begins_with_the_image_and_ends_with_its_noise() -> None:
@@ -84,7 +83,7 @@ def test_the_forward_process_is_drawn_on_real_images(tmp_path: Path) -> None:
     assert held_out.labels is not None
     assert held_out.labels[chosen].tolist() == [*range(10), 0, 1]
     path = tmp_path / "forward.png"
-    draw_forward(LinearBetaSchedule(), torch.from_numpy(held_out.images[chosen[:2]]), [0, 1], path)
+    plot_forward(LinearBetaSchedule(), torch.from_numpy(held_out.images[chosen[:2]]), [0, 1], path)
     with Image.open(path) as picture:
         assert picture.height > 100
 

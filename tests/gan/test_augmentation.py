@@ -17,9 +17,9 @@ from sfumato.gan.losses import (
     NonSaturatingLoss,
     RelativisticLoss,
     WassersteinLoss,
+    logits_and_accuracy,
 )
 from sfumato.gan.regularizers import R1
-from sfumato.gan.watch import judgements
 from sfumato.networks.dcgan import DCGANConfig
 from sfumato.runs.metrics_log import read_metrics
 from sfumato.training.checkpoint import load_newest
@@ -77,7 +77,7 @@ def test_accuracy_is_about_the_boundary_of_the_loss() -> None:
     real, fake = torch.tensor([2.0, 0.4, -1.0, 0.6]), torch.tensor([-2.0, 0.3, 0.7, 0.2])
 
     def accuracy(loss: Any) -> dict[str, float]:
-        found = judgements(loss, real, fake)
+        found = logits_and_accuracy(loss, real, fake)
         return {k[9:]: float(v.mean()) for k, v in found.items() if k.startswith("accuracy/")}
 
     assert accuracy(NonSaturatingLoss()) == {"real": 0.75, "generated": 0.25}

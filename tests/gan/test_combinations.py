@@ -48,8 +48,11 @@ def config(**fields: Any) -> GANConfig:
         ({"loss": {"kind": "wasserstein", "fake_target": 0.1}}, "smooths labels"),
         ({"loss": {"kind": "minimax", "real_target": 1.2}}, "minimax needs 0 <= fake_target"),
         ({"input_noise_images": 100}, "it is 0 from the start"),
-        ({"discriminator_steps": 0}, "discriminator_steps >= 1"),
-        ({"network": PLAIN, "regularizers": [{"kind": "r1", "weight": 0.0}]}, "weight > 0"),
+        ({"discriminator_steps": 0}, "discriminator_steps' is 0; it should be at least 1"),
+        (
+            {"network": PLAIN, "regularizers": [{"kind": "r1", "weight": 0.0}]},
+            "weight' is 0.0; it should be above 0",
+        ),
     ],
 )
 def test_refused(fields: dict[str, Any], reason: str) -> None:

@@ -8,17 +8,24 @@ from sfumato.core.images import Batch
 from sfumato.core.noise import RandomStream, TrainingNoise
 from sfumato.gan.gan_model import GAN, GANConfig
 from sfumato.gan.losses import WassersteinLoss
-from sfumato.gan.regularizers import R1, R2, GradientPenalty, PathLength, Scene, path_lengths
+from sfumato.gan.regularizers import (
+    R1,
+    R2,
+    DiscriminatorBatch,
+    GradientPenalty,
+    PathLength,
+    path_lengths,
+)
 from sfumato.networks.mlp_gan import MLPGANConfig
 from sfumato.networks.stylegan2 import StyleGAN2Config
 
 SHAPE = (2, 3, 3)
 
 
-def scene(critic: nn.Module, size: int = 4) -> Scene:
+def discriminator_batch(critic: nn.Module, size: int = 4) -> DiscriminatorBatch:
     generator = torch.Generator().manual_seed(0)
     real, fake = (torch.randn(size, *SHAPE, generator=generator) for _ in range(2))
-    return Scene(
+    return DiscriminatorBatch(
         real.requires_grad_(True),
         lambda: fake.requires_grad_(True),
         lambda x: critic(x.flatten(1)).flatten(),
@@ -45,7 +52,7 @@ def test_the_gradient_penalty_of_a_linear_critic_is_that_of_its_slope() -> None:
     """D(x) = w x + b has the gradient w everywhere: weight (|w| - 1)^2, derivative by w too."""
     critic = nn.Linear(18, 1)
     w = critic.weight.detach().flatten()
-    penalty = GradientPenalty(weight=7.0).penalty(scene(critic), noise())
+    penalty = GradientPenalty(weight=7.0).penalty(discriminator_batch(critic), noise())
     assert penalty.tolist() == pytest.approx([7 * (w.norm().item() - 1) ** 2] * 4, rel=1e-5)
     penalty.mean().backward()
     expected = 14 * (w.norm() - 1) * w / w.norm()
@@ -62,7 +69,7 @@ def test_the_gradient_penalty_looks_between_the_images() -> None:
             between.append(x.detach())
             return x.square().sum(1) / 2
 
-    looked_at = scene(Seen())
+    looked_at = discriminator_batch(Seen())
     penalty = GradientPenalty(weight=1.0).penalty(looked_at, noise())
     (x,) = between
     expected = (x.norm(dim=1) - 1).square()
@@ -77,7 +84,7 @@ def test_the_gradient_penalty_looks_between_the_images() -> None:
 def test_r1_and_r2_of_a_quadratic_critic_in_closed_form() -> None:
     """weight / 2 |A x|^2 at real and at generated images, and its derivative by a symmetric A."""
     critic = Quadratic()
-    looked_at = scene(critic)
+    looked_at = discriminator_batch(critic)
     for regularizer, images in ((R1(weight=3.0), looked_at.real), (R2(weight=3.0), looked_at.fake)):
         critic.a.grad = None
         x = images.detach().flatten(1)

@@ -135,7 +135,14 @@ def test_the_loss_and_its_gradient_are_those_of_a_discriminator_trained_by_hand(
     torch.testing.assert_close(weight.grad[place], slope, rtol=2e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("values", [{"steps": 0}, {"learning_rate": 0.0}, {"betas": (0.5, 1.0)}])
-def test_impossible_values_are_refused(values: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="unrolled needs"):
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"steps": 0}, "'steps' is 0; it should be at least 1"),
+        ({"learning_rate": 0.0}, "'learning_rate' is 0.0; it should be above 0"),
+        ({"betas": (0.5, 1.0)}, r"'betas.1' is 1.0; it should be below 1"),
+    ],
+)
+def test_impossible_values_are_refused(values: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
         Unrolling(**values)

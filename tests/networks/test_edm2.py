@@ -12,13 +12,13 @@ from torch.nn import functional as F
 
 from sfumato.core.config import merge
 from sfumato.experiment.training_run import train
-from sfumato.networks.constraints import constraint
 from sfumato.networks.ddpmpp import DDPMPPConfig
 from sfumato.networks.edm2 import DecoderBlock, EDM2Config, EncoderBlock
 from sfumato.networks.mp_layers import (
     MPClassEmbedding,
     MPFourier,
     MPLayer,
+    constraint,
     mp_cat,
     mp_silu,
     mp_sum,

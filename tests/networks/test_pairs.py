@@ -9,8 +9,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from sfumato.core.blocks import Blocks, recompute_activations
 from sfumato.core.noise import Noise
+from sfumato.networks import NetworkPair
 from sfumato.networks.dcgan import DCGANConfig
-from sfumato.networks.gan_networks import NetworkPair
 from sfumato.networks.mlp_gan import MLPGANConfig
 from sfumato.networks.resnet_gan import ResNetGANConfig
 from sfumato.networks.stylegan2 import StyleGAN2Config

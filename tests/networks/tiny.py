@@ -7,11 +7,10 @@ from torch import nn
 
 from sfumato.networks import Network
 from sfumato.networks.attention_unet import AttentionUNetConfig
-from sfumato.networks.conv_net import ConvNetConfig
 from sfumato.networks.ddpmpp import DDPMPPConfig
 from sfumato.networks.dit import DiTConfig
 from sfumato.networks.edm2 import EDM2Config
-from sfumato.networks.minimal_unet import MinimalUNetConfig
+from sfumato.networks.plain_nets import ConvNetConfig, MinimalUNetConfig
 from sfumato.networks.unet import UNetConfig
 
 TINY: dict[str, Any] = {

@@ -13,11 +13,11 @@ from report.fixture import ARMS, FLOOR, FRECHET, results, write_study
 from sfumato.cli import main
 from sfumato.core.errors import RunError
 from sfumato.report import write_report
-from sfumato.report.console import print_run, to_text
 from sfumato.report.numbers import duration, number, ratio_to_floor, short_count
 from sfumato.report.records import Estimate, Metric, Results
 from sfumato.report.summary import best_arm, summarize
 from sfumato.report.tables import to_csv
+from sfumato.report.terminal import print_run, to_text
 
 
 def _with(verdicts: list[tuple[str, str, str]], arms: int = 3) -> Results:

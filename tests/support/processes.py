@@ -55,7 +55,7 @@ def train_until(config: Any, run_dir: Path, number: int, torn: float | None) -> 
 
     torn: of the file about to be synced, renamed or appended to, leave this part of what is new.
     """
-    from sfumato.core import fault
+    from sfumato.core.files import install_fault_handler
 
     seen = 0
 
@@ -71,7 +71,7 @@ def train_until(config: Any, run_dir: Path, number: int, torn: float | None) -> 
                 file.write('{"images": 96, "step": 6, "loss'[: int(torn * 31)])
         os.kill(os.getpid(), signal.SIGKILL)
 
-    fault.install(die)
+    install_fault_handler(die)
     train_in(config, run_dir, resume=True)
 
 
@@ -152,10 +152,10 @@ def train_on_a_full_disk(config: Any, run_dir: Path) -> None:
 
 def record_points(config: Any, run_dir: Path, into: Path) -> None:
     """Train, and write the name and file of every fault point, a line each."""
-    from sfumato.core import fault
+    from sfumato.core.files import install_fault_handler
 
     lines: list[str] = []
-    fault.install(lambda name, path: lines.append(f"{name} {path.name}"))
+    install_fault_handler(lambda name, path: lines.append(f"{name} {path.name}"))
     train_in(config, run_dir)
     into.write_text("\n".join(lines))
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from sfumato.core.errors import RunError
-from sfumato.core.generative_model import Phase
+from sfumato.core.generative_model import GenerativeModel, OnStep, Phase
 from sfumato.core.images import Batch
 from sfumato.core.noise import RandomStream
 from sfumato.experiment.load import load_run
@@ -98,7 +98,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path: Path) -> N
         torch.testing.assert_close(finals[1][name], expected, atol=1e-6, rtol=1e-4)
 
 
-class TwoPhases(torch.nn.Module):
+class TwoPhases(GenerativeModel):
     """A toy whose gradients are known: each phase pulls its own weight with slope 1."""
 
     image_shape = (1, 1, 1)
@@ -126,7 +126,7 @@ class TwoPhases(torch.nn.Module):
         return (self.a.weight + self.b.weight).flatten().expand(len(batch))
 
     def sample(
-        self, labels: torch.Tensor | None, noise: RandomStream, on_step: object = None
+        self, labels: torch.Tensor | None, noise: RandomStream, on_step: OnStep | None = None
     ) -> torch.Tensor:
         return torch.zeros(len(noise), 1, 1, 1)
 

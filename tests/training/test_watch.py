@@ -12,6 +12,7 @@ import torch
 from sfumato.core.config import merge
 from sfumato.data.catalogue import load
 from sfumato.data.data_config import DataConfig
+from sfumato.experiment.experiment import build_model
 from sfumato.experiment.training_run import train
 from sfumato.gan.gan_model import GANConfig
 from sfumato.gan.losses import LeastSquaresLoss, NonSaturatingLoss, RelativisticLoss
@@ -20,7 +21,7 @@ from sfumato.runs.metrics_log import read_metrics
 from sfumato.training import doctor as doctors
 from sfumato.training.doctor import DiscriminatorProbe, Doctor, class_shares
 from sfumato.training.training_state import initial_state
-from support.experiments import GAN, experiment
+from support.experiments import DIFFUSION, GAN, experiment
 from support.processes import silent
 
 DISCRIMINATOR = {"kind": "dcgan", "channels": 4, "latent_dim": 8}
@@ -101,7 +102,8 @@ def test_looking_changes_nothing_and_sees_what_the_discriminator_says() -> None:
     after = model.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert set(found) >= {"logits/seen", "logits/held_out", "logits/sampled"}
-    assert DiscriminatorProbe(splits).look(torch.nn.Linear(1, 1), 32) == {}
+    diffusion = build_model(experiment(DIFFUSION), splits.train)
+    assert DiscriminatorProbe(splits).look(diffusion, 32) == {}
     # A discriminator that measures brightness says how bright the images are.
     model.logits = lambda batch: batch.images.mean((1, 2, 3))
     rows = np.unique(np.linspace(0, len(splits.held_out) - 1, 128).astype(int))

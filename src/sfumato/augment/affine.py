@@ -1,4 +1,4 @@
-"""Homogeneous matrices of plane and colour transforms, one an image, in float64 on the CPU."""
+"""Homogeneous matrices of plane and colour transforms, one per image, in float64 on the CPU."""
 
 import torch
 from jaxtyping import Float

@@ -1,4 +1,4 @@
-"""What real and generated images go through before a discriminator sees them."""
+"""Changes of real and generated images before a discriminator sees them."""
 
 from abc import ABC, abstractmethod
 from typing import Annotated, Literal
@@ -8,13 +8,12 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from sfumato.augment.diff_augment import cover, step_aside, vary_colour
-from sfumato.augment.pipeline import Pipeline
+from sfumato.augment.pipeline import Pipeline, cut_out
 from sfumato.core import distributed
-from sfumato.core.config import component
+from sfumato.core.config import Fraction, FractionBelowOne, PositiveInt, component
+from sfumato.core.images import Images
 from sfumato.core.noise import RandomStream
 
-Images = Float[Tensor, "B C H W"]
 Logits = Float[Tensor, " B"]
 
 LEAK = 0.8
@@ -22,17 +21,17 @@ LEAK = 0.8
 
 
 class DiscriminatorAugmentation(nn.Module, ABC):
-    """Random changes of all images that a discriminator sees, real and generated alike."""
+    """Random changes of all images that a discriminator sees, real and generated."""
 
     @abstractmethod
     def forward(self, images: Images, noise: RandomStream) -> Images:
         """The changed images; differentiable in them."""
 
     def observe(self, real_logits: Logits) -> dict[str, Logits]:
-        """Hear what the discriminator said of real images (changed as above).
+        """Take in the discriminator's logits of real images (changed as above).
 
         Returns:
-            What is worth logging, by name, a value an image.
+            Values for the log by name, one per image.
         """
         del real_logits
         return {}
@@ -41,7 +40,7 @@ class DiscriminatorAugmentation(nn.Module, ABC):
         """Called once after each step of the discriminator, in all processes."""
 
     def warnings(self) -> list[str]:
-        """What is wrong now, in plain words with a remedy."""
+        """Current problems in plain words, each with a remedy."""
         return []
 
 
@@ -65,25 +64,18 @@ class ADA:
 
     kind: Literal["ada"] = "ada"
     pipeline: Pipeline = Pipeline()
-    probability: float = 0.0
+    probability: Fraction = 0.0
     adaptive: bool = True
-    target: float = 0.6
-    interval: int = 4
-    rise_images: int = 500_000
+    target: Annotated[float, Field(gt=-1, lt=1)] = 0.6
+    interval: PositiveInt = 4
+    rise_images: PositiveInt = 500_000
 
     def __post_init__(self) -> None:
-        if not 0 <= self.probability <= 1:
-            raise ValueError(f"ada needs 0 <= probability <= 1, got {self.probability}")
         if not self.adaptive and self.probability == 0:
             raise ValueError(
                 "ada with adaptive = false and probability = 0 changes nothing; set probability, "
                 "for example to 0.2, or leave augment out"
             )
-        if not -1 < self.target < 1:
-            raise ValueError(f"ada needs -1 < target < 1, got target={self.target}")
-        for name in ("interval", "rise_images"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"ada needs {name} >= 1, got {getattr(self, name)}")
 
     def build(self) -> "AdaptiveAugmentation":
         """The augmentation with its state."""
@@ -91,7 +83,7 @@ class ADA:
 
 
 class AdaptiveAugmentation(DiscriminatorAugmentation):
-    """The pipeline with the probability p reached; p and what it rests on are buffers."""
+    """The pipeline at the current probability p. p and the sums behind it are buffers."""
 
     p: Float[Tensor, ""]
     signs: Float[Tensor, " 3"]
@@ -102,7 +94,7 @@ class AdaptiveAugmentation(DiscriminatorAugmentation):
         self.register_buffer("p", torch.tensor(config.probability))
         # Sum of the signs of logits, images, steps: since the last adjustment, of all processes.
         self.register_buffer("signs", torch.zeros(3))
-        self._heard: list[Logits] = []
+        self._signs: list[Logits] = []
 
     def forward(self, images: Images, noise: RandomStream) -> Images:
         return self.config.pipeline(images, noise, float(self.p))
@@ -111,7 +103,7 @@ class AdaptiveAugmentation(DiscriminatorAugmentation):
     def observe(self, real_logits: Logits) -> dict[str, Logits]:
         """p, and the signs whose mean is r_t."""
         signs = real_logits.detach().float().sign()
-        self._heard.append(signs)
+        self._signs.append(signs)
         return {"ada/p": self.p.expand(len(signs)), "ada/r_t": signs}
 
     def warnings(self) -> list[str]:
@@ -119,7 +111,7 @@ class AdaptiveAugmentation(DiscriminatorAugmentation):
         if float(self.p) <= LEAK:
             return []
         return [
-            f"ADA's p has gone above {LEAK}: the discriminator tells real from generated images "
+            f"ADA's p has gone above {LEAK}: the discriminator recognizes generated images "
             "however they are augmented, and augmentations may begin to show in samples; more "
             "training images, a smaller discriminator or a stronger r1 helps"
         ]
@@ -127,8 +119,8 @@ class AdaptiveAugmentation(DiscriminatorAugmentation):
     @torch.no_grad()
     def adapt(self) -> None:
         """Every `interval` steps: move p towards less, or more, overfitting."""
-        config, signs = self.config, torch.cat(self._heard)
-        self._heard.clear()
+        config, signs = self.config, torch.cat(self._signs)
+        self._signs.clear()
         if not config.adaptive:
             return
         self.signs += distributed.all_reduce_sum(
@@ -143,9 +135,48 @@ class AdaptiveAugmentation(DiscriminatorAugmentation):
         self.signs.zero_()
 
 
+def vary_colour(images: Images, noise: RandomStream) -> Images:
+    """Brightness, saturation and contrast, each uniformly drawn about no change.
+
+    Opacity, the fourth channel, stays. Source: Zhao et al. 2020, appendix A.
+    """
+    brightness, saturation, contrast = (
+        u[:, None, None, None].to(images) for u in noise.uniform(3).unbind(1)
+    )
+    x = images[:, :3] + (brightness - 0.5)
+    grey = x.mean(1, keepdim=True)
+    x = (x - grey) * (2 * saturation) + grey
+    middle = x.mean((1, 2, 3), keepdim=True)
+    x = (x - middle) * (contrast + 0.5) + middle
+    return torch.cat([x, images[:, 3:]], dim=1) if images.shape[1] > 3 else x
+
+
+def step_aside(images: Images, noise: RandomStream, share: float) -> Images:
+    """Move by whole pixels, at most `share` of each side, mid grey coming into view."""
+    height, width = images.shape[2:]
+    steps = []
+    for pixels in (width, height):
+        largest = int(pixels * share + 0.5)
+        steps.append(noise.integers(2 * largest + 1) - largest)
+    index, inside = [], []
+    for step, pixels in zip(steps, (width, height), strict=True):
+        source = torch.arange(pixels) - step[:, None]
+        inside.append((source >= 0) & (source < pixels))
+        index.append(source.clamp(0, pixels - 1))
+    flat = index[1][:, :, None] * width + index[0][:, None, :]
+    flat = flat.flatten(1)[:, None].expand(-1, images.shape[1], -1).to(images.device)
+    seen = (inside[1][:, :, None] & inside[0][:, None, :])[:, None].to(images.device)
+    return images.flatten(2).gather(2, flat).reshape(images.shape) * seen
+
+
+def cover(images: Images, noise: RandomStream, share: float) -> Images:
+    """Mid grey over a rectangle with `share` of each side, its centre anywhere in the image."""
+    return cut_out(images, noise.uniform(2), share)
+
+
 @component
 class DiffAugment:
-    """Differentiable augmentation: the same strong changes of every image, all the time.
+    """Differentiable augmentation: the same strong changes of every image, at every step.
 
     Args:
         colour: brightness, saturation, contrast.
@@ -157,13 +188,10 @@ class DiffAugment:
 
     kind: Literal["diff_augment"] = "diff_augment"
     colour: bool = True
-    translation: float = 0.125
-    cutout: float = 0.5
+    translation: FractionBelowOne = 0.125
+    cutout: FractionBelowOne = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("translation", "cutout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"diff_augment needs 0 <= {name} < 1, got {getattr(self, name)}")
         if not (self.colour or self.translation or self.cutout):
             raise ValueError("diff_augment has every change off; leave augment out instead")
 

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Int64, Shaped
 from torch import Tensor
 
-from sfumato.core.config import component
+from sfumato.core.config import NonNegativeInt, component
 from sfumato.core.noise import RandomStream
 
 
@@ -19,11 +19,7 @@ class Augmentation:
     """
 
     flip: bool = False
-    shift: int = 0
-
-    def __post_init__(self) -> None:
-        if self.shift < 0:
-            raise ValueError(f"shift is {self.shift}; it should be a number of pixels, 0 or more")
+    shift: NonNegativeInt = 0
 
     def __call__(
         self, images: Shaped[Tensor, "B C H W"], noise: RandomStream

@@ -1,4 +1,4 @@
-"""Geometric augmentation for diffusion models, which are told how each image was changed."""
+"""Geometric augmentation for diffusion models, which take the change of each image as input."""
 
 import torch
 from jaxtyping import Float
@@ -6,8 +6,9 @@ from torch import Tensor
 
 from sfumato.augment import affine
 from sfumato.augment.pipeline import Chances
-from sfumato.augment.warp import changed, move_pixels, warp
-from sfumato.core.config import component
+from sfumato.augment.warp import move_pixels, transformed, warp
+from sfumato.core.config import PositiveFraction, component
+from sfumato.core.images import Images
 from sfumato.core.noise import RandomStream
 
 NUM_LABELS = 9
@@ -19,10 +20,10 @@ MOVE = 0.125
 
 @component
 class LabelledAugmentation:
-    """ADA's geometric changes of clean images, each with a number that the network is told.
+    """ADA's geometric changes of clean images, each with a number that the network takes as input.
 
-    A network that is told that an image is undisturbed (all labels 0), as when sampling, draws
-    undisturbed ones.
+    Sampling gives the network the labels of an unchanged image (all 0), so that it draws
+    unchanged ones.
 
     Args:
         probability: of each change; 0.12 to 0.15 in the paper.
@@ -31,19 +32,10 @@ class LabelledAugmentation:
     Source: Karras et al. 2022 (EDM), appendix F.2.
     """
 
-    probability: float = 0.12
+    probability: PositiveFraction = 0.12
     mirror: bool = True
 
-    def __post_init__(self) -> None:
-        if not 0 < self.probability <= 1:
-            raise ValueError(
-                f"augment needs 0 < probability <= 1, got {self.probability}; leave augment out "
-                "for none"
-            )
-
-    def __call__(
-        self, images: Float[Tensor, "B C H W"], noise: RandomStream
-    ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B 9"]]:
+    def __call__(self, images: Images, noise: RandomStream) -> tuple[Images, Float[Tensor, "B 9"]]:
         """The changed images and their labels, all 0 where nothing was changed.
 
         Mirrored, upside down, scale, rotation (cos - 1 and sin), stretching (times cos and sin of
@@ -51,7 +43,7 @@ class LabelledAugmentation:
         translation in their standard deviations.
 
         The paper has the angle itself, which gives a stretch and a squeeze along one direction
-        the same labels; twice the angle tells them apart.
+        the same labels; twice the angle separates them.
         """
         chances = Chances(noise, self.probability)
         height, width = images.shape[2:]
@@ -90,5 +82,5 @@ class LabelledAugmentation:
             dim=1,
         )
         with torch.autocast(images.device.type, enabled=False):
-            images = changed(changed(images, flips, move_pixels), matrix, warp)
+            images = transformed(transformed(images, flips, move_pixels), matrix, warp)
         return images, labels.to(images)

@@ -6,10 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sfumato.augment import affine, colour
+from sfumato.augment import affine
 from sfumato.augment.affine import Colour, PerImage, Plane
-from sfumato.augment.warp import changed, move_pixels, warp
+from sfumato.augment.warp import move_pixels, transformed, warp
+from sfumato.augment.wavelets import band_axes
 from sfumato.core.config import component
+from sfumato.core.images import Images
 from sfumato.core.noise import RandomStream
 
 STEP = 0.125
@@ -19,10 +21,61 @@ SCALE, CONTRAST, SATURATION, BAND = 0.2, 0.5, 1.0, 1.0
 BRIGHTNESS, NOISE = 0.2, 0.1
 CUTOUT = 0.5
 """Sides of the covered rectangle, as a share of those of the image."""
+POWER = (10 / 13, 1 / 13, 1 / 13, 1 / 13)
+"""Of natural images in the four bands: 1 / f (Karras et al. 2020, appendix B)."""
+
+
+def recolour(images: Images, matrices: Colour) -> Images:
+    """Colours (r, g, b, 1) times the matrix of their image.
+
+    Grey images are taken for colour images of equal values, and give the mean of the result.
+    The fourth channel, opacity, stays.
+    """
+    matrices = matrices.to(images)
+    linear, offset = matrices[:, :3, :3], matrices[:, :3, 3]
+    if images.shape[1] == 1:
+        gain = linear.sum((1, 2))[:, None, None, None] / 3
+        return images * gain + offset.mean(1)[:, None, None, None]
+    colours = torch.einsum("bij,bjhw->bihw", linear, images[:, :3]) + offset[:, :, None, None]
+    return torch.cat([colours, images[:, 3:]], dim=1) if images.shape[1] > 3 else colours
+
+
+def amplify(images: Images, gains: Float[Tensor, "B 4"]) -> Images:
+    """Multiply the four frequency bands of `wavelets.band_filters`, along either axis."""
+    rows, columns = (
+        torch.einsum("bk,kij->bij", gains.to(images), band_axes(size).to(images))[:, None]
+        for size in images.shape[2:]
+    )
+    return rows @ images @ columns.mT
+
+
+def normalized_gain(band: int, gain: PerImage) -> Float[Tensor, "B 4"]:
+    """The gains of all bands when one is amplified and the power of the image stays the same."""
+    gains = torch.ones(len(gain), 4, dtype=gain.dtype)
+    gains[:, band] = gain
+    power = torch.tensor(POWER, dtype=gain.dtype)
+    return gains / (power * gains**2).sum(1, keepdim=True).sqrt()
+
+
+def cut_out(images: Images, centre: Float[Tensor, "B 2"], size: float) -> Images:
+    """Mid grey over a rectangle.
+
+    Args:
+        centre: (x, y) as a share of width and height.
+        size: its sides, as a share of width and height. 0 or less covers nothing.
+    """
+    inside = []
+    for share, pixels in zip(centre.T, images.shape[:1:-1], strict=True):
+        low = ((share - size / 2) * pixels).round()[:, None]
+        high = ((share + size / 2) * pixels).round()[:, None]
+        at = torch.arange(pixels)
+        inside.append((at >= low) & (at < high))
+    covered = inside[1][:, None, :, None] & inside[0][:, None, None, :]
+    return images.masked_fill(covered.to(images.device), 0.0)
 
 
 class Chances:
-    """Parameters that are drawn for each image, and neutral except with probability `p`."""
+    """Parameters drawn for each image; neutral except with probability `p`."""
 
     def __init__(self, noise: RandomStream, p: float) -> None:
         self.noise = noise
@@ -58,8 +111,8 @@ class Chances:
 class Pipeline:
     """Which groups of random changes there are. Each change happens with the same probability.
 
-    A change does not leak into generated images as long as the distribution before it can be
-    told from the one after it, which holds while each is left out often enough: p below 0.8.
+    A change does not leak into generated images as long as the distributions before and after it
+    can be distinguished. That holds while each is left out often enough: p below 0.8.
 
     Args:
         blit: mirror images, quarter turns and whole steps, pixels moved exactly.
@@ -81,14 +134,10 @@ class Pipeline:
     cutout: bool = False
 
     def __post_init__(self) -> None:
-        if not any(
-            (self.blit, self.geometric, self.colour, self.filtering, self.noise, self.cutout)
-        ):
+        if not any(vars(self).values()):
             raise ValueError("every group of changes is off; switch one on, or leave augment out")
 
-    def __call__(
-        self, images: Float[Tensor, "B C H W"], noise: RandomStream, p: float
-    ) -> Float[Tensor, "B C H W"]:
+    def __call__(self, images: Images, noise: RandomStream, p: float) -> Images:
         """The changed images, float32 and differentiable; values may leave [-1, 1].
 
         Args:
@@ -101,18 +150,18 @@ class Pipeline:
         with torch.autocast(images.device.type, enabled=False):
             images = images.float()
             if self.blit:
-                images = changed(images, blits(chances, *size), move_pixels)
+                images = transformed(images, blits(chances, *size), move_pixels)
             if self.geometric:
-                images = changed(images, geometries(chances, *size), warp)
+                images = transformed(images, geometries(chances, *size), warp)
             if self.colour:
-                images = changed(images, colours(chances), colour.recolour)
+                images = transformed(images, colours(chances), recolour)
             if self.filtering:
                 gains = band_gains(chances)
-                # As a matrix, of which `changed` looks whether it is the unit matrix.
-                images = changed(
+                # As a matrix, which `transformed` compares with the unit matrix.
+                images = transformed(
                     images,
                     torch.diag_embed(gains),
-                    lambda x, g: colour.amplify(x, g.diagonal(dim1=1, dim2=2)),
+                    lambda x, g: amplify(x, g.diagonal(dim1=1, dim2=2)),
                 )
             if self.noise:
                 std = chances.take(chances.normal().abs() * NOISE, 0.0).to(images)
@@ -120,7 +169,7 @@ class Pipeline:
             if self.cutout:
                 centre = noise.uniform(2)
                 centre[:, 0] = chances.take(centre[:, 0], torch.inf)
-                images = colour.cut_out(images, centre, CUTOUT)
+                images = cut_out(images, centre, CUTOUT)
         return images
 
 
@@ -163,5 +212,5 @@ def band_gains(chances: Chances) -> Float[Tensor, "B 4"]:
     """Each band amplified in turn, the power of a natural image staying the same."""
     gains = torch.ones(len(chances.noise), 4, dtype=torch.float64)
     for band in range(4):
-        gains = gains * colour.normalized_gain(band, chances.factor(BAND))
+        gains = gains * normalized_gain(band, chances.factor(BAND))
     return gains

@@ -10,11 +10,10 @@ from torch.nn import functional as F
 
 from sfumato.augment.affine import Plane
 from sfumato.augment.wavelets import DELAY, MARGIN, doubling, fold, shrinking
+from sfumato.core.images import Images
 
-Images = Float[Tensor, "B C H W"]
 
-
-def changed(
+def transformed(
     images: Images, matrices: Float[Tensor, "B n n"], change: Callable[[Images, Tensor], Images]
 ) -> Images:
     """`change` those images alone whose matrix is not the unit matrix; the others stay exactly."""

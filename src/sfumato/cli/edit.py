@@ -209,8 +209,8 @@ def _load(options: argparse.Namespace) -> "tuple[LoadedRun, Splits, Path]":
 
 def _batch(options: argparse.Namespace, loaded: "LoadedRun", splits: "Splits") -> "Batch":
     """The held-out images asked for."""
-    from sfumato.explore.inversion import diffusion_of, real_batch
     from sfumato.explore.plots import one_of_each_class
+    from sfumato.explore.real_images import diffusion_of, real_batch
 
     chosen = options.images or one_of_each_class(splits.held_out, options.number)
     return real_batch(diffusion_of(loaded, options.edit), splits.held_out, chosen)
@@ -231,12 +231,12 @@ def _print(options: argparse.Namespace, path: Path, facts: dict[str, Any]) -> No
 
 def run_reconstruct(options: argparse.Namespace) -> None:
     """Reconstruct held-out images."""
-    from sfumato.explore.edit_pictures import write_reconstruction
-    from sfumato.explore.inversion import diffusion_of, reconstruct
+    from sfumato.explore.plots import write_reconstruction
+    from sfumato.explore.real_images import diffusion_of, reconstruct_images
 
     loaded, splits, path = _load(options)
     batch = _batch(options, loaded, splits)
-    found = reconstruct(diffusion_of(loaded, "reconstruct"), batch, options.steps)
+    found = reconstruct_images(diffusion_of(loaded, "reconstruct"), batch, options.steps)
     _print(options, path, write_reconstruction(found, path))
 
 
@@ -244,13 +244,13 @@ def run_interpolate(options: argparse.Namespace) -> None:
     """Walk between noises or images."""
     from sfumato.core.errors import RunError
     from sfumato.evaluation.evaluator import Evaluator
-    from sfumato.explore.edit_pictures import write_frames, write_interpolation
-    from sfumato.explore.inversion import (
+    from sfumato.explore.interpolation import (
         grid_between_noises,
         smoothness_of,
         walks_between_images,
         walks_between_noises,
     )
+    from sfumato.explore.plots import write_frames, write_interpolation
 
     if options.between == "images" and (options.corners or options.space == "w"):
         raise RunError("--corners and --space w are about noises; leave --between images out")
@@ -286,12 +286,10 @@ def run_interpolate(options: argparse.Namespace) -> None:
 
 def run_truncation(options: argparse.Namespace) -> None:
     """Samples at several truncations."""
-    from sfumato.core.generative_model import GenerativeModel
-    from sfumato.explore.edit_pictures import write_truncation
     from sfumato.explore.interpolation import truncation_sweep
+    from sfumato.explore.plots import write_truncation
 
     loaded, _, path = _load(options)
-    assert isinstance(loaded.model, GenerativeModel)
     seeds = range(options.seed, options.seed + options.number)
     label = 0 if loaded.model.num_classes else None
     found = truncation_sweep(loaded.model, seeds, options.shares, label)
@@ -300,9 +298,8 @@ def run_truncation(options: argparse.Namespace) -> None:
 
 def run_inpaint(options: argparse.Namespace) -> None:
     """Inpaint held-out images."""
-    from sfumato.explore.edit_pictures import write_inpainting
-    from sfumato.explore.edits import box_mask, file_mask, inpaint
-    from sfumato.explore.inversion import diffusion_of
+    from sfumato.explore.plots import write_inpainting
+    from sfumato.explore.real_images import box_mask, diffusion_of, file_mask, inpaint
 
     loaded, splits, path = _load(options)
     batch, model = _batch(options, loaded, splits), diffusion_of(loaded, "inpaint")
@@ -335,9 +332,8 @@ def run_img2img(options: argparse.Namespace) -> None:
 
     from sfumato.core.errors import RunError
     from sfumato.core.images import Batch
-    from sfumato.explore.edit_pictures import write_image_to_image
-    from sfumato.explore.edits import image_to_image
-    from sfumato.explore.inversion import diffusion_of
+    from sfumato.explore.plots import write_image_to_image
+    from sfumato.explore.real_images import diffusion_of, image_to_image
     from sfumato.speed.sampling import class_numbers
 
     loaded, splits, path = _load(options)
@@ -353,10 +349,9 @@ def run_img2img(options: argparse.Namespace) -> None:
 
 def run_strip(options: argparse.Namespace) -> None:
     """Show the reverse process."""
-    from sfumato.explore.edit_pictures import write_strip
-    from sfumato.explore.edits import strip
-    from sfumato.explore.export import labels_for
-    from sfumato.explore.inversion import diffusion_of
+    from sfumato.explore.plots import write_strip
+    from sfumato.explore.real_images import diffusion_of, strip
+    from sfumato.explore.samples import labels_for
 
     loaded, _, path = _load(options)
     seeds = range(options.seed, options.seed + options.number)
@@ -367,8 +362,8 @@ def run_strip(options: argparse.Namespace) -> None:
 
 def run_noise(options: argparse.Namespace) -> None:
     """Show predicted beside true noise."""
-    from sfumato.explore.edit_pictures import write_noise
-    from sfumato.explore.edits import noise_before_and_after
+    from sfumato.explore.plots import write_noise
+    from sfumato.explore.real_images import noise_before_and_after
 
     loaded, splits, path = _load(options)
     batch = _batch(options, loaded, splits)

@@ -93,7 +93,7 @@ def score_a_run(options: argparse.Namespace) -> None:
     from typing import Any
 
     from sfumato.experiment.score_run import evaluate_run
-    from sfumato.report.console import print_run
+    from sfumato.report.terminal import print_run
 
     names = options.metrics.split(",") if options.metrics else []
     scores = [name for name in names if name != "nll"]

@@ -33,9 +33,9 @@ def run(options: argparse.Namespace) -> None:
         print("recipes:", *recipe_names(), sep="\n  ")
         print("studies:", *study_names(), sep="\n  ")
         return
-    from sfumato.explore.info import describe
+    from sfumato.explore.describe import describe_model
 
-    found = describe(load_experiment(options.recipe, options.overrides), options.depth)
+    found = describe_model(load_experiment(options.recipe, options.overrides), options.depth)
     if options.json:
         import json
 

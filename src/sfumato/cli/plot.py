@@ -64,7 +64,7 @@ def draw_schedules(options: argparse.Namespace) -> None:
     from sfumato.explore import plots
 
     path = options.output or Path("schedules.png")
-    plots.draw_schedules({text: plots.schedule_of(text) for text in options.schedules}, path)
+    plots.plot_schedules({text: plots.schedule_of(text) for text in options.schedules}, path)
     print(path)
 
 
@@ -95,5 +95,5 @@ def draw_forward(options: argparse.Namespace) -> None:
     held_out = load(experiment.data).held_out
     chosen = np.array(plots.one_of_each_class(held_out, options.number))
     path = options.output or Path("forward.png")
-    plots.draw_forward(schedule, held_out.take(chosen), options.times, path)
+    plots.plot_forward(schedule, held_out.take(chosen), options.times, path)
     print(path)

@@ -61,8 +61,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Sample and write the files asked for."""
-    from sfumato.explore.export import write_samples
-    from sfumato.explore.guide import Guide
+    from sfumato.explore.samples import Guide, write_samples
 
     guide = None
     given = (options.autoguide, options.classifier, options.scale, options.interval)

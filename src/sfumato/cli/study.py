@@ -73,8 +73,8 @@ def launcher(options: argparse.Namespace) -> object:
 def run_and_print(study: object, directory: Path, launcher: object) -> None:
     """Run a study in `directory`, write its report, print the table."""
     from sfumato.core.console import say
-    from sfumato.report.console import print_table
     from sfumato.report.html import write_report
+    from sfumato.report.terminal import print_table
     from sfumato.study.launch import run_study
     from sfumato.study.launchers import Launcher
     from sfumato.study.study import Study

@@ -42,6 +42,10 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 """A share, both ends included."""
+PositiveFraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+"""A share that is not 0."""
+FractionBelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+"""A share that is not 1."""
 
 When = Literal["resume", "after_training", "study", "arms"]
 """Occasions on which a field may change.
@@ -292,14 +296,17 @@ def _sentence(name: str, items: list[Any], kind: Any) -> str:
     if item["type"] == "value_error":
         return f"'{name}': {item['ctx']['error']}" if name else str(item["ctx"]["error"])
     remedies = " or ".join(dict.fromkeys(_remedy(item) for item in items))
-    return f"'{shown}' is {item['input']!r}; it should {remedies.replace(' or be ', ' or ')}"
+    value = list(item["input"]) if isinstance(item["input"], tuple) else item["input"]
+    return f"'{shown}' is {value!r}; it should {remedies.replace(' or be ', ' or ')}"
 
 
 def _remedy(item: Any) -> str:
     """What follows "it should"."""
     if item["type"] in _LIMITS:
         word, limit = _LIMITS[item["type"]]
-        return f"be {word} {item['ctx'][limit]:g}"
+        number = item["ctx"][limit]
+        unit = (" item" if number == 1 else " items") if "length" in limit else ""
+        return f"{word} {number:g}{unit}"
     if item["type"] == "value_error":
         return f"be valid ({item['ctx']['error']})"
     return str(item["msg"]).partition("should ")[2] or str(item["msg"])
@@ -307,10 +314,12 @@ def _remedy(item: Any) -> str:
 
 _MISSING = ("missing", "missing_argument", "missing_keyword_only_argument")
 _LIMITS = {
-    "greater_than": ("above", "gt"),
-    "greater_than_equal": ("at least", "ge"),
-    "less_than": ("below", "lt"),
-    "less_than_equal": ("at most", "le"),
+    "greater_than": ("be above", "gt"),
+    "greater_than_equal": ("be at least", "ge"),
+    "less_than": ("be below", "lt"),
+    "less_than_equal": ("be at most", "le"),
+    "too_short": ("have at least", "min_length"),
+    "too_long": ("have at most", "max_length"),
 }
 
 
@@ -353,15 +362,15 @@ def _marks(config: Any, dotted_key: str) -> Iterator[Mark]:
     """The marks of the field at a dotted key and of the sections that hold it."""
     candidates = _members(config)
     for part in dotted_key.split("."):
-        found = [
-            field.type
-            for candidate in candidates
-            if dataclasses.is_dataclass(candidate)
-            for field in dataclasses.fields(candidate)
-            if field.name == part
-        ]
+        found = _field_types(candidates, part)
         yield from (m for type_ in found for m in _metadata(type_) if isinstance(m, Mark))
         candidates = tuple(member for type_ in found for member in _members(type_))
+
+
+def _field_types(candidates: Sequence[Any], name: Any) -> list[Any]:
+    """The types of the field of a name in those candidates that are components and have it."""
+    components = [c for c in candidates if dataclasses.is_dataclass(c)]
+    return [f.type for c in components for f in dataclasses.fields(c) if f.name == name]
 
 
 def _field_names(kind: Any, location: tuple[int | str, ...]) -> list[str]:
@@ -372,8 +381,7 @@ def _field_names(kind: Any, location: tuple[int | str, ...]) -> list[str]:
         if tagged:
             candidates = tagged
             continue
-        below = [f.type for c in candidates for f in dataclasses.fields(c) if f.name == part]
-        if below:
+        if below := _field_types(candidates, part):
             candidates = [m for b in below for m in _members(b) if dataclasses.is_dataclass(m)]
     return sorted({f.name for c in candidates for f in dataclasses.fields(c) if f.init})
 

@@ -2,12 +2,30 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sfumato.core.fault import fault_point
+FaultHandler = Callable[[str, Path], None]
+
+_fault_handler: FaultHandler | None = None
+
+
+def fault_point(name: str, path: Path) -> None:
+    """A place where a process may die: a test proves that nothing is lost there.
+
+    Does nothing unless a handler is installed. The handler gets the name of the place and the file
+    in question, and may end the process.
+    """
+    if _fault_handler is not None:
+        _fault_handler(name, path)
+
+
+def install_fault_handler(handler: FaultHandler | None) -> None:
+    """Call `handler` at every fault point of this process; None removes it."""
+    global _fault_handler
+    _fault_handler = handler
 
 
 @contextmanager

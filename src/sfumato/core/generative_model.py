@@ -1,5 +1,6 @@
 """What the trainer and the evaluator know of a model: phases to train, and how to sample."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -20,20 +21,19 @@ class Phase:
 
     Args:
         name: unique within the model; the loss is logged as `loss/<name>`.
-        module: its parameters are optimized in this phase, all others are held fixed. Phases with
-            the same module share its optimizer.
-        loss: (batch, noise) -> one loss an image.
+        module: its parameters are optimized in this phase, all others are fixed. Phases with the
+            same module share its optimizer.
+        loss: (batch, noise) -> one loss per image.
         every: run in every `every`-th iteration only.
-        lazy: what happens rarely counts for the iterations between: the trainer multiplies the
-            loss by `every` (lazy regularization, Karras et al. 2020, section 3.1).
-        rate: on the learning rate: players may move at different speeds. The same in all
-            phases of a module.
-        double_backward: the loss contains gradients, so that its gradient differentiates twice;
-            such a phase can be neither compiled nor captured as a graph.
-        after: called when the optimizer has stepped: clipping of weights, adaptive state.
-        noisy_losses: where images have noise levels: (batch, noise) -> (loss, error, log-SNR), the
-            loss as above, the error before any weighting. The trainer then calls this one, and
-            also logs the mean error in bins of log-SNR.
+        lazy: the trainer multiplies the loss by `every`, so that a rare phase also counts for the
+            iterations between (lazy regularization, Karras et al. 2020, section 3.1).
+        rate: factor of the learning rate. All phases of a module have the same.
+        double_backward: the loss contains gradients, so that its gradient differentiates twice.
+            Such a phase can be neither compiled nor captured as a graph.
+        after: called after the optimizer's step: clipping of weights, adaptive state.
+        noisy_losses: where images have noise levels: (batch, noise) -> (loss, error, log-SNR). The
+            loss is as above, the error is unweighted. The trainer calls this in place of `loss`
+            and logs the mean error in bins of log-SNR.
     """
 
     name: str
@@ -47,47 +47,50 @@ class Phase:
     noisy_losses: Callable[[Batch, RandomStream], tuple[Tensor, Tensor, Tensor]] | None = None
 
 
-@runtime_checkable
-class GenerativeModel(Protocol):
-    """A diffusion model and a GAN are both this (and an nn.Module)."""
+class GenerativeModel(nn.Module, ABC):
+    """A model that is trained by its phases and sampled from: a diffusion model, a GAN."""
 
     image_shape: Shape
     num_classes: int
     """0 for an unconditional model."""
 
     @property
+    @abstractmethod
     def nfe(self) -> int:
-        """Network evaluations for one image."""
-        ...
+        """Network evaluations per image."""
 
     @property
+    @abstractmethod
     def sampled_module(self) -> nn.Module:
-        """The part that `sample` evaluates: its parameters are averaged (EMA)."""
-        ...
+        """The part that `sample` evaluates. Its parameters are averaged (EMA)."""
 
+    @abstractmethod
     def phases(self) -> Sequence[Phase]:
         """The phases of one training iteration, in order."""
-        ...
 
+    @abstractmethod
     def sample(
         self, labels: Labels | None, noise: RandomStream, on_step: OnStep | None = None
     ) -> Images:
         """One image in [-1, 1] for each stream of `noise`, on the model's device."""
-        ...
+
+    def sample_costliest_step(self, labels: Labels | None, noise: RandomStream) -> None:
+        """The step of `sample` that needs most memory, for those who measure it."""
+        self.sample(labels, noise)
 
 
 @runtime_checkable
-class Observed(Protocol):
-    """A model whose phases see more than a loss. Optional."""
+class Observing(Protocol):
+    """A model whose phases measure more than a loss. Optional."""
 
     def observations(self) -> Mapping[str, Float[Tensor, " B"]]:
-        """What the last phase saw, a value an image; the log has the means by name."""
+        """Measurements of the last phase by name, one value per image; the log has the means."""
         ...
 
 
 @runtime_checkable
 class Judging(Protocol):
-    """A model with a discriminator, which can be asked about images. Optional."""
+    """A model with a discriminator. Optional."""
 
     @property
     def boundary(self) -> float | None:
@@ -95,14 +98,14 @@ class Judging(Protocol):
         ...
 
     def logits(self, batch: Batch) -> Float[Tensor, " B"]:
-        """High for images that look real; of the images as they are, on the model's device."""
+        """The logits of unaugmented images, high for real ones, on the model's device."""
         ...
 
 
 @runtime_checkable
 class SelfDiagnosing(Protocol):
-    """A model that knows signs of trouble of its own. Optional."""
+    """A model that can report problems of its own. Optional."""
 
     def warnings(self) -> Sequence[str]:
-        """What is wrong now, in plain words with a remedy; asked at every row of the log."""
+        """Current problems in plain words, each with a remedy; called at every row of the log."""
         ...

@@ -22,8 +22,8 @@ class Batch:
     """Images in [-1, 1] and, for a labelled data set, their classes (int64).
 
     Args:
-        augment_labels: how each image was changed, for a network that is told.
-        images_seen: in training before this batch: what changes in the course of a run depends on.
+        augment_labels: how each image was augmented, for a network that takes this.
+        images_seen: in training before this batch; schedules within a run depend on it.
     """
 
     images: Images
@@ -49,3 +49,8 @@ def from_uint8(images: UInt8Images) -> Images:
 def to_uint8(images: Images) -> UInt8Images:
     """Float in [-1, 1] to uint8 in 0..255, rounded to nearest; values outside are clipped."""
     return ((images.float() + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def within_range(x_t: Images) -> Images:
+    """Noisy images scaled down to [-1, 1] where they exceed it, each by its largest value."""
+    return x_t / x_t.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1)

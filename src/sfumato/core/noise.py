@@ -20,7 +20,7 @@ Draw = Callable[[tuple[int, ...], torch.Generator], Tensor]
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed that is a fixed function of `parts`, and unlike that of any other parts."""
+    """A 63-bit seed, a fixed function of `parts`; other parts give another seed."""
     text = "\0".join(f"{type(part).__name__}:{part}" for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
@@ -31,11 +31,11 @@ def generator(*parts: int | str) -> torch.Generator:
 
 
 class RandomStream(ABC):
-    """A source of random numbers for a batch of images; each call draws afresh."""
+    """A source of random numbers for a batch of images; each call draws new ones."""
 
     @abstractmethod
     def _draw(self, draw: Draw, shape: tuple[int, ...]) -> Tensor:
-        """Stack one draw of `shape` an image."""
+        """Stack one draw of `shape` per image."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -50,7 +50,7 @@ class RandomStream(ABC):
         return self._draw(lambda size, g: torch.rand(size, generator=g, dtype=torch.float64), shape)
 
     def stratified(self) -> Float64[Tensor, " B"]:
-        """Uniform numbers in (0, 1), one in each of as many equal parts as a step has images.
+        """Uniform numbers in (0, 1), one in each of B equal parts for a step of B images.
 
         The sampler of low discrepancy of Kingma et al. 2021 (Variational diffusion models): one
         random offset for all, (i + u) / B. Noise of single images is plainly uniform.

@@ -66,7 +66,7 @@ def image_grid(
 
 
 def on_white(picture: Image.Image) -> Image.Image:
-    """The picture in RGB; what is transparent comes to lie on white."""
+    """The picture in RGB; transparent parts become white."""
     if picture.mode == "RGBA":
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     return picture.convert("RGB")
@@ -80,7 +80,7 @@ def save_animation(
     Args:
         frames: pictures of one size.
         path: the suffix chooses the format: .webp, .gif, .png or .apng.
-        fps: frames a second.
+        fps: frames per second.
         hold_seconds: how much longer the last frame stands before the animation restarts.
     Raises:
         ValueError: no frames, frames of several sizes, another suffix, or fps <= 0.

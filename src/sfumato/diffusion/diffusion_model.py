@@ -1,7 +1,6 @@
 """The diffusion model: the five concepts put together, trained and sampled like any other model."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Annotated, Literal, NamedTuple
 
@@ -10,30 +9,30 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfumato.augment.labelled import NUM_LABELS, LabelledAugmentation
-from sfumato.core.config import component, may_change
-from sfumato.core.generative_model import OnStep, Phase
+from sfumato.core.config import FractionBelowOne, component, may_change
+from sfumato.core.generative_model import GenerativeModel, OnStep, Phase
 from sfumato.core.images import Batch, Images, Labels, Shape
 from sfumato.core.noise import RandomStream
-from sfumato.diffusion.broadcast import Times
-from sfumato.diffusion.denoiser import Denoiser
-from sfumato.diffusion.discrete_schedules import LinearBetaSchedule
-from sfumato.diffusion.guidance import ClassifierFreeGuidance
+from sfumato.diffusion.denoiser import Denoiser, NetworkDenoiser
+from sfumato.diffusion.guidance import ClassifierFreeGuidance, without_interval
 from sfumato.diffusion.loss import AnyLoss, SimpleLoss
+from sfumato.diffusion.noise_schedule import Times
 from sfumato.diffusion.parameterization import AnyParameterization, EpsParameterization
 from sfumato.diffusion.samplers import AnySampler
+from sfumato.diffusion.samplers.ancestral import NO_LEARNED_VARIANCE, AncestralSampler
 from sfumato.diffusion.samplers.auto import AutoSampler
-from sfumato.diffusion.schedules import Schedule
+from sfumato.diffusion.schedules import LinearBetaSchedule, Schedule
 from sfumato.diffusion.time_sampling import AnyTimeSampling, UniformTimes
 from sfumato.networks import TAKES_AUGMENT_LABELS, Network
-from sfumato.networks.constraints import constraint
 from sfumato.networks.layers import TimeEmbedding
+from sfumato.networks.mp_layers import constraint
 
 
 @component
 class DiffusionConfig:
-    """A diffusion model: DDPM unless said otherwise.
+    """A diffusion model: DDPM by default.
 
-    With `augment` it trains on changed images and tells the network how they were changed.
+    With `augment` it trains on changed images, and the network takes the changes as input.
     """
 
     kind: Literal["diffusion"] = "diffusion"
@@ -43,7 +42,7 @@ class DiffusionConfig:
     learned_variance: bool = False
     loss: AnyLoss = SimpleLoss()
     time_sampling: AnyTimeSampling = UniformTimes()
-    label_dropout: float = 0.1
+    label_dropout: FractionBelowOne = 0.1
     sampler: Annotated[AnySampler, may_change("after_training")] = AutoSampler()
     guidance: Annotated[ClassifierFreeGuidance, may_change("after_training")] = (
         ClassifierFreeGuidance()
@@ -51,8 +50,6 @@ class DiffusionConfig:
     augment: LabelledAugmentation | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_dropout < 1:
-            raise ValueError(f"label_dropout must be in [0, 1), got {self.label_dropout}")
         if self.label_dropout == 0 and self.guidance.scale != 1:
             raise ValueError(
                 f"guidance scale {self.guidance.scale} needs a network that also knows the "
@@ -60,13 +57,23 @@ class DiffusionConfig:
             )
         if self.augment is not None and not isinstance(self.network, TAKES_AUGMENT_LABELS):
             raise ValueError(
-                f"augment tells the network how images were changed, and network kind "
-                f"{self.network.kind!r} cannot be told; use unet or ddpmpp, or leave augment out"
+                f"augment gives the network the changes of images as input, and network kind "
+                f"{self.network.kind!r} does not take it; use unet or ddpmpp, or leave augment out"
             )
         self.parameterization.check(self.schedule)
         self.loss.check(self.schedule, self.learned_variance)
         self.time_sampling.check(self.schedule)
-        self.sampler.check(self.schedule, self.parameterization, self.learned_variance)
+        self.sampler.check(self)
+        if (
+            isinstance(self.sampler, AncestralSampler)
+            and self.sampler.variance == "learned"
+            and not self.learned_variance
+        ):
+            raise ValueError(NO_LEARNED_VARIANCE)
+
+    def amplification(self, t: Times) -> Times:
+        """That of the model's denoiser: see `NoiseLevels`."""
+        return self.parameterization.amplification(self.schedule, t)
 
     def build(self, image_shape: Shape, num_classes: int) -> "DiffusionModel":
         """The model for images of `image_shape`; `num_classes` = 0 is unconditional."""
@@ -74,10 +81,10 @@ class DiffusionConfig:
 
 
 class NoisyLosses(NamedTuple):
-    """The loss of each image, and at which noise level it was incurred.
+    """The loss of each image, and the noise level at which it occurred.
 
-    `loss` is what is minimized: `error` times the weight that importance sampling of the times
-    calls for. The trainer logs the errors by log-SNR, which shows *where* a model is bad.
+    `loss` is minimized: `error` times the weight of importance sampling of the times. The trainer
+    logs the errors by log-SNR, which shows *where* a model is bad.
     """
 
     loss: Float[Tensor, " B"]
@@ -85,8 +92,8 @@ class NoisyLosses(NamedTuple):
     log_snr: Times
 
 
-class DiffusionModel(nn.Module):
-    """Trains a denoiser and samples from it: a GenerativeModel with one phase."""
+class DiffusionModel(GenerativeModel):
+    """Trains a denoiser and samples from it; training has one phase."""
 
     def __init__(self, config: DiffusionConfig, image_shape: Shape, num_classes: int) -> None:
         super().__init__()
@@ -99,11 +106,8 @@ class DiffusionModel(nn.Module):
             embed_time = network.embed_time
             assert isinstance(embed_time, TimeEmbedding)
             embed_time.take_augment_labels(NUM_LABELS)
-        self.denoiser = Denoiser(
-            network,
-            config.schedule,
-            config.parameterization,
-            config.learned_variance,
+        self.denoiser = NetworkDenoiser(
+            network, config.schedule, config.parameterization, config.learned_variance
         )
         self.time_sampler = config.time_sampling.build(config.schedule)
 
@@ -134,11 +138,11 @@ class DiffusionModel(nn.Module):
         ]
 
     def loss(self, batch: Batch, noise: RandomStream) -> Float[Tensor, " B"]:
-        """One loss an image, at times drawn for each."""
+        """One loss per image, at times drawn for each."""
         return self.noisy_losses(batch, noise).loss
 
     def noisy_losses(self, batch: Batch, noise: RandomStream) -> NoisyLosses:
-        """The training loss of each image with the log-SNR at which it was incurred."""
+        """The training loss of each image with its log-SNR."""
         t, weight = self.time_sampler(noise)
         images, augment_labels = batch.images, None
         if self.training and self.config.augment is not None:
@@ -155,10 +159,14 @@ class DiffusionModel(nn.Module):
     ) -> Images:
         """One image in [-1, 1] for each stream of `noise`, on the model's device.
 
-        x_1 is drawn first, so that models of like image shape start from the same noise.
+        x_1 is drawn first, so that models of equal image shape start from the same noise.
         """
-        denoiser = self.config.guidance.guide(self.denoiser, self.num_classes)
-        return self.sample_with(denoiser, labels, noise, on_step)
+        return self.sample_with(self.guided, labels, noise, on_step)
+
+    @property
+    def guided(self) -> Denoiser:
+        """The denoiser under the guidance of the config."""
+        return self.config.guidance.guide(self.denoiser, self.num_classes)
 
     def sample_with(
         self,
@@ -167,29 +175,27 @@ class DiffusionModel(nn.Module):
         noise: RandomStream,
         on_step: OnStep | None = None,
     ) -> Images:
-        """`sample` by another denoiser than the config's: under autoguidance, say."""
+        """`sample` with another denoiser than the config's, such as one under autoguidance."""
+        x_1, labels = self.start(labels, noise)
+        return self.config.sampler(denoiser, x_1, labels, noise, on_step).clamp(-1, 1)
+
+    def start(self, labels: Labels | None, noise: RandomStream) -> tuple[Images, Labels | None]:
+        """The noise x_1 that sampling starts from, and the labels, on the model's device."""
         device = next(self.denoiser.parameters()).device
         schedule = self.config.schedule
-        sampler = self.config.sampler.for_model(schedule, self.config.parameterization)
+        sampler = self.config.sampler.for_model(self.denoiser)
         start_std = schedule.start_std(sampler.grid(schedule, sampler.steps)[0])
         x_1 = noise.normal(*self.image_shape).to(device) * start_std
-        if labels is not None:
-            labels = labels.to(device)
-        return sampler(denoiser, x_1, labels, noise, on_step).clamp(-1, 1)
+        return x_1, None if labels is None else labels.to(device)
 
     def sample_costliest_step(self, labels: Labels | None, noise: RandomStream) -> None:
-        """The step of `sample` that needs most memory, for those who measure it."""
+        """The first step, guided even if guidance only acts in later ones."""
+        self.first_step(self.guided, labels, noise)
 
-        class Enough(Exception):
-            """Raised after the first step."""
-
-        def stop(*_: object) -> None:
-            raise Enough
-
-        guidance = replace(self.config.guidance, interval=None)  # acts in the first step too
-        denoiser = guidance.guide(self.denoiser, self.num_classes)
-        with suppress(Enough):
-            self.sample_with(denoiser, labels, noise, stop)
+    def first_step(self, denoiser: Denoiser, labels: Labels | None, noise: RandomStream) -> None:
+        """The first step of `sample_with`, with guidance at every noise level."""
+        x_1, labels = self.start(labels, noise)
+        next(self.config.sampler.trajectory(without_interval(denoiser), x_1, labels, noise))
 
     def _drop_labels(self, labels: Labels | None, noise: RandomStream) -> Labels | None:
         """Turn a share of the labels into the null class, for classifier-free guidance."""

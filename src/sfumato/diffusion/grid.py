@@ -2,7 +2,7 @@
 
 Every grid may start at a noise level `sigma_max` (sigma / alpha) in place of t = 1. Beyond 80 or so
 an image is noise for all purposes, and a schedule such as the cosine, which goes on to 20,000, has
-times there that cost steps and, worse, at which an eps-prediction says nothing of x_0: its error
+times there that cost steps and, worse, at which an eps-prediction does not determine x_0: its error
 counts sigma / alpha times in x_0. Karras et al. 2022 (table 1, j_0 = 8) start that schedule at 80
 too.
 """
@@ -14,10 +14,9 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 
-from sfumato.core.config import component
+from sfumato.core.config import PositiveFloat, component
 from sfumato.core.errors import ConfigError
-from sfumato.diffusion.broadcast import TimeGrid, Times
-from sfumato.diffusion.schedule import NoiseSchedule
+from sfumato.diffusion.noise_schedule import NoiseSchedule, TimeGrid, Times
 
 SIGMA_MAX = 80.0
 """Where sampling starts, in sigma / alpha, on a grid that is spaced by it (Karras et al. 2022)."""
@@ -25,7 +24,7 @@ CONTINUOUS_SIGMA_MIN = 0.002
 """The last noise level before clean data on a continuous schedule (Karras et al. 2022)."""
 
 
-class Grid(ABC):
+class SamplingGrid(ABC):
     """Chooses the times of a sampler."""
 
     kind: str
@@ -40,7 +39,7 @@ class Grid(ABC):
 
 
 @component
-class UniformGrid(Grid):
+class UniformGrid(SamplingGrid):
     """Evenly from the noise end to the first noise level, then to clean data.
 
     On a discrete schedule these are steps from T to 1, rounded, both included (Improved DDPM's
@@ -52,10 +51,7 @@ class UniformGrid(Grid):
     """
 
     kind: Literal["uniform"] = "uniform"
-    sigma_max: float | None = None
-
-    def __post_init__(self) -> None:
-        _check_start(self.kind, self.sigma_max)
+    sigma_max: PositiveFloat | None = None
 
     def __call__(self, schedule: NoiseSchedule, steps: int) -> TimeGrid:
         if schedule.table is None:
@@ -66,7 +62,7 @@ class UniformGrid(Grid):
 
 
 @component
-class LeadingGrid(Grid):
+class LeadingGrid(SamplingGrid):
     """Every (T // steps)-th step, counted from the first: 1, 1 + stride, ... (Song et al. 2021).
 
     It stops short of T; Lin et al. 2024 show the harm. On a continuous schedule there is no such
@@ -77,10 +73,7 @@ class LeadingGrid(Grid):
     """
 
     kind: Literal["leading"] = "leading"
-    sigma_max: float | None = None
-
-    def __post_init__(self) -> None:
-        _check_start(self.kind, self.sigma_max)
+    sigma_max: PositiveFloat | None = None
 
     def __call__(self, schedule: NoiseSchedule, steps: int) -> TimeGrid:
         if schedule.table is None:
@@ -94,7 +87,7 @@ class LeadingGrid(Grid):
 
 
 @component
-class TrailingGrid(Grid):
+class TrailingGrid(SamplingGrid):
     """Equal intervals of [0, 1], counted from the noise end (Lin et al. 2024, table 2).
 
     On a discrete schedule the times are rounded to its grid.
@@ -106,11 +99,8 @@ class TrailingGrid(Grid):
     """
 
     kind: Literal["trailing"] = "trailing"
-    sigma_max: float | None = None
+    sigma_max: PositiveFloat | None = None
     last: Literal["clean", "first_level"] = "clean"
-
-    def __post_init__(self) -> None:
-        _check_start(self.kind, self.sigma_max)
 
     def __call__(self, schedule: NoiseSchedule, steps: int) -> TimeGrid:
         if schedule.table is None:
@@ -130,7 +120,7 @@ class TrailingGrid(Grid):
 
 
 @component
-class LogSnrGrid(Grid):
+class LogSnrGrid(SamplingGrid):
     """Evenly in log-SNR, then to clean data (Lu et al. 2022, DPM-Solver).
 
     Args:
@@ -140,8 +130,8 @@ class LogSnrGrid(Grid):
     """
 
     kind: Literal["log_snr"] = "log_snr"
-    sigma_max: float = SIGMA_MAX
-    sigma_min: float | None = None
+    sigma_max: PositiveFloat = SIGMA_MAX
+    sigma_min: PositiveFloat | None = None
     snap: bool = False
 
     def __post_init__(self) -> None:
@@ -154,7 +144,7 @@ class LogSnrGrid(Grid):
 
 
 @component
-class KarrasGrid(Grid):
+class KarrasGrid(SamplingGrid):
     """Evenly in sigma^(1 / rho), then to clean data (Karras et al. 2022, eq. 5).
 
     Args:
@@ -163,15 +153,13 @@ class KarrasGrid(Grid):
     """
 
     kind: Literal["karras"] = "karras"
-    rho: float = 7.0
-    sigma_max: float = SIGMA_MAX
-    sigma_min: float | None = None
+    rho: PositiveFloat = 7.0
+    sigma_max: PositiveFloat = SIGMA_MAX
+    sigma_min: PositiveFloat | None = None
     snap: bool = False
 
     def __post_init__(self) -> None:
         _check_window(self.kind, self.sigma_min, self.sigma_max)
-        if self.rho <= 0:
-            raise ValueError(f"grid karras needs rho > 0, got {self.rho}; the paper has 7")
 
     def __call__(self, schedule: NoiseSchedule, steps: int) -> TimeGrid:
         low, high = _window(schedule, self.sigma_min, self.sigma_max)
@@ -223,18 +211,9 @@ def _first_level(schedule: NoiseSchedule, steps: int, sigma_max: float | None) -
     return first
 
 
-def _check_start(kind: str, sigma_max: float | None) -> None:
-    if sigma_max is not None and sigma_max <= 0:
-        raise ValueError(
-            f"grid {kind} needs sigma_max > 0, got {sigma_max}; {SIGMA_MAX:g} is usual"
-        )
-
-
 def _check_window(kind: str, sigma_min: float | None, sigma_max: float) -> None:
-    if not (0 if sigma_min is None else sigma_min) < sigma_max or sigma_min == 0:
-        raise ValueError(
-            f"grid {kind} needs 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}"
-        )
+    if sigma_min is not None and sigma_min >= sigma_max:
+        raise ValueError(f"grid {kind} needs sigma_min < sigma_max, got {sigma_min}, {sigma_max}")
 
 
 def _window(

@@ -1,7 +1,14 @@
 """How likely a model finds given images, in bits per dimension.
 
-Two answers: the variational bound (an upper bound for the stochastic sampler, term by term), and
-the probability-flow ODE, whose change of density can be followed exactly.
+Two answers: the variational bound, an upper bound for the stochastic sampler, and the
+probability-flow ODE, whose change of density can be followed exactly. The terms of the bound
+(Ho et al. 2020, eq. 5) are
+
+    -log2 p(x_0) / D  <=  L_T + L_{T-1} + ... + L_1 + L_0
+
+L_T: the distance of x_1 from the noise that sampling starts with. L_{t-1}: the distance of the
+model's step from the true posterior. L_0: how well the last step finds each pixel among its 256
+levels.
 """
 
 import math
@@ -13,22 +20,101 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from numpy.typing import NDArray
-from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from sfumato.core.errors import ConfigError
 from sfumato.core.images import Images, Labels
 from sfumato.core.noise import RandomStream
-from sfumato.diffusion.bound import FixedVariance, prior_term, step_term
-from sfumato.diffusion.broadcast import TimeGrid, Times
 from sfumato.diffusion.denoiser import Denoised, Denoiser
-from sfumato.diffusion.schedule import NoiseSchedule
+from sfumato.diffusion.noise_schedule import NoiseSchedule, TimeGrid, Times, Transition, per_image
 
+PerImage = Float[Tensor, " B"]
+FixedVariance = Literal["small", "large"]
+BIN_HALF_WIDTH = 1 / 255
+"""Half the distance of two of the 256 levels u / 127.5 - 1."""
 Trace = Literal["hutchinson", "exact"]
 CONTINUOUS_T_MIN = 1e-5
 """Where the ODE starts on a continuous schedule (Song et al. 2021, appendix C)."""
 BITS_OF_SCALE = math.log2(127.5)
 """A level of 0..255 is 1 / 127.5 wide in [-1, 1]."""
+
+
+def mean_bits(nats: Images) -> PerImage:
+    """The mean over the dimensions of each image, in bits."""
+    return nats.flatten(1).mean(1) / math.log(2)
+
+
+def prior_term(schedule: NoiseSchedule, x_0: Images, t: Times) -> PerImage:
+    """L_T: the KL divergence of x_t given x_0 from the noise that sampling starts with at t."""
+    alpha, sigma = schedule.alpha_sigma(t)
+    variance = schedule.start_std(t) ** 2
+    log_ratio = math.log(variance) - 2 * sigma.log()
+    return mean_bits(((alpha * x_0) ** 2 / variance + sigma**2 / variance - 1 + log_ratio) / 2)
+
+
+def step_term(
+    x_0: Images,
+    denoised: Denoised,
+    step: Transition,
+    posterior_floor: Times,
+    fixed_variance: FixedVariance,
+) -> PerImage:
+    """L_{t-1}: the KL divergence of the model's Gaussian step from the posterior; L_0 at s = 0.
+
+    Args:
+        x_0: the true images.
+        denoised: the model's prediction from x_t. Its variance is used if it is learned.
+        step: between s and t, a scalar or one per image.
+        posterior_floor: the posterior variance of the grid's second step, for where the true one
+            is 0 and its log is needed.
+        fixed_variance: the variance of the model's step when it is not learned.
+    """
+    if denoised.variance_fraction is not None:
+        log_variance = step.learned_log_variance(denoised.variance_fraction, posterior_floor)
+    elif fixed_variance == "small":
+        log_variance = per_image(step.posterior_variance.maximum(posterior_floor).log(), x_0)
+    else:
+        log_variance = per_image(step.forward_variance.log(), x_0)
+    first = step.sigma_s == 0  # the steps to clean data
+    if first.all():
+        return mean_bits(decoder_nats(x_0, denoised.x_0, log_variance))
+    kl = _kl_nats(x_0, denoised.x_0, step, posterior_floor, log_variance)
+    if not first.any():
+        return mean_bits(kl)
+    decoder = decoder_nats(x_0, denoised.x_0, log_variance)
+    return torch.where(first.to(x_0.device), mean_bits(decoder), mean_bits(kl))
+
+
+def decoder_nats(x_0: Images, mean: Images, log_variance: Tensor) -> Images:
+    """-log of the probability that a Gaussian gives to the bin of each pixel.
+
+    The bins are centred on the 256 levels; the outermost two reach to infinity.
+    Source: Ho et al. 2020, eq. 13.
+    """
+    inverse_std = (-log_variance / 2).exp()
+    centred = x_0 - mean
+    upper = (centred + BIN_HALF_WIDTH) * inverse_std
+    lower = (centred - BIN_HALF_WIDTH) * inverse_std
+    # In the upper tail log(Phi(upper) - Phi(lower)) would lose all digits: mirror it.
+    mirrored = lower > 0
+    lower, upper = torch.where(mirrored, -upper, lower), torch.where(mirrored, -lower, upper)
+    log_upper, log_lower = torch.special.log_ndtr(upper), torch.special.log_ndtr(lower)
+    inside = log_upper + torch.log(-torch.expm1((log_lower - log_upper).clamp(max=-1e-6)))
+    below = torch.special.log_ndtr((centred + BIN_HALF_WIDTH) * inverse_std)
+    above = torch.special.log_ndtr((BIN_HALF_WIDTH - centred) * inverse_std)
+    log_probability = torch.where(x_0 > 1 - BIN_HALF_WIDTH, above, inside)
+    return -torch.where(x_0 < -1 + BIN_HALF_WIDTH, below, log_probability)
+
+
+def _kl_nats(
+    x_0: Images, predicted: Images, step: Transition, posterior_floor: Times, log_variance: Tensor
+) -> Images:
+    """KL(posterior || model's step). Their means differ by a (x_0 - predicted x_0)."""
+    on_x_0, _ = step.posterior_weights
+    posterior = step.posterior_variance.maximum(posterior_floor * (step.sigma_s == 0))
+    log_ratio = log_variance - per_image(posterior.log(), x_0)
+    squares = (per_image(on_x_0, x_0) * (x_0 - predicted)) ** 2 * (-log_variance).exp()
+    return (squares + (-log_ratio).exp() - 1 + log_ratio) / 2
 
 
 @dataclass(frozen=True)
@@ -61,12 +147,12 @@ def variational_bound(
         denoiser: its learned variance is used when it has one.
         x_0: images at the 256 levels of [-1, 1].
         labels: classes; None is unconditional.
-        noise: one stream an image; one draw of x_t a step.
+        noise: one stream per image; one draw of x_t per step.
         times: falling from 1 to 0. All T steps of a discrete schedule (UniformGrid) give the bound
             of the papers, any other grid that of the sampler on it.
         fixed_variance: of the reverse steps when it is not learned.
 
-    Source: Ho et al. 2020, eq. 5. NFE: one a step.
+    Source: Ho et al. 2020, eq. 5. NFE: one per step.
     """
     schedule = denoiser.schedule
     if len(times) < 3:
@@ -76,7 +162,7 @@ def variational_bound(
     for t, s in pairwise(times):
         step = schedule.transition(s, t)
         x_t = step.alpha_t * x_0 + step.sigma_t * noise.normal_like(x_0)
-        denoised: Denoised = denoiser(x_t, t, labels)
+        denoised = denoiser(x_t, t, labels)
         terms.append(step_term(x_0, denoised, step, floor, fixed_variance))
     return Bound(prior_term(schedule, x_0, times[0]), torch.stack(terms, dim=1))
 
@@ -89,7 +175,7 @@ class ODELikelihood:
     nfe: int
     tolerance: float
     noise_level: float
-    """sigma / alpha at the start: the density is that of the data blurred so much."""
+    """sigma / alpha at the start: the density is that of the data blurred by it."""
 
 
 def dequantize(x_0: Images, noise: RandomStream) -> Images:
@@ -116,8 +202,8 @@ def ode_likelihood(
         denoiser: predicts x_0 and eps.
         x: dequantized images in [-1, 1] (see `dequantize`).
         labels: classes; None is unconditional.
-        noise: one stream an image, for the probes.
-        trace: of the Jacobian: Hutchinson's estimate with random signs, or one backward pass a
+        noise: one stream per image, for the probes.
+        trace: of the Jacobian: Hutchinson's estimate with random signs, or one backward pass per
             dimension.
         probes: of Hutchinson's estimate, averaged.
         tolerance: relative and absolute, of the adaptive Runge-Kutta 4(5).
@@ -126,6 +212,8 @@ def ode_likelihood(
 
     Source: Song et al. 2021 (SDE), appendix D.2; the offset for the [-1, 1] scale is log2 127.5.
     """
+    from scipy.integrate import solve_ivp  # slow to import, and training imports this file
+
     schedule = denoiser.schedule
     start, end = _angles(schedule)
     shape = x.shape
@@ -168,7 +256,7 @@ def _velocity(denoiser: Denoiser, x: Images, phi: float, labels: Labels | None) 
     log_snr = torch.tensor(-2 * math.log(math.tan(phi)), dtype=torch.float64)
     t = schedule.time(log_snr).clamp(max=1)
     alpha, sigma = schedule.alpha_sigma(t)
-    denoised: Denoised = denoiser((alpha**2 + sigma**2).sqrt() * x, t, labels)
+    denoised = denoiser((alpha**2 + sigma**2).sqrt() * x, t, labels)
     return math.cos(phi) * denoised.eps - math.sin(phi) * denoised.x_0
 
 

@@ -1,28 +1,143 @@
-"""Training objectives: one number an image, at times that are given.
+"""Training objectives: one number per image at given times, and the weight of each noise level.
 
-The distribution of the times is a matter of its own (time_sampling.py), and so is the weight of
-each noise level (weighting.py).
+time_sampling.py draws the times. Most papers state the weight w of a noise level on
+|x_0 - predicted x_0|^2. The error of the network's own output is smaller by c_out, so its weight is
+w c_out^2.
 """
 
 from abc import ABC, abstractmethod
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor
 
-from sfumato.core.config import component
+from sfumato.core.config import NonNegativeFloat, PositiveFloat, component
 from sfumato.core.images import Batch, Images
 from sfumato.core.noise import RandomStream
-from sfumato.diffusion.bound import FixedVariance, PerImage, step_term
-from sfumato.diffusion.broadcast import Times, per_image
-from sfumato.diffusion.denoiser import Denoiser, Output
+from sfumato.diffusion.denoiser import NetworkDenoiser, Output
+from sfumato.diffusion.likelihood import FixedVariance, PerImage, step_term
+from sfumato.diffusion.noise_schedule import NoiseSchedule, Times, per_image
 from sfumato.diffusion.parameterization import Coefficients
-from sfumato.diffusion.schedule import NoiseSchedule
-from sfumato.diffusion.weighting import AnyWeighting, UniformWeighting
 
 Distance = Literal["l2", "l1", "huber"]
+
+
+class Weighting(ABC):
+    """A weight for each noise level."""
+
+    kind: str
+
+    @abstractmethod
+    def __call__(self, c: Coefficients) -> Times:
+        """The factor of the squared error of the network's output."""
+
+
+@component
+class UniformWeighting(Weighting):
+    """Every error of the network's output counts the same: L_simple when it predicts eps."""
+
+    kind: Literal["uniform"] = "uniform"
+
+    def __call__(self, c: Coefficients) -> Times:
+        return torch.ones_like(c.alpha)
+
+
+@component
+class SnrWeighting(Weighting):
+    """SNR on x_0, which is 1 on eps, whatever the network predicts (Salimans & Ho 2022, eq. 9)."""
+
+    kind: Literal["snr"] = "snr"
+
+    def __call__(self, c: Coefficients) -> Times:
+        return _snr(c) * c.c_out**2
+
+
+@component
+class TruncatedSnrWeighting(Weighting):
+    """max(SNR, 1) on x_0: noise that hides everything still counts (Salimans & Ho 2022, 4)."""
+
+    kind: Literal["truncated_snr"] = "truncated_snr"
+
+    def __call__(self, c: Coefficients) -> Times:
+        return _snr(c).clamp(min=1) * c.c_out**2
+
+
+@component
+class MinSnrWeighting(Weighting):
+    """min(SNR, gamma) on x_0: easy, nearly clean images count less (Hang et al. 2023, eq. 6)."""
+
+    kind: Literal["min_snr"] = "min_snr"
+    gamma: PositiveFloat = 5.0
+
+    def __call__(self, c: Coefficients) -> Times:
+        return _snr(c).clamp(max=self.gamma) * c.c_out**2
+
+
+@component
+class P2Weighting(Weighting):
+    """1 / (k + SNR)^gamma on eps: unseen detail counts less (Choi et al. 2022, eq. 8)."""
+
+    kind: Literal["p2"] = "p2"
+    k: PositiveFloat = 1.0
+    gamma: NonNegativeFloat = 1.0
+
+    def __call__(self, c: Coefficients) -> Times:
+        snr = _snr(c)
+        return snr * c.c_out**2 / (self.k + snr) ** self.gamma
+
+
+@component
+class EDMWeighting(Weighting):
+    """(sigma^2 + sigma_data^2) / (sigma sigma_data)^2 on x_0 (Karras et al. 2022, table 1).
+
+    With the edm parameterization of the same `sigma_data` it is `uniform`.
+    """
+
+    kind: Literal["edm"] = "edm"
+    sigma_data: PositiveFloat = 0.5
+
+    def __call__(self, c: Coefficients) -> Times:
+        return (_snr(c) + self.sigma_data**-2) * c.c_out**2
+
+
+@component
+class FlowWeighting(Weighting):
+    """1 on the velocity eps - x_0 of rectified flow, whatever the network predicts.
+
+    Source: Lipman et al. 2023, eq. 23; Kingma & Gao 2023, table 1 for the conversion.
+    """
+
+    kind: Literal["flow"] = "flow"
+
+    def __call__(self, c: Coefficients) -> Times:
+        return ((c.alpha + c.sigma) / c.sigma) ** 2 * c.c_out**2
+
+
+def _snr(c: Coefficients) -> Times:
+    return (c.alpha / c.sigma) ** 2
+
+
+AnyWeighting = Annotated[
+    UniformWeighting
+    | SnrWeighting
+    | TruncatedSnrWeighting
+    | MinSnrWeighting
+    | P2Weighting
+    | EDMWeighting
+    | FlowWeighting,
+    Field(discriminator="kind"),
+]
+
+
+class Noised(NamedTuple):
+    """Images at their training times, and the network's output for them."""
+
+    x_0: Images
+    eps: Images
+    x_t: Images
+    t: Times
+    c: Coefficients
+    output: Output
 
 
 class Loss(ABC):
@@ -30,11 +145,19 @@ class Loss(ABC):
 
     kind: str
 
-    @abstractmethod
     def __call__(
-        self, denoiser: Denoiser, batch: Batch, t: Times, noise: RandomStream
-    ) -> Float[Tensor, " B"]:
+        self, denoiser: NetworkDenoiser, batch: Batch, t: Times, noise: RandomStream
+    ) -> PerImage:
         """The loss of each image at its time t (shape [B]); `noise` supplies eps."""
+        x_0, eps = batch.images, noise.normal_like(batch.images)
+        c = denoiser.parameterization.coefficients(denoiser.schedule, t)
+        x_t = per_image(c.alpha, x_0) * x_0 + per_image(c.sigma, x_0) * eps
+        output = denoiser.network_output(x_t, c, batch.labels, batch.augment_labels)
+        return self.error(denoiser, Noised(x_0, eps, x_t, t, c, output))
+
+    @abstractmethod
+    def error(self, denoiser: NetworkDenoiser, noised: Noised) -> PerImage:
+        """The loss of each image, from the network's output."""
 
     @abstractmethod
     def check(self, schedule: NoiseSchedule, learned_variance: bool) -> None:
@@ -56,18 +179,8 @@ class SimpleLoss(Loss):
     distance: Distance = "l2"
     weighting: AnyWeighting = UniformWeighting()
 
-    def __call__(
-        self, denoiser: Denoiser, batch: Batch, t: Times, noise: RandomStream
-    ) -> Float[Tensor, " B"]:
-        x_0, eps = batch.images, noise.normal_like(batch.images)
-        c = denoiser.parameterization.coefficients(denoiser.schedule, t)
-        x_t = per_image(c.alpha, x_0) * x_0 + per_image(c.sigma, x_0) * eps
-        output = denoiser.network_output(x_t, c, batch.labels, batch.augment_labels)
-        return self.error(output, c, x_0, eps)
-
-    def error(self, output: Output, c: Coefficients, x_0: Images, eps: Images) -> PerImage:
-        """The loss of an output that is already there."""
-        residual = output.prediction - c.target(x_0, eps)
+    def error(self, denoiser: NetworkDenoiser, noised: Noised) -> PerImage:
+        residual = noised.output.prediction - noised.c.target(noised.x_0, noised.eps)
         match self.distance:
             case "l2":
                 error = residual**2
@@ -77,7 +190,7 @@ class SimpleLoss(Loss):
                 size = residual.abs()
                 error = torch.where(size < 1, residual**2 / 2, size - 0.5)
         error = error.flatten(1).mean(1)
-        return error * self.weighting(c).to(error)
+        return error * self.weighting(noised.c).to(error)
 
     def check(self, schedule: NoiseSchedule, learned_variance: bool) -> None:
         """Refuse a learned variance."""
@@ -103,32 +216,14 @@ class VariationalLoss(Loss):
     kind: Literal["vlb"] = "vlb"
     fixed_variance: FixedVariance = "small"
 
-    def __call__(
-        self, denoiser: Denoiser, batch: Batch, t: Times, noise: RandomStream
-    ) -> Float[Tensor, " B"]:
-        x_0, eps = batch.images, noise.normal_like(batch.images)
-        c = denoiser.parameterization.coefficients(denoiser.schedule, t)
-        x_t = per_image(c.alpha, x_0) * x_0 + per_image(c.sigma, x_0) * eps
-        output = denoiser.network_output(x_t, c, batch.labels, batch.augment_labels)
-        return self.error(denoiser, output, c, x_t, x_0, t)
-
-    def error(
-        self,
-        denoiser: Denoiser,
-        output: Output,
-        c: Coefficients,
-        x_t: Images,
-        x_0: Images,
-        t: Times,
-    ) -> PerImage:
-        """The loss of an output that is already there."""
-        table = denoiser.schedule.table
-        assert table is not None, "check() refuses continuous schedules"
-        T = table.num_steps
-        step = denoiser.schedule.transition((t * T - 1).round() / T, t)
-        floor = first_posterior_variance(denoiser.schedule)
-        denoised = denoiser.interpret(output, c, x_t)
-        return T * step_term(x_0, denoised, step, floor, self.fixed_variance)
+    def error(self, denoiser: NetworkDenoiser, noised: Noised) -> PerImage:
+        schedule, t = denoiser.schedule, noised.t
+        assert schedule.table is not None, "check() refuses continuous schedules"
+        T = schedule.table.num_steps
+        step = schedule.transition((t * T - 1).round() / T, t)
+        floor = first_posterior_variance(schedule)
+        denoised = denoiser.interpret(noised.output, noised.c, noised.x_t)
+        return T * step_term(noised.x_0, denoised, step, floor, self.fixed_variance)
 
     def check(self, schedule: NoiseSchedule, learned_variance: bool) -> None:
         """Refuse continuous schedules."""
@@ -147,27 +242,16 @@ class HybridLoss(Loss):
     """
 
     kind: Literal["hybrid"] = "hybrid"
-    vlb_weight: float = 0.001
+    vlb_weight: PositiveFloat = 0.001
     distance: Distance = "l2"
     weighting: AnyWeighting = UniformWeighting()
 
-    def __post_init__(self) -> None:
-        if self.vlb_weight <= 0:
-            raise ValueError(
-                f"hybrid needs vlb_weight > 0, got {self.vlb_weight}; the paper has 0.001"
-            )
-
-    def __call__(
-        self, denoiser: Denoiser, batch: Batch, t: Times, noise: RandomStream
-    ) -> Float[Tensor, " B"]:
-        x_0, eps = batch.images, noise.normal_like(batch.images)
-        c = denoiser.parameterization.coefficients(denoiser.schedule, t)
-        x_t = per_image(c.alpha, x_0) * x_0 + per_image(c.sigma, x_0) * eps
-        output = denoiser.network_output(x_t, c, batch.labels, batch.augment_labels)
+    def error(self, denoiser: NetworkDenoiser, noised: Noised) -> PerImage:
         simple = SimpleLoss(distance=self.distance, weighting=self.weighting)
-        detached = Output(output.prediction.detach(), output.variance_fraction)
-        bound = VariationalLoss().error(denoiser, detached, c, x_t, x_0, t)
-        return simple.error(output, c, x_0, eps) + self.vlb_weight * bound
+        prediction, fraction = noised.output
+        detached = noised._replace(output=Output(prediction.detach(), fraction))
+        bound = VariationalLoss().error(denoiser, detached)
+        return simple.error(denoiser, noised) + self.vlb_weight * bound
 
     def check(self, schedule: NoiseSchedule, learned_variance: bool) -> None:
         """Refuse continuous schedules, and models without a learned variance."""

@@ -1,4 +1,4 @@
-"""What the network is asked to predict, as four coefficients (Karras et al. 2022, eq. 7).
+"""What the network predicts, as four coefficients (Karras et al. 2022, eq. 7).
 
     x_0 = c_skip x_t + c_out F(c_in x_t, c_noise)
 
@@ -14,11 +14,9 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from sfumato.core.config import component
+from sfumato.core.config import PositiveFloat, component
 from sfumato.core.errors import ConfigError
-from sfumato.diffusion.broadcast import Times, per_image
-from sfumato.diffusion.schedule import NoiseSchedule
-from sfumato.diffusion.table import ON_GRID
+from sfumato.diffusion.noise_schedule import ON_GRID, NoiseSchedule, Times, per_image
 
 CONTINUOUS_LABELS = 1000.0
 """The noise label of a continuous schedule at t = 1, so that networks see DDPM's range."""
@@ -37,7 +35,7 @@ class Coefficients(NamedTuple):
     def target(
         self, x_0: Float[Tensor, "B ..."], eps: Float[Tensor, "B ..."]
     ) -> Float[Tensor, "B ..."]:
-        """F*: what the network should say for x_t = alpha x_0 + sigma eps."""
+        """F*: what the network should predict for x_t = alpha x_0 + sigma eps."""
         on_x_0 = (1 - self.c_skip * self.alpha) / self.c_out
         on_eps = -self.c_skip * self.sigma / self.c_out
         return per_image(on_x_0, x_0) * x_0 + per_image(on_eps, eps) * eps
@@ -52,9 +50,17 @@ class Parameterization(ABC):
     def coefficients(self, schedule: NoiseSchedule, t: Times) -> Coefficients:
         """The coefficients at times t in (0, 1]."""
 
-    @abstractmethod
+    def amplification(self, schedule: NoiseSchedule, t: Times) -> Times:
+        """|c_out|: the error of x_0 per unit error of the network.
+
+        Raises:
+            ConfigError: this row is not defined at one of the times.
+        """
+        return self.coefficients(schedule, t).c_out.abs()
+
     def check(self, schedule: NoiseSchedule) -> None:
         """Raise ValueError, with the reason, if this row has no meaning on `schedule`."""
+        del schedule
 
 
 @component
@@ -74,7 +80,7 @@ class EpsParameterization(Parameterization):
         if schedule.reaches_pure_noise:
             raise ValueError(
                 "parameterization eps has no meaning on a schedule with zero terminal SNR: at "
-                "t = 1 the input is the noise itself and says nothing of x_0; use v or x_0"
+                "t = 1 the input is the noise itself and does not depend on x_0; use v or x_0"
             )
 
 
@@ -90,9 +96,6 @@ class ImageParameterization(Parameterization):
         zero, one = torch.zeros_like(alpha), torch.ones_like(alpha)
         c_in = (alpha**2 + sigma**2).rsqrt()
         return Coefficients(zero, one, c_in, noise_label(schedule, t), alpha, sigma)
-
-    def check(self, schedule: NoiseSchedule) -> None:
-        """Every schedule will do."""
 
 
 @component
@@ -110,9 +113,6 @@ class VParameterization(Parameterization):
         c_in = (alpha**2 + sigma**2).rsqrt()
         label = noise_label(schedule, t)
         return Coefficients(alpha * c_in**2, -sigma * c_in, c_in, label, alpha, sigma)
-
-    def check(self, schedule: NoiseSchedule) -> None:
-        """Every schedule will do."""
 
 
 @component
@@ -132,9 +132,6 @@ class VelocityParameterization(Parameterization):
         label = noise_label(schedule, t)
         return Coefficients(c_in, -sigma * c_in, c_in, label, alpha, sigma)
 
-    def check(self, schedule: NoiseSchedule) -> None:
-        """Every schedule will do."""
-
 
 @component
 class EDMParameterization(Parameterization):
@@ -145,11 +142,7 @@ class EDMParameterization(Parameterization):
     """
 
     kind: Literal["edm"] = "edm"
-    sigma_data: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.sigma_data <= 0:
-            raise ValueError(f"edm needs sigma_data > 0, got {self.sigma_data}; the paper has 0.5")
+    sigma_data: PositiveFloat = 0.5
 
     def coefficients(self, schedule: NoiseSchedule, t: Times) -> Coefficients:
         """With alpha = 1, the four of the paper."""
@@ -163,7 +156,7 @@ class EDMParameterization(Parameterization):
         """Refuse a schedule that ends in pure noise."""
         if schedule.reaches_pure_noise:
             raise ValueError(
-                "parameterization edm tells the network log(sigma / alpha), which is infinite at "
+                "parameterization edm gives the network log(sigma / alpha), which is infinite at "
                 "t = 1 of a schedule with zero terminal SNR; use v or velocity"
             )
 
@@ -172,7 +165,7 @@ class EDMParameterization(Parameterization):
 class MeanParameterization(Parameterization):
     """The network predicts the posterior mean of the previous step (Ho et al. 2020, eq. 8).
 
-    It needs to know which step that is, so it lives on the grid of a discrete schedule alone.
+    It needs to know which step that is, so it is only defined on the steps of a discrete schedule.
     """
 
     kind: Literal["mean"] = "mean"
@@ -208,9 +201,9 @@ class MeanParameterization(Parameterization):
 
 
 def noise_label(schedule: NoiseSchedule, t: Times) -> Times:
-    """The number that tells a network the noise level.
+    """The number by which a network knows the noise level.
 
-    DDPM's networks see the 0-based step; on a continuous schedule they see a like range.
+    DDPM's networks see the 0-based step. On a continuous schedule they see the same range.
     """
     if schedule.table is not None:
         return schedule.table.num_steps * t - 1

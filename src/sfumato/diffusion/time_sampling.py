@@ -1,4 +1,4 @@
-"""The training distribution of t: at which noise levels the network practises."""
+"""The training distribution of t: at which noise levels the network trains."""
 
 from abc import ABC, abstractmethod
 from typing import Annotated, ClassVar, Literal, NamedTuple
@@ -8,22 +8,21 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from sfumato.core.config import component
+from sfumato.core.config import PositiveFloat, PositiveFraction, PositiveInt, component
 from sfumato.core.distributed import all_reduce_sum
 from sfumato.core.noise import RandomStream
-from sfumato.diffusion.broadcast import Times
-from sfumato.diffusion.schedule import NoiseSchedule
+from sfumato.diffusion.noise_schedule import NoiseSchedule, Times
 
 
 class TimeDraw(NamedTuple):
-    """One time an image, and what its loss is multiplied by."""
+    """One time per image, and the factor of its loss."""
 
     t: Times
     weight: Times
 
 
 class TimeSampler(nn.Module):
-    """Draws one time an image. (One time a batch is a known fault: slower, and worse.)
+    """Draws one time per image. (One time per batch is a known fault: slower, and worse.)
 
     Most are a fixed distribution, which is part of the objective: the weights are 1. A sampler that
     learns overrides `forward` and `observe`; its buffers are saved with the model.
@@ -40,7 +39,7 @@ class TimeSampler(nn.Module):
         return TimeDraw(t, torch.ones_like(t))
 
     def observe(self, t: Times, loss: Float[Tensor, " B"]) -> None:
-        """Learn from the losses that were incurred at the times t."""
+        """Learn from the losses at the times t."""
 
 
 class TimeDistribution(ABC):
@@ -69,7 +68,7 @@ class TimeDistribution(ABC):
 
 @component
 class UniformTimes(TimeDistribution):
-    """Every time alike: k / T with k from 1 to T, or all of (0, 1] on a continuous schedule.
+    """Uniform in time: k / T with k from 1 to T, or all of (0, 1] on a continuous schedule.
 
     Args:
         stratified: spread the times of a step evenly, one in each of as many equal parts of the
@@ -97,11 +96,8 @@ class LogNormalSigma(TimeDistribution):
 
     kind: Literal["log_normal_sigma"] = "log_normal_sigma"
     mean: float = -1.2
-    std: float = 1.2
+    std: PositiveFloat = 1.2
     stratified: bool = False
-
-    def __post_init__(self) -> None:
-        _check_std(self.kind, self.std)
 
     def __call__(self, schedule: NoiseSchedule, noise: RandomStream) -> Times:
         log_snr = -2 * (self.mean + self.std * _normal(noise, self.stratified))
@@ -116,11 +112,8 @@ class LogitNormalTimes(TimeDistribution):
 
     kind: Literal["logit_normal"] = "logit_normal"
     mean: float = 0.0
-    std: float = 1.0
+    std: PositiveFloat = 1.0
     stratified: bool = False
-
-    def __post_init__(self) -> None:
-        _check_std(self.kind, self.std)
 
     def __call__(self, schedule: NoiseSchedule, noise: RandomStream) -> Times:
         t = (self.mean + self.std * _normal(noise, self.stratified)).sigmoid()
@@ -132,13 +125,13 @@ class LogitNormalTimes(TimeDistribution):
 
 @component
 class ImportanceTimes(TimeDistribution):
-    """Practises each step in proportion to the root mean square of its recent losses.
+    """Trains each step in proportion to the root mean square of its recent losses.
 
     The losses are divided by the probability, so the expected objective is that of uniform times,
     with less variance: the remedy for the noisy gradients of the variational bound.
 
     Args:
-        memory: about how many losses of a step are remembered; until each step has so many, times
+        memory: about how many losses of a step are remembered; until each step has that many, times
             are uniform.
         uniform_share: the part of the times that stays uniform.
 
@@ -147,14 +140,8 @@ class ImportanceTimes(TimeDistribution):
 
     needs_steps: ClassVar[bool] = True
     kind: Literal["importance"] = "importance"
-    memory: int = 10
-    uniform_share: float = 0.001
-
-    def __post_init__(self) -> None:
-        if self.memory < 1:
-            raise ValueError(f"importance needs memory >= 1, got {self.memory}; the paper has 10")
-        if not 0 < self.uniform_share <= 1:
-            raise ValueError(f"importance needs 0 < uniform_share <= 1, got {self.uniform_share}")
+    memory: PositiveInt = 10
+    uniform_share: PositiveFraction = 0.001
 
     def __call__(self, schedule: NoiseSchedule, noise: RandomStream) -> Times:
         """Uniform, as before anything was learned."""
@@ -166,7 +153,7 @@ class ImportanceTimes(TimeDistribution):
 
 
 class ImportanceSampler(TimeSampler):
-    """Draws times as ImportanceTimes says; the same on every process."""
+    """Draws times as ImportanceTimes describes; the same on every process."""
 
     seen: Tensor
     second_moment: Tensor
@@ -209,16 +196,11 @@ class ImportanceSampler(TimeSampler):
 
 
 def _normal(noise: RandomStream, stratified: bool) -> Times:
-    """Standard normal numbers, one an image."""
+    """Standard normal numbers, one per image."""
     if not stratified:
         return noise.normal().double()
     quantiles: Tensor = torch.special.ndtri(noise.stratified())
     return quantiles
-
-
-def _check_std(kind: str, std: float) -> None:
-    if std <= 0:
-        raise ValueError(f"{kind} needs std > 0, got {std}")
 
 
 AnyTimeSampling = Annotated[

@@ -10,7 +10,6 @@ from jaxtyping import Int64
 
 from sfumato.core.config import override, parse
 from sfumato.core.console import progress_bar
-from sfumato.core.generative_model import GenerativeModel
 from sfumato.core.images import Labels, Shape, UInt8Images
 from sfumato.core.noise import generator
 from sfumato.data.catalogue import CATALOGUE, find, load
@@ -97,7 +96,6 @@ class ImageSet:
         """
         assert self.run is not None
         model = self.run.model
-        assert isinstance(model, GenerativeModel)
         labels = self.labels(np.arange(count)) if labels is None else labels
         seeds = range(self.first_seed, self.first_seed + count)
         done = 0

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sfumato.core.generative_model import GenerativeModel
 from sfumato.data.dataset import Splits
 from sfumato.evaluation.image_sources import ImageSet
 from sfumato.experiment.score_run import data_of, drawing, sampling
@@ -16,7 +15,6 @@ def origin(images: ImageSet, count: int) -> dict[str, str | int]:
     run = images.run
     if run is None:
         return {}
-    assert isinstance(run.model, GenerativeModel)
     steps = read_json(run.directory, "summary.json")["steps"]
     chosen = {key: _words(given) for key, given in sampling(run.experiment).items()}
     return {

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import Field
-from torch import nn
 
 from sfumato.core.config import (
     component,
@@ -20,11 +19,12 @@ from sfumato.core.config import (
     read_toml,
 )
 from sfumato.core.errors import ConfigError
+from sfumato.core.generative_model import GenerativeModel
 from sfumato.core.noise import derive_seed
 from sfumato.data.data_config import DataConfig
 from sfumato.data.dataset import Dataset, Form
-from sfumato.diffusion.classifier_guidance import NoisyClassifierConfig
 from sfumato.diffusion.diffusion_model import DiffusionConfig
+from sfumato.diffusion.guidance import NoisyClassifierConfig
 from sfumato.evaluation.protocol import EvaluationConfig
 from sfumato.gan.gan_model import GANConfig
 from sfumato.speed.plan import Plan
@@ -134,7 +134,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     return mapping
 
 
-def build_model(experiment: Experiment, dataset: Dataset | Form) -> nn.Module:
+def build_model(experiment: Experiment, dataset: Dataset | Form) -> GenerativeModel:
     """The untrained model for a data set; its initialization depends on `training.seed` alone."""
     num_classes = dataset.num_classes if experiment.conditional else 0
     with torch.random.fork_rng(devices=[]):

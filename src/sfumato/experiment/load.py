@@ -4,8 +4,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from sfumato.core.config import (
     changeable,
     differences,
@@ -17,6 +15,7 @@ from sfumato.core.config import (
 from sfumato.core.console import say_once
 from sfumato.core.device import default_device
 from sfumato.core.errors import RunError
+from sfumato.core.generative_model import GenerativeModel
 from sfumato.core.tensors import load_into, read_tensors
 from sfumato.data.dataset import Dataset
 from sfumato.experiment.experiment import Experiment, with_plan
@@ -34,7 +33,7 @@ class LoadedRun:
 
     directory: Path
     experiment: Experiment
-    model: nn.Module
+    model: GenerativeModel
     data: dict[str, Any]
     plan: Plan
 

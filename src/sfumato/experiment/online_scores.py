@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from sfumato.core import distributed
 from sfumato.core.generative_model import GenerativeModel
@@ -57,13 +56,12 @@ class Quality:
         self._evaluator = Evaluator(splits, config)
         return self._evaluator.labels, self._evaluator.num_images
 
-    def look(self, model: nn.Module) -> Look:
+    def look(self, model: GenerativeModel) -> Look:
         """The Fréchet distance of the model's samples and its floor, their classes and twins.
 
         The same in all processes. The model is in evaluation mode and holds the weights to sample
         with.
         """
-        assert isinstance(model, GenerativeModel)
         labels = self.labels if model.num_classes else None
         images = sample_shared(model, labels, self.num_images, self._plan)
 
@@ -84,7 +82,9 @@ class Quality:
         return distributed.on_main(look)
 
 
-def sample_shared(model: nn.Module, labels: Labels | None, number: int, plan: Plan) -> UInt8Images:
+def sample_shared(
+    model: GenerativeModel, labels: Labels | None, number: int, plan: Plan
+) -> UInt8Images:
     """Images of seeds 0 to number - 1, each process drawing its part; whole in all of them."""
     if distributed.world_size() == 1:
         return sample_images(model, labels, range(number), plan=plan)

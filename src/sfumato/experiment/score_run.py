@@ -12,7 +12,6 @@ from sfumato.core.config import changeable, differences, to_mapping
 from sfumato.core.console import progress_bar, say
 from sfumato.core.errors import RunError
 from sfumato.core.files import atomic_path, write_json
-from sfumato.core.generative_model import GenerativeModel
 from sfumato.core.images import Labels, UInt8Images
 from sfumato.core.pictures import image_grid, rows_each
 from sfumato.data.catalogue import load
@@ -87,7 +86,6 @@ def score_run(
     by it: the runs start from the same noise.
     """
     loaded = loaded or load_run(run_dir)
-    assert isinstance(loaded.model, GenerativeModel)
     labels = evaluator.labels
     began = time.perf_counter()
     seeds = range(evaluator.num_images)

@@ -17,7 +17,6 @@ from sfumato.core.config import left_open, to_mapping
 from sfumato.core.device import compute_threads, default_device, gpu_name
 from sfumato.core.errors import RunError
 from sfumato.core.files import write_json
-from sfumato.core.generative_model import GenerativeModel
 from sfumato.data.catalogue import load
 from sfumato.experiment.experiment import Experiment, build_model, with_plan
 from sfumato.experiment.load import check_same_experiment, describe, read_experiment
@@ -146,7 +145,6 @@ def _resolved(
 def _summary(trainer: Trainer) -> dict[str, Any]:
     """The content of summary.json of a finished run."""
     model, state = trainer.model, trainer.state
-    assert isinstance(model, GenerativeModel)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "sampled_parameters": sum(p.numel() for p in model.sampled_module.parameters()),

@@ -1,22 +1,55 @@
-"""Walks and grids between the noises of several seeds, in z or in StyleGAN2's w; truncation."""
+"""Walks between images or between the noises of seeds (in z or StyleGAN2's w); truncation."""
 
+import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sfumato.core.errors import RunError
+from sfumato.core.errors import ConfigError, RunError
 from sfumato.core.generative_model import GenerativeModel
-from sfumato.core.images import Images
+from sfumato.core.images import Batch, Images, to_uint8
 from sfumato.core.noise import Draw, Noise, RandomStream
-from sfumato.diffusion import edit
+from sfumato.data.dataset import Dataset
+from sfumato.diffusion.diffusion_model import DiffusionModel
+from sfumato.diffusion.editing import generate_by_flow, invert
+from sfumato.experiment.load import LoadedRun
+from sfumato.explore.real_images import diffusion_of, flow_grid, real_batch
 from sfumato.gan.gan_model import GAN
+from sfumato.metrics.features import FeatureNetwork
 from sfumato.networks.stylegan2 import StyleGAN2Generator
 
 InterpolationPath = Literal["linear", "spherical"]
 Space = Literal["z", "w"]
+
+
+def interpolate(
+    a: Float[Tensor, "..."],
+    b: Float[Tensor, "..."],
+    num: int,
+    path: InterpolationPath = "spherical",
+) -> Float[Tensor, "num ..."]:
+    """`num` points from a to b, both included.
+
+    The linear path is for images. Between two noises it would pass through points of too small a
+    norm. The spherical one keeps it (Shoemake 1985; White 2016).
+
+    Raises:
+        ConfigError: fewer than 2 points are asked for.
+    """
+    if num < 2:
+        raise ConfigError(f"interpolation needs at least 2 points, got {num}")
+    share = torch.linspace(0, 1, num, dtype=torch.float64).view(-1, *[1] * a.ndim).to(a)
+    if path == "linear":
+        return a + share * (b - a)
+    cosine = (a.flatten() @ b.flatten() / (a.norm() * b.norm())).clamp(-1, 1).item()
+    angle = math.acos(cosine)
+    if math.sin(angle) < 1e-4:  # (almost) parallel: the two paths are the same
+        return a + share * (b - a)
+    return (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / math.sin(angle)
 
 
 def blend(
@@ -28,19 +61,19 @@ def blend(
         ConfigError: fewer than 2 points.
     """
     if len(ends) == 2:
-        return edit.interpolate(ends[0], ends[1], num, path)
+        return interpolate(ends[0], ends[1], num, path)
     top_left, top_right, bottom_left, bottom_right = ends
-    left = edit.interpolate(top_left, bottom_left, num, path)
-    right = edit.interpolate(top_right, bottom_right, num, path)
-    rows = [edit.interpolate(a, b, num, path) for a, b in zip(left, right, strict=True)]
+    left = interpolate(top_left, bottom_left, num, path)
+    right = interpolate(top_right, bottom_right, num, path)
+    rows = [interpolate(a, b, num, path) for a, b in zip(left, right, strict=True)]
     return torch.cat(rows)
 
 
 class BlendedNoise(RandomStream):
     """The streams of the images between those of two seeds, or of four.
 
-    Every normal draw is blended, so that ends and corners are the very samples of their seeds, with
-    stochastic samplers too. Anything else that is drawn is that of the first seed.
+    Every normal draw is blended, so that ends and corners equal the samples of their seeds, with
+    stochastic samplers too. Any other draw is that of the first seed.
     """
 
     def __init__(self, seeds: Sequence[int], num: int, path: InterpolationPath) -> None:
@@ -72,12 +105,11 @@ def interpolate_noises(
     """Samples between the noises of two seeds, or of four; ends and corners are their samples.
 
     Args:
-        model: any; of a GAN the latent vector is blended.
+        model: any. For a GAN the latent vector is blended.
         seeds: of the two ends, or of the corners: top left, top right, bottom left, bottom right.
         num: images, both ends included; along either side of a grid.
-        path: spherical keeps the norm that noise has; in w, which has no norm to keep, linear is
-            usual.
-        label: the class of all; None for an unconditional model.
+        path: spherical keeps the norm of noise. In w, which has no norm to keep, linear is usual.
+        label: the class of all images; None for an unconditional model.
         space: z, or for StyleGAN2 w, where z is mapped to first.
     Raises:
         ConfigError: fewer than 2 images.
@@ -135,3 +167,153 @@ def _drawn(
 ) -> Images:
     used = noise if generator.config.random_noise else None
     return generator.draw(styles, used).clamp(-1, 1)
+
+
+def interpolate_images(
+    model: DiffusionModel,
+    pair: Batch,
+    num: int,
+    steps: int,
+    path: InterpolationPath = "spherical",
+) -> Images:
+    """The path between two real images through the noises that the flow traces them back to.
+
+    The ends are the reconstructions of the two.
+
+    Args:
+        pair: two images. If their labels differ the flow is followed without labels.
+        steps: of each way along the flow.
+    Raises:
+        RunError: labels that differ, in a model that never saw unlabelled images.
+        ConfigError: fewer than 2 images.
+    """
+    labels = pair.labels
+    if labels is not None and labels[0] != labels[1]:
+        if model.config.label_dropout == 0:
+            raise RunError(
+                f"the two images are of classes {labels.tolist()}, and the model was trained with "
+                "label_dropout = 0: it knows no images without a class; choose two of one class"
+            )
+        labels = None
+    times = flow_grid(model.config.schedule, steps)
+    x_1 = invert(model.denoiser, pair.images, labels, Noise([0, 1]), times)
+    between = interpolate(x_1[0], x_1[1], num, path)
+    repeated = None if labels is None else labels[:1].expand(num)
+    found = generate_by_flow(model.denoiser, between, repeated, Noise(range(num)), times)
+    return found.clamp(-1, 1)
+
+
+class Smoothness(NamedTuple):
+    """How evenly a path of images moves through a feature space."""
+
+    mean_step: float
+    """Mean distance of neighbours: the smaller, the smoother (for equal ends and `num`)."""
+    detour: float
+    """Length of the path over the distance of its ends; 1 is straight."""
+
+
+def smoothness(features: Float[Tensor, "num d"]) -> Smoothness:
+    """How evenly the features of the images along a path move, in order."""
+    steps = features.diff(dim=0).norm(dim=1)
+    straight = (features[-1] - features[0]).norm().item()
+    length = steps.sum().item()
+    return Smoothness(steps.mean().item(), length / straight if straight > 0 else math.inf)
+
+
+def smoothness_of(images: Images, features: FeatureNetwork) -> Smoothness:
+    """How evenly a path of images moves through the feature space of a protocol."""
+    return smoothness(features(to_uint8(images).cpu()))
+
+
+def walks_between_noises(
+    loaded: LoadedRun,
+    number: int,
+    points: int,
+    path: InterpolationPath,
+    seed: int = 0,
+    space: Space = "z",
+) -> list[Images]:
+    """`number` walks between the noises of consecutive seeds, each of one class if there are any.
+
+    Raises:
+        ConfigError: fewer than 2 points.
+        RunError: w of a model that has none.
+    """
+    model = loaded.model
+    classes = model.num_classes
+    return [
+        interpolate_noises(
+            model,
+            (seed + 2 * k, seed + 2 * k + 1),
+            points,
+            path,
+            k % classes if classes else None,
+            space,
+        )
+        for k in range(number)
+    ]
+
+
+def grid_between_noises(
+    loaded: LoadedRun,
+    points: int,
+    path: InterpolationPath,
+    seed: int = 0,
+    space: Space = "z",
+    label: int | None = None,
+) -> list[Images]:
+    """The rows of a grid between the noises of four consecutive seeds, at its corners.
+
+    Args:
+        label: the class of all images; None is the first class, if there are classes.
+    Raises:
+        ConfigError: fewer than 2 points.
+        RunError: w of a model that has none.
+    """
+    model = loaded.model
+    if label is None and model.num_classes:
+        label = 0
+    corners = range(seed, seed + 4)
+    images = interpolate_noises(model, corners, points, path, label, space)
+    return list(torch.split(images, points))
+
+
+def walks_between_images(
+    loaded: LoadedRun,
+    dataset: Dataset,
+    chosen: Sequence[int] | None,
+    number: int,
+    points: int,
+    path: InterpolationPath,
+    steps: int,
+) -> list[Images]:
+    """Walks between pairs of images.
+
+    Args:
+        chosen: positions, two per walk; None is two of one class for each of `number` walks.
+    Raises:
+        RunError: no diffusion model, an odd number of positions, or one that does not exist.
+    """
+    model = diffusion_of(loaded, "interpolation between images")
+    if chosen is None:
+        chosen = _pairs(dataset, number)
+    if len(chosen) % 2:
+        raise RunError(f"a walk needs two images, and --images names {len(chosen)}; add one")
+    return [
+        interpolate_images(
+            model, real_batch(model, dataset, chosen[k : k + 2]), points, steps, path
+        )
+        for k in range(0, len(chosen), 2)
+    ]
+
+
+def _pairs(dataset: Dataset, number: int) -> list[int]:
+    """The first two images of each class in turn."""
+    if dataset.labels is None:
+        return list(range(2 * number))
+    found: list[int] = []
+    for k in range(number):
+        rows = np.flatnonzero(dataset.labels == k % dataset.num_classes)
+        first = 2 * (k // dataset.num_classes)
+        found += rows[first : first + 2].tolist()
+    return found

@@ -1,7 +1,7 @@
 """How likely a run finds the images it was trained on and those it has not seen.
 
-The gap between the two is a gauge of overfitting: a model that has learned the training images
-by heart gives them fewer bits than others of the same kind.
+The gap between the two is a gauge of overfitting: a model that memorized the training images
+gives them fewer bits than others of the same kind.
 """
 
 import math
@@ -23,15 +23,18 @@ from sfumato.core.noise import Noise
 from sfumato.core.tensors import read_tensors, write_tensors
 from sfumato.data.dataset import Dataset, Splits
 from sfumato.data.order import Order
-from sfumato.diffusion.bound import FixedVariance
-from sfumato.diffusion.broadcast import TimeGrid
-from sfumato.diffusion.clip import ClipToRange, clipped
-from sfumato.diffusion.denoiser import Denoiser
+from sfumato.diffusion.denoiser import ClipToRange, Denoiser, clipped
 from sfumato.diffusion.diffusion_model import DiffusionModel
 from sfumato.diffusion.grid import KarrasGrid, UniformGrid
-from sfumato.diffusion.likelihood import Trace, dequantize, ode_likelihood, variational_bound
+from sfumato.diffusion.likelihood import (
+    FixedVariance,
+    Trace,
+    dequantize,
+    ode_likelihood,
+    variational_bound,
+)
+from sfumato.diffusion.noise_schedule import NoiseSchedule, TimeGrid
 from sfumato.diffusion.samplers.ancestral import AncestralSampler
-from sfumato.diffusion.schedule import NoiseSchedule
 from sfumato.experiment.load import LoadedRun
 from sfumato.metrics.estimate import Estimate, with_standard_error
 from sfumato.metrics.jackknife import LeftOut
@@ -44,7 +47,7 @@ TERMS = {
     "bound": "bound",
     "ode": "ODE",
 }
-"""What is estimated, and how it is called in a table."""
+"""What is estimated, and its name in a table."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,8 @@ class LikelihoodConfig:
         fixed_variance: of the reverse steps, where the variance is not learned.
         ode: whether to measure the likelihood of the probability flow too, the slower of the two.
         tolerance: of the ODE solver, relative and absolute.
-        trace: of the ODE's Jacobian: Hutchinson's estimate, or exact at one backward pass a
-            dimension (small images alone).
+        trace: of the ODE's Jacobian: Hutchinson's estimate, or exact with one backward pass per
+            dimension (small images only).
         probes: of Hutchinson's estimate.
         batch_size: images at a time.
         seed: of the choice of images and of the noise.
@@ -116,7 +119,7 @@ def likelihood(
     likelihood is left out where the schedule has zero terminal SNR on a grid.
 
     Args:
-        batches: images in [-1, 1] at the 256 levels, each batch with one stream an image.
+        batches: images in [-1, 1] at the 256 levels, each batch with one stream per image.
     Source: Ho et al. 2020, eq. 5; Song et al. 2021 (SDE), appendix D.2.
     """
     schedule = denoiser.schedule
@@ -259,7 +262,7 @@ def _batches(
 
 
 def nll_table(result: dict[str, Any]) -> str:
-    """The result for people: a row a term, train and held-out side by side, and their gap."""
+    """The result for people: one row per term, train and held-out side by side, and their gap."""
     lines = [f"{result['unit']:<16}{'train':>18}{'held-out':>18}{'gap':>18}"]
     for key, name in TERMS.items():
         if key in result["gap"]:

@@ -7,18 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from sfumato.core.config import component, override, parse
 from sfumato.core.errors import ConfigError
 from sfumato.core.files import atomic_path
-from sfumato.core.images import Images, UInt8Images, from_uint8, to_uint8
+from sfumato.core.images import Batch, Images, UInt8Images, from_uint8, to_uint8, within_range
 from sfumato.core.noise import Noise
+from sfumato.core.pictures import image_grid, save_animation
 from sfumato.data.dataset import Dataset
-from sfumato.diffusion.schedule import NoiseSchedule
+from sfumato.diffusion.editing import NoiseEstimate, Snapshot
+from sfumato.diffusion.noise_schedule import NoiseSchedule
 from sfumato.diffusion.schedules import Schedule
+from sfumato.explore.interpolation import Smoothness
+from sfumato.explore.real_images import Mask, Reconstruction
 
 CONTINUOUS_STEPS = 1000
 """Steps in which a continuous schedule is drawn, and for which its betas are given."""
@@ -51,7 +55,7 @@ def _assignments(options: str) -> list[str]:
 
 @dataclass(frozen=True)
 class ScheduleCurves:
-    """What a schedule looks like, from data to noise.
+    """The curves of a schedule, from data to noise.
 
     Args:
         t: times k / T, k = 1..T.
@@ -80,7 +84,7 @@ def schedule_curves(schedule: NoiseSchedule) -> ScheduleCurves:
     return ScheduleCurves(times[1:], log_snr[1:].sigmoid(), beta, log_snr[1:])
 
 
-def draw_schedules(schedules: Mapping[str, NoiseSchedule], path: Path) -> None:
+def plot_schedules(schedules: Mapping[str, NoiseSchedule], path: Path) -> None:
     """Draw alpha-bar, beta and log-SNR of schedules, by name, side by side.
 
     Raises:
@@ -118,7 +122,7 @@ def forward_images(
         seed: of the first image's noise.
     Returns:
         For each time the images, scaled to alpha^2 + sigma^2 = 1 and clipped to [-1, 1], so that
-        those of all schedules can be looked at.
+        those of all schedules compare.
     Raises:
         ConfigError: the schedule has no noise level at a time.
     """
@@ -133,16 +137,16 @@ def forward_images(
     return shown
 
 
-def draw_forward(
+def plot_forward(
     schedule: NoiseSchedule, images: UInt8Images, times: Sequence[float], path: Path
 ) -> None:
-    """Draw the forward process on real images: a row an image, a column a time.
+    """Draw the forward process on real images: one row per image, one column per time.
 
     Raises:
         ConfigError: as `forward_images`, or another suffix than .png, .svg or .pdf.
     """
     columns = forward_images(schedule, from_uint8(images), times)
-    titles = [f"t = {t:g}\nlog-SNR {number(log_snr_at(schedule, t))}" for t in times]
+    titles = [f"t = {t:g}\nlog-SNR {three_digits(log_snr_at(schedule, t))}" for t in times]
     rows = [
         ("", [column[k : k + 1] for column in columns], titles if k == 0 else None)
         for k in range(len(images))
@@ -205,7 +209,7 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, format=suffix[1:], dpi=150)
 
 
-def number(value: float) -> str:
+def three_digits(value: float) -> str:
     """Three digits, and infinity as a sign."""
     return f"{value:.3g}" if math.isfinite(value) else ("∞" if value > 0 else "-∞")
 
@@ -220,3 +224,153 @@ def one_of_each_class(dataset: Dataset, count: int) -> list[int]:
         ranked.append((seen.get(label, 0), label, position))
         seen[label] = seen.get(label, 0) + 1
     return [position for _, _, position in sorted(ranked)[:count]]
+
+
+NOISE_RANGE = 3.0
+"""Noise is shown from -3 to 3 standard deviations."""
+
+
+def single_images(images: Images) -> list[Float[Tensor, "1 C H W"]]:
+    """The images one by one."""
+    return [images[k : k + 1] for k in range(len(images))]
+
+
+def shown_noise(noise: Images) -> Images:
+    """Standard normal noise within the range of images."""
+    return (noise / NOISE_RANGE).clamp(-1, 1)
+
+
+def write_reconstruction(found: Reconstruction, path: Path) -> dict[str, Any]:
+    """Images, their noise, and what the flow makes of it; returns the errors."""
+    errors, stds = found.rms_error.tolist(), found.noise_std.tolist()
+    rows: list[TableRow] = [
+        ("image", single_images(found.images), None),
+        ("noise", single_images(shown_noise(found.noise)), [f"std {std:.3f}" for std in stds]),
+        ("again", single_images(found.again), [f"RMS {error:.4f}" for error in errors]),
+    ]
+    draw_table(rows, path)
+    mean = sum(errors) / len(errors)
+    return {"rms_error": errors, "mean_rms_error": mean, "noise_std": stds}
+
+
+def write_interpolation(
+    paths: Sequence[Images], smooth: Sequence[Smoothness] | None, path: Path, features: str
+) -> dict[str, Any]:
+    """A row for each path; an animation of all beside it, ending in .webp; the smoothness."""
+    rows: list[TableRow] = [("", single_images(images), None) for images in paths]
+    draw_table(rows, path)
+    scale = max(1, 96 // max(paths[0].shape[2:]))
+    frames = [
+        image_grid(to_uint8(torch.stack(tuple(images)).cpu()).numpy(), len(paths), scale)
+        for images in zip(*paths, strict=True)
+    ]
+    film = path.with_suffix(".webp")
+    save_animation([*frames, *frames[-2:0:-1]], film, fps=8, hold_seconds=0)  # there and back
+    facts: dict[str, Any] = {"animation": str(film)}
+    if smooth is not None:
+        facts["features"] = features
+        facts["mean_step"] = [one.mean_step for one in smooth]
+        facts["detour"] = [one.detour for one in smooth]
+    return facts
+
+
+def write_frames(paths: Sequence[Images], folder: Path) -> Path:
+    """A PNG file for every image: FOLDER/PATH/POINT.png, numbered from 0."""
+    for number_of_path, images in enumerate(paths):
+        inside = folder / f"{number_of_path:02d}"
+        inside.mkdir(parents=True, exist_ok=True)
+        for point, image in enumerate(to_uint8(images).cpu()):
+            picture = image_grid(image[None].numpy(), 1, scale=1, padding=0)
+            picture.save(inside / f"{point:03d}.png")
+    return folder
+
+
+def write_truncation(
+    shares: Sequence[float], found: Sequence[Images], path: Path
+) -> dict[str, Any]:
+    """A row for each share; returns how varied the images of each are.
+
+    The spread is the standard deviation over images, averaged over pixels, in units of [-1, 1].
+    """
+    rows: list[TableRow] = [
+        (f"psi {share:g}", single_images(images), None)
+        for share, images in zip(shares, found, strict=True)
+    ]
+    draw_table(rows, path)
+    spread = [float(images.std(0, correction=0).mean()) for images in found]
+    return {"truncation": list(shares), "spread": spread}
+
+
+def write_inpainting(
+    batch: Batch, known: Mask, found: Sequence[Images], path: Path
+) -> dict[str, Any]:
+    """Images, what is kept of them, and one row for each time they were painted."""
+    kept = known.to(batch.images)
+    rows: list[TableRow] = [
+        ("image", single_images(batch.images), None),
+        ("kept", single_images(batch.images * kept), None),
+        *((f"found {k + 1}", single_images(images), None) for k, images in enumerate(found)),
+    ]
+    draw_table(rows, path)
+    changed = [((images - batch.images) * kept).abs().max().item() for images in found]
+    away = [_rms(images, batch.images, 1 - kept) for images in found]
+    return {"largest_change_of_kept_pixels": max(changed), "rms_change_of_found_pixels": away}
+
+
+def write_image_to_image(
+    batch: Batch, starts: Sequence[float], found: Sequence[Images], path: Path
+) -> dict[str, Any]:
+    """Images and a row for each start, from the closest to the freest."""
+    rows: list[TableRow] = [("image", single_images(batch.images), None)]
+    rows += [
+        (f"from t = {t:g}", single_images(images), None)
+        for t, images in zip(starts, found, strict=True)
+    ]
+    draw_table(rows, path)
+    changes = [_rms(images, batch.images, torch.ones(())) for images in found]
+    return {"start": list(starts), "rms_change": changes}
+
+
+def write_strip(frames: Sequence[Snapshot], path: Path) -> dict[str, Any]:
+    """Two rows for each image, x_t and the predicted x_0, and one column per time."""
+    titles = [f"t = {three_digits(frame.t)}" for frame in frames]
+    rows: list[TableRow] = []
+    for k in range(len(frames[0].x_t)):
+        states = [within_range(frame.x_t[k : k + 1]) for frame in frames]
+        rows.append(("$x_t$", states, titles if k == 0 else None))
+        rows.append((r"$\hat x_0$", [frame.x_0[k : k + 1] for frame in frames], None))
+    draw_table(rows, path)
+    return {"times": [frame.t for frame in frames]}
+
+
+def write_noise(
+    before: Sequence[NoiseEstimate], after: Sequence[NoiseEstimate], path: Path
+) -> dict[str, Any]:
+    """For each image x_t, the true noise and both predictions, under their standard deviations."""
+    times = [f"t = {three_digits(row.t)}" for row in after]
+    rows: list[TableRow] = []
+    for k in range(len(after[0].x_t)):
+        one = slice(k, k + 1)
+        rows.append(("$x_t$", [within_range(row.x_t[one]) for row in after], times))
+        for name, images, stds in (
+            ("true", [row.eps for row in after], [row.eps_std for row in after]),
+            ("initial", [r.predicted for r in before], [r.predicted_std for r in before]),
+            ("trained", [r.predicted for r in after], [r.predicted_std for r in after]),
+        ):
+            words = [f"std {std[k].item():.3f}" for std in stds]
+            rows.append((name, [shown_noise(image[one]) for image in images], words))
+    draw_table(rows, path)
+    return {
+        "times": [row.t for row in after],
+        "true_std": [row.eps_std.mean().item() for row in after],
+        "predicted_std_at_initialization": [row.predicted_std.mean().item() for row in before],
+        "predicted_std_after_training": [row.predicted_std.mean().item() for row in after],
+        "rms_error_at_initialization": [_rms(r.predicted, r.eps, torch.ones(())) for r in before],
+        "rms_error_after_training": [_rms(r.predicted, r.eps, torch.ones(())) for r in after],
+    }
+
+
+def _rms(a: Images, b: Images, where: torch.Tensor) -> float:
+    """The root mean square difference over the pixels where `where` is 1."""
+    weight = where.to(a).expand_as(a)
+    return (((a - b) ** 2 * weight).sum() / weight.sum()).sqrt().item()

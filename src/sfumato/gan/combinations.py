@@ -6,8 +6,7 @@ from sfumato.augment.discriminator import ADA, AnyDiscriminatorAugmentation
 from sfumato.gan.losses import GANLoss, WassersteinLoss
 from sfumato.gan.regularizers import PathLength, Regularizer
 from sfumato.gan.unrolled import Unrolling
-from sfumato.gan.watch import boundary
-from sfumato.networks.gan_networks import NetworkPair
+from sfumato.networks import NetworkPair
 
 
 def check_combination(
@@ -15,6 +14,7 @@ def check_combination(
     loss: GANLoss,
     regularizers: Sequence[Regularizer],
     unrolled: Unrolling | None,
+    augment: AnyDiscriminatorAugmentation | None,
 ) -> None:
     """Refuse what does not make sense together.
 
@@ -43,22 +43,15 @@ def check_combination(
             f"{of_discriminator[0]} would make it look in a direction the discriminator does not "
             "take; leave one of the two out"
         )
-    if isinstance(loss, WassersteinLoss):
-        _check_wasserstein(network, loss, of_discriminator, unrolled)
-
-
-def check_augmentation(loss: GANLoss, augment: AnyDiscriminatorAugmentation | None) -> None:
-    """Refuse an adaptive probability where the sign of a logit means nothing.
-
-    Raises:
-        ValueError: with the reason and the remedy.
-    """
-    if isinstance(augment, ADA) and augment.adaptive and boundary(loss) is None:
+    # The sign of a logit must mean something.
+    if isinstance(augment, ADA) and augment.adaptive and loss.boundary is None:
         raise ValueError(
             "ada adapts its probability to the sign of the logits of real images, and the loss "
             f"{loss.kind} leaves open where their zero is; set augment.adaptive = false and "
             "augment.probability, for example to 0.2"
         )
+    if isinstance(loss, WassersteinLoss):
+        _check_wasserstein(network, loss, of_discriminator, unrolled)
 
 
 def _check_wasserstein(

@@ -10,26 +10,25 @@ from torch import Tensor, nn
 
 from sfumato.augment.discriminator import AnyDiscriminatorAugmentation
 from sfumato.core import distributed
-from sfumato.core.config import component
-from sfumato.core.generative_model import OnStep, Phase
+from sfumato.core.config import NonNegativeFloat, PositiveFloat, PositiveInt, component
+from sfumato.core.generative_model import GenerativeModel, OnStep, Phase
 from sfumato.core.images import Batch, Images, Labels, Shape
 from sfumato.core.noise import RandomStream
-from sfumato.gan.combinations import check_augmentation, check_combination
-from sfumato.gan.losses import GANLoss, Logits, NonSaturatingLoss
+from sfumato.gan.combinations import check_combination
+from sfumato.gan.losses import GANLoss, Logits, NonSaturatingLoss, logits_and_accuracy
 from sfumato.gan.regularizers import (
     R1,
     R2,
+    DiscriminatorBatch,
     DiscriminatorRegularizer,
     PathLength,
     Regularizer,
-    Scene,
     path_lengths,
 )
 from sfumato.gan.unrolled import GradientMoments, State, Unrolling, judged_by
-from sfumato.gan.watch import boundary, judgements
+from sfumato.networks import NetworkPair
 from sfumato.networks.adversarial import StyledGenerator
 from sfumato.networks.dcgan import DCGANConfig
-from sfumato.networks.gan_networks import NetworkPair
 
 
 @component
@@ -47,7 +46,7 @@ class GANConfig:
         unrolled: the generator looks some steps of the discriminator ahead.
         input_noise: standard deviation of Gaussian noise added to every image the discriminator
             sees, in the units of images in [-1, 1] (Arjovsky & Bottou 2017, section 3).
-        input_noise_images: that noise falls linearly to 0 over so many images; None: it stays.
+        input_noise_images: images over which that noise falls linearly to 0; None: it stays.
         augment: random changes of every image the discriminator sees, for small data sets.
     """
 
@@ -55,36 +54,27 @@ class GANConfig:
     network: NetworkPair = DCGANConfig()
     loss: GANLoss = NonSaturatingLoss()
     regularizers: tuple[Regularizer, ...] = ()
-    discriminator_steps: int = 1
-    discriminator_rate: float = 1.0
+    discriminator_steps: PositiveInt = 1
+    discriminator_rate: PositiveFloat = 1.0
     unrolled: Unrolling | None = None
-    input_noise: float = 0.0
-    input_noise_images: int | None = None
+    input_noise: NonNegativeFloat = 0.0
+    input_noise_images: PositiveInt | None = None
     augment: AnyDiscriminatorAugmentation | None = None
 
     def __post_init__(self) -> None:
-        if self.discriminator_steps < 1:
-            raise ValueError(f"gan needs discriminator_steps >= 1, got {self.discriminator_steps}")
-        if self.discriminator_rate <= 0:
-            raise ValueError(f"gan needs discriminator_rate > 0, got {self.discriminator_rate}")
-        if self.input_noise < 0:
-            raise ValueError(f"gan needs input_noise >= 0, got input_noise={self.input_noise}")
-        if self.input_noise_images is not None and self.input_noise_images < 1:
-            raise ValueError(f"gan needs input_noise_images >= 1, got {self.input_noise_images}")
         if self.input_noise_images is not None and self.input_noise == 0:
             raise ValueError(
-                "input_noise_images says when input_noise has fallen to 0, and it is 0 from the "
+                "input_noise_images sets when input_noise has fallen to 0, and it is 0 from the "
                 "start; set input_noise, for example to 0.1"
             )
-        check_combination(self.network, self.loss, self.regularizers, self.unrolled)
-        check_augmentation(self.loss, self.augment)
+        check_combination(self.network, self.loss, self.regularizers, self.unrolled, self.augment)
 
     def build(self, image_shape: Shape, num_classes: int) -> "GAN":
         """The model for images of `image_shape`; `num_classes` 0 makes it unconditional."""
         return GAN(self, image_shape, num_classes)
 
 
-class GAN(nn.Module):
+class GAN(GenerativeModel):
     """Generator, discriminator, and the phases that train them in turn."""
 
     nfe = 1
@@ -121,31 +111,29 @@ class GAN(nn.Module):
 
     def phases(self) -> Sequence[Phase]:
         """A step of the discriminator, then one of the generator, each with its rare penalties."""
-        config = self.config
-        phases = [
+        config, rate = self.config, self.config.discriminator_rate
+        paths = [r for r in config.regularizers if isinstance(r, PathLength)]
+        return [
             Phase(
                 "discriminator",
                 self.discriminator,
                 self.discriminator_loss,
-                rate=config.discriminator_rate,
+                rate=rate,
                 double_backward=any(r.every == 1 for r in self.penalties),
                 after=self._after_discriminator,
-            )
-        ]
-        for r in self.penalties:
-            if r.every > 1:
-                loss = partial(self.penalty, r)
-                phases.append(
-                    Phase(
-                        r.kind,
-                        self.discriminator,
-                        loss,
-                        every=r.every,
-                        rate=config.discriminator_rate,
-                        double_backward=True,
-                    )
+            ),
+            *(
+                Phase(
+                    r.kind,
+                    self.discriminator,
+                    partial(self.penalty, r),
+                    every=r.every,
+                    rate=rate,
+                    double_backward=True,
                 )
-        phases.append(
+                for r in self.penalties
+                if r.every > 1
+            ),
             Phase(
                 "generator",
                 self.generator,
@@ -153,31 +141,34 @@ class GAN(nn.Module):
                 every=config.discriminator_steps,
                 lazy=False,
                 double_backward=config.unrolled is not None,
-            )
-        )
-        for path in config.regularizers:
-            if isinstance(path, PathLength):
-                loss = partial(self.path_length_loss, path)
-                phases.append(
-                    Phase(path.kind, self.generator, loss, every=path.every, double_backward=True)
+            ),
+            *(
+                Phase(
+                    r.kind,
+                    self.generator,
+                    partial(self.path_length_loss, r),
+                    every=r.every,
+                    double_backward=True,
                 )
-        return phases
+                for r in paths
+            ),
+        ]
 
     def discriminator_loss(self, batch: Batch, noise: RandomStream) -> Float[Tensor, " B"]:
         """The real images against as many generated ones of the same classes."""
         always = [r for r in self.penalties if r.every == 1]
-        scene = self._scene(batch, noise, always)
-        self._observe(scene.real_logits.detach(), scene.fake_logits.detach())
-        losses = self.loss.discriminator(scene.real_logits, scene.fake_logits)
+        judged = self._discriminator_batch(batch, noise, always)
+        self._observe(judged.real_logits.detach(), judged.fake_logits.detach())
+        losses = self.loss.discriminator(judged.real_logits, judged.fake_logits)
         for regularizer in always:
-            losses = losses + regularizer.penalty(scene, noise)
+            losses = losses + regularizer.penalty(judged, noise)
         return losses
 
     def penalty(
         self, regularizer: DiscriminatorRegularizer, batch: Batch, noise: RandomStream
     ) -> Float[Tensor, " B"]:
         """A penalty on the discriminator by itself."""
-        return regularizer.penalty(self._scene(batch, noise, [regularizer]), noise)
+        return regularizer.penalty(self._discriminator_batch(batch, noise, [regularizer]), noise)
 
     def generator_loss(self, batch: Batch, noise: RandomStream) -> Float[Tensor, " B"]:
         """Generated images of the batch's classes, judged by the discriminator."""
@@ -239,7 +230,7 @@ class GAN(nn.Module):
     @property
     def boundary(self) -> float | None:
         """The logit between real and generated images; None where the loss leaves it open."""
-        return boundary(self.loss)
+        return self.loss.boundary
 
     def logits(self, batch: Batch) -> Logits:
         """The discriminator's logits of images as they are: without augmentation and noise."""
@@ -248,7 +239,7 @@ class GAN(nn.Module):
         return self.discriminator(batch.images.to(device), labels).float()  # type: ignore[no-any-return]
 
     def _before_discriminator(self, x: Images, batch: Batch, noise: RandomStream) -> Images:
-        """What real and generated images go through alike."""
+        """Changes made to real and generated images."""
         if self.augment is not None:
             x = self.augment(x, noise)
         std, end = self.config.input_noise, self.config.input_noise_images
@@ -260,9 +251,9 @@ class GAN(nn.Module):
         z = noise.normal(self.latent_dim).to(batch.images)
         return self.generator(z, batch.labels, noise)  # type: ignore[no-any-return]
 
-    def _scene(
+    def _discriminator_batch(
         self, batch: Batch, noise: RandomStream, penalties: Sequence[DiscriminatorRegularizer]
-    ) -> Scene:
+    ) -> DiscriminatorBatch:
         """The images of a discriminator step, with gradients where `penalties` want them."""
 
         def generate() -> Images:
@@ -271,7 +262,7 @@ class GAN(nn.Module):
             return fake.requires_grad_(any(isinstance(r, R2) for r in penalties))
 
         real = batch.images.detach().requires_grad_(any(isinstance(r, R1) for r in penalties))
-        return Scene(real, generate, lambda x: self.judge(x, batch, noise))
+        return DiscriminatorBatch(real, generate, lambda x: self.judge(x, batch, noise))
 
     def _look_ahead(
         self, unrolled: Unrolling, fake: Images, batch: Batch, noise: RandomStream
@@ -288,8 +279,8 @@ class GAN(nn.Module):
         return unrolled.ahead(self.discriminator, loss, moments)
 
     def _observe(self, real_logits: Logits, fake_logits: Logits) -> None:
-        """Note what the discriminator says of training images and of generated ones."""
-        self._observations = dict(judgements(self.loss, real_logits, fake_logits))
+        """Record the logits of training images and of generated ones."""
+        self._observations = dict(logits_and_accuracy(self.loss, real_logits, fake_logits))
         if self.augment is not None:
             self._observations |= self.augment.observe(real_logits - (self.boundary or 0.0))
 
@@ -304,7 +295,7 @@ class GAN(nn.Module):
 
     @torch.no_grad()
     def _after_discriminator(self) -> None:
-        """Clip the weights where the loss says so; move what has a state."""
+        """Clip the weights if the loss asks for it; update what has a state."""
         clip = getattr(self.loss, "clip", None)
         if clip is not None:
             for parameter in self.discriminator.parameters():

@@ -1,10 +1,13 @@
-"""What the two players of a GAN minimize, one value an image. Logits are high for real images.
+"""What the two players of a GAN minimize, one value per image. Logits are high for real images.
 
-A loss says whether the generator's part is `paired` (needs the logits of real images too), and
-whether the game is `zero_sum`: then a generator that sees the discriminator a few steps ahead
-gets both logits, and what it minimizes is the discriminator's loss with the other sign.
+A loss states three facts. `paired`: the generator's part needs the logits of real images too.
+`zero_sum`: a generator that sees the discriminator a few steps ahead gets both logits, and
+minimizes the discriminator's loss with the other sign. `compares_logits`: only differences of
+logits count, so that no logit lies between real and generated images.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from jaxtyping import Float
@@ -12,21 +15,53 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from sfumato.core.config import component
+from sfumato.core.config import PositiveFloat, component
 
 Logits = Float[Tensor, " B"]
 
 
-def _check_targets(kind: str, real_target: float, fake_target: float) -> None:
-    if not 0 <= fake_target < real_target <= 1:
-        raise ValueError(
-            f"{kind} needs 0 <= fake_target < real_target <= 1, "
-            f"got fake_target={fake_target}, real_target={real_target}"
-        )
+class AdversarialLoss(ABC):
+    """The losses of both players."""
+
+    paired: ClassVar[bool] = False
+    zero_sum: ClassVar[bool] = False
+    compares_logits: ClassVar[bool] = False
+    kind: str
+
+    @property
+    def boundary(self) -> float | None:
+        """The logit between real and generated images; None where the loss leaves it open."""
+        return None if self.compares_logits else 0.0
+
+    @abstractmethod
+    def discriminator(self, real: Logits, fake: Logits) -> Float[Tensor, " B"]:
+        """The discriminator's loss, summed over the real and the generated image."""
+
+    @abstractmethod
+    def generator(self, fake: Logits, real: Logits | None) -> Float[Tensor, " B"]:
+        """The generator's loss; `real` is given if the loss is paired or the game is unrolled."""
+
+
+class SmoothedLoss(AdversarialLoss):
+    """A loss with labels `real_target` and `fake_target`; cross-entropy unless overridden."""
+
+    real_target: float
+    fake_target: float
+
+    def discriminator(self, real: Logits, fake: Logits) -> Float[Tensor, " B"]:
+        """-[y log D(x) + (1 - y) log(1 - D(x))], summed over the real and the fake image."""
+        return _cross_entropy(real, self.real_target) + _cross_entropy(fake, self.fake_target)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fake_target < self.real_target <= 1:
+            raise ValueError(
+                f"{self.kind} needs 0 <= fake_target < real_target <= 1, "
+                f"got fake_target={self.fake_target}, real_target={self.real_target}"
+            )
 
 
 @component
-class NonSaturatingLoss:
+class NonSaturatingLoss(SmoothedLoss):
     """Cross-entropy for the discriminator; the generator maximizes log D(G(z)).
 
     Source: Goodfellow et al. 2014, section 3. Label smoothing (Salimans et al. 2016, section 3.4)
@@ -34,18 +69,9 @@ class NonSaturatingLoss:
     smoothing is 0.9 and 0.1. The generator always aims at 1.
     """
 
-    paired: ClassVar[bool] = False
-    zero_sum: ClassVar[bool] = False
     kind: Literal["non_saturating"] = "non_saturating"
     real_target: float = 1.0
     fake_target: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_targets(self.kind, self.real_target, self.fake_target)
-
-    def discriminator(self, real: Logits, fake: Logits) -> Float[Tensor, " B"]:
-        """-[y log D(x) + (1 - y) log(1 - D(x))], summed over the real and the fake image."""
-        return _cross_entropy(real, self.real_target) + _cross_entropy(fake, self.fake_target)
 
     def generator(self, fake: Logits, real: Logits | None) -> Float[Tensor, " B"]:
         """-log D(G(z))."""
@@ -53,7 +79,7 @@ class NonSaturatingLoss:
 
 
 @component
-class MinimaxLoss:
+class MinimaxLoss(SmoothedLoss):
     """The zero-sum game: the generator minimizes log(1 - D(G(z))), which saturates.
 
     The game's other term, log D(x), has no gradient for the generator, unless the discriminator
@@ -61,18 +87,10 @@ class MinimaxLoss:
     as in `non_saturating`.
     """
 
-    paired: ClassVar[bool] = False
     zero_sum: ClassVar[bool] = True
     kind: Literal["minimax"] = "minimax"
     real_target: float = 1.0
     fake_target: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_targets(self.kind, self.real_target, self.fake_target)
-
-    def discriminator(self, real: Logits, fake: Logits) -> Float[Tensor, " B"]:
-        """-[y log D(x) + (1 - y) log(1 - D(x))], summed over the real and the fake image."""
-        return _cross_entropy(real, self.real_target) + _cross_entropy(fake, self.fake_target)
 
     def generator(self, fake: Logits, real: Logits | None) -> Float[Tensor, " B"]:
         """log(1 - D(G(z))); with `real` the whole game: minus the discriminator's loss."""
@@ -80,20 +98,15 @@ class MinimaxLoss:
 
 
 @component
-class LeastSquaresLoss:
+class LeastSquaresLoss(SmoothedLoss):
     """Half the squared distance of the logit from its target (Mao et al. 2017, eq. 9).
 
     Label smoothing as in `non_saturating`; the generator always aims at 1.
     """
 
-    paired: ClassVar[bool] = False
-    zero_sum: ClassVar[bool] = False
     kind: Literal["least_squares"] = "least_squares"
     real_target: float = 1.0
     fake_target: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_targets(self.kind, self.real_target, self.fake_target)
 
     def discriminator(self, real: Logits, fake: Logits) -> Float[Tensor, " B"]:
         """[(D(x) - real_target)^2 + (D(G(z)) - fake_target)^2] / 2."""
@@ -103,9 +116,14 @@ class LeastSquaresLoss:
         """(D(G(z)) - 1)^2 / 2."""
         return (fake - 1).square() / 2
 
+    @property
+    def boundary(self) -> float | None:
+        """Half-way between the two targets."""
+        return (self.real_target + self.fake_target) / 2
+
 
 @component
-class Unlabelled:
+class Unlabelled(AdversarialLoss):
     """A loss without labels 1 and 0, which therefore refuses to smooth them."""
 
     @model_validator(mode="before")
@@ -129,8 +147,6 @@ class HingeLoss(Unlabelled):
     Source: Lim & Ye 2017; Miyato et al. 2018 (SNGAN), eqs. 16 and 17.
     """
 
-    paired: ClassVar[bool] = False
-    zero_sum: ClassVar[bool] = False
     kind: Literal["hinge"] = "hinge"
 
     def discriminator(self, real: Logits, fake: Logits) -> Float[Tensor, " B"]:
@@ -152,14 +168,10 @@ class WassersteinLoss(Unlabelled):
     Source: Arjovsky et al. 2017, algorithm 1 (clip 0.01, five critic steps, RMSprop at 5e-5).
     """
 
-    paired: ClassVar[bool] = False
     zero_sum: ClassVar[bool] = True
+    compares_logits: ClassVar[bool] = True
     kind: Literal["wasserstein"] = "wasserstein"
-    clip: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.clip is not None and self.clip <= 0:
-            raise ValueError(f"wasserstein needs clip > 0, got clip={self.clip}")
+    clip: PositiveFloat | None = None
 
     def discriminator(self, real: Logits, fake: Logits) -> Float[Tensor, " B"]:
         """D(G(z)) - D(x)."""
@@ -179,7 +191,7 @@ class RelativisticLoss(Unlabelled):
     """
 
     paired: ClassVar[bool] = True
-    zero_sum: ClassVar[bool] = False
+    compares_logits: ClassVar[bool] = True
     kind: Literal["relativistic"] = "relativistic"
 
     def discriminator(self, real: Logits, fake: Logits) -> Float[Tensor, " B"]:
@@ -206,3 +218,22 @@ GANLoss = Annotated[
     | RelativisticLoss,
     Field(discriminator="kind"),
 ]
+
+
+def logits_and_accuracy(
+    loss: GANLoss, real_logits: Logits, fake_logits: Logits
+) -> Mapping[str, Float[Tensor, " B"]]:
+    """Logits, and whether they are right, one value per image; the log has the means.
+
+    Without a boundary the discriminator is right about a pair of a real and a generated image when
+    the real one has the higher logit.
+    """
+    logits = {"logits/real": real_logits, "logits/generated": fake_logits}
+    between = loss.boundary
+    if between is None:
+        return {**logits, "accuracy/pairs": (real_logits > fake_logits).float()}
+    return {
+        **logits,
+        "accuracy/real": (real_logits > between).float(),
+        "accuracy/generated": (fake_logits < between).float(),
+    }

@@ -1,27 +1,27 @@
-"""Penalties on gradients, one value an image.
+"""Penalties on gradients, one value per image.
 
-Those of the discriminator look at a `Scene`; that of the generator at StyleGAN2's path lengths.
-Each says how often it is computed: with `every` above 1 it is a phase of its own.
+Those of the discriminator look at a `DiscriminatorBatch`; that of the generator at StyleGAN2's path
+lengths. A penalty with `every` above 1 is a phase of its own.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from sfumato.core.config import component
+from sfumato.core.config import PositiveFloat, PositiveFraction, PositiveInt, component
 from sfumato.core.images import Images
 from sfumato.core.noise import RandomStream
 from sfumato.gan.losses import Logits
 
 
 @dataclass(frozen=True)
-class Scene:
+class DiscriminatorBatch:
     """Real and generated images of one step, and the discriminator's logits of them.
 
     Each is computed once, when it is first asked for.
@@ -61,13 +61,6 @@ def gradient_of(logits: Logits, images: Images) -> Images:
     return gradient
 
 
-def _check(kind: str, weight: float, every: int) -> None:
-    if weight <= 0 or every < 1:
-        raise ValueError(
-            f"{kind} needs weight > 0 and every >= 1, got weight={weight}, every={every}"
-        )
-
-
 @component
 class R1:
     """weight / 2 times the squared gradient of the logit at real images.
@@ -75,17 +68,13 @@ class R1:
     Source: Mescheder et al. 2018, eq. 9; every 16th step as in StyleGAN2 (Karras et al. 2020).
     """
 
-    of_generator: ClassVar[bool] = False
     kind: Literal["r1"] = "r1"
-    weight: float = 10.0
-    every: int = 16
+    weight: PositiveFloat = 10.0
+    every: PositiveInt = 16
 
-    def __post_init__(self) -> None:
-        _check(self.kind, self.weight, self.every)
-
-    def penalty(self, scene: Scene, noise: RandomStream) -> Float[Tensor, " B"]:
-        """One value an image."""
-        gradient = gradient_of(scene.real_logits, scene.real)
+    def penalty(self, batch: DiscriminatorBatch, noise: RandomStream) -> Float[Tensor, " B"]:
+        """One value per image."""
+        gradient = gradient_of(batch.real_logits, batch.real)
         return self.weight / 2 * gradient.flatten(1).square().sum(1)
 
 
@@ -96,17 +85,13 @@ class R2:
     Source: Mescheder et al. 2018, eq. 10.
     """
 
-    of_generator: ClassVar[bool] = False
     kind: Literal["r2"] = "r2"
-    weight: float = 10.0
-    every: int = 16
+    weight: PositiveFloat = 10.0
+    every: PositiveInt = 16
 
-    def __post_init__(self) -> None:
-        _check(self.kind, self.weight, self.every)
-
-    def penalty(self, scene: Scene, noise: RandomStream) -> Float[Tensor, " B"]:
-        """One value an image."""
-        gradient = gradient_of(scene.fake_logits, scene.fake)
+    def penalty(self, batch: DiscriminatorBatch, noise: RandomStream) -> Float[Tensor, " B"]:
+        """One value per image."""
+        gradient = gradient_of(batch.fake_logits, batch.fake)
         return self.weight / 2 * gradient.flatten(1).square().sum(1)
 
 
@@ -117,19 +102,15 @@ class GradientPenalty:
     Source: Gulrajani et al. 2017 (WGAN-GP), eq. 3.
     """
 
-    of_generator: ClassVar[bool] = False
     kind: Literal["gradient_penalty"] = "gradient_penalty"
-    weight: float = 10.0
-    every: int = 1
+    weight: PositiveFloat = 10.0
+    every: PositiveInt = 1
 
-    def __post_init__(self) -> None:
-        _check(self.kind, self.weight, self.every)
-
-    def penalty(self, scene: Scene, noise: RandomStream) -> Float[Tensor, " B"]:
-        """One value an image; `noise` draws the points."""
-        real, fake = scene.real.detach(), scene.fake.detach()
+    def penalty(self, batch: DiscriminatorBatch, noise: RandomStream) -> Float[Tensor, " B"]:
+        """One value per image; `noise` draws the points."""
+        real, fake = batch.real.detach(), batch.fake.detach()
         between = torch.lerp(real, fake, noise.uniform(1, 1, 1).to(real)).requires_grad_(True)
-        gradient = gradient_of(scene.judge(between), between)
+        gradient = gradient_of(batch.judge(between), between)
         # The norm of a gradient of exactly 0 has no derivative; the 1e-12 gives it one.
         norm = (gradient.flatten(1).square().sum(1) + 1e-12).sqrt()
         return self.weight * (norm - 1).square()
@@ -148,23 +129,14 @@ class PathLength:
     Source: Karras et al. 2020 (StyleGAN2), section 3.2 and appendix B.
     """
 
-    of_generator: ClassVar[bool] = True
     kind: Literal["path_length"] = "path_length"
-    weight: float = 2.0
-    every: int = 4
-    decay: float = 0.01
-    batch_share: int = 2
-
-    def __post_init__(self) -> None:
-        _check(self.kind, self.weight, self.every)
-        if not 0 < self.decay <= 1 or self.batch_share < 1:
-            raise ValueError(
-                "path_length needs 0 < decay <= 1 and batch_share >= 1, "
-                f"got decay={self.decay}, batch_share={self.batch_share}"
-            )
+    weight: PositiveFloat = 2.0
+    every: PositiveInt = 4
+    decay: PositiveFraction = 0.01
+    batch_share: PositiveInt = 2
 
     def penalty(self, lengths: Float[Tensor, " B"], mean: Float[Tensor, ""]) -> Float[Tensor, " B"]:
-        """One value an image, from its path length and their running mean."""
+        """One value per image, from its path length and their running mean."""
         return self.weight * (lengths - mean).square()
 
 

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from sfumato.core.config import component
+from sfumato.core.config import FractionBelowOne, PositiveFloat, PositiveInt, component
 
 EPSILON = 1e-8
 """Added to the size of gradients, as Adam does."""
 
-Betas = tuple[float, float]
+Betas = tuple[FractionBelowOne, FractionBelowOne]
 State = dict[str, Tensor]
 """Parameters and buffers of a module by name."""
 
@@ -35,24 +35,15 @@ class Unrolling:
     Source: Metz et al. 2017 (Unrolled GAN), eqs. 6 to 8; they unroll Adam in their experiments.
     """
 
-    steps: int = 5
-    learning_rate: float = 1e-2
+    steps: PositiveInt = 5
+    learning_rate: PositiveFloat = 1e-2
     betas: Betas | None = None
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.learning_rate <= 0:
-            raise ValueError(
-                "unrolled needs steps >= 1 and learning_rate > 0, got "
-                f"steps={self.steps}, learning_rate={self.learning_rate}"
-            )
-        if self.betas is not None and not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"unrolled needs 0 <= betas < 1, got betas={list(self.betas)}")
 
     def ahead(
         self,
         module: nn.Module,
         loss: Callable[[State], Tensor],
-        moments: "Moments | None" = None,
+        moments: "AdamMoments | None" = None,
     ) -> State:
         """The state of `module` after descending `loss`, differentiable through all steps.
 
@@ -72,7 +63,7 @@ class Unrolling:
                 loss(parameters | buffers), list(parameters.values()), create_graph=True
             )
             if self.betas is not None:
-                assert moments is not None, "Adam goes on from what it has seen"
+                assert moments is not None, "Adam continues from earlier gradients"
                 moments = moments.and_then(steps, self.betas)
                 steps = moments.direction(self.betas)
             parameters = {
@@ -83,15 +74,15 @@ class Unrolling:
 
 
 @dataclass(frozen=True)
-class Moments:
-    """Running means of gradients and of their squares, a tensor each a parameter, as Adam's."""
+class AdamMoments:
+    """Running means of gradients and of their squares, one tensor per parameter, as in Adam."""
 
     means: Sequence[Tensor]
     squares: Sequence[Tensor]
     count: float
     """Gradients so far."""
 
-    def and_then(self, gradients: Sequence[Tensor], betas: Betas) -> "Moments":
+    def and_then(self, gradients: Sequence[Tensor], betas: Betas) -> "AdamMoments":
         """With one more gradient."""
         first, second = betas
         means = [first * m + (1 - first) * g for m, g in zip(self.means, gradients, strict=True)]
@@ -99,7 +90,7 @@ class Moments:
             second * s + (1 - second) * g.square()
             for s, g in zip(self.squares, gradients, strict=True)
         ]
-        return Moments(means, squares, self.count + 1)
+        return AdamMoments(means, squares, self.count + 1)
 
     def direction(self, betas: Betas) -> list[Tensor]:
         """Adam's step at a learning rate of 1 (Kingma & Ba 2015, algorithm 1)."""
@@ -125,13 +116,13 @@ class GradientMoments(nn.Module):
             self.register_buffer(f"mean_{i}", torch.zeros_like(parameter, requires_grad=False))
             self.register_buffer(f"square_{i}", torch.zeros_like(parameter, requires_grad=False))
 
-    def read(self) -> Moments:
+    def read(self) -> AdamMoments:
         """The moments so far."""
         means, squares = (
             [self.get_buffer(f"{kind}_{i}") for i in range(self._size)]
             for kind in ("mean", "square")
         )
-        return Moments(means, squares, float(self.count))
+        return AdamMoments(means, squares, float(self.count))
 
     @torch.no_grad()
     def add(self, module: nn.Module) -> None:

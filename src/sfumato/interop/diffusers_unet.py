@@ -163,7 +163,7 @@ def _check_blocks(given: Mapping[str, Any], attends: list[bool], residual: bool)
     ups = [kind.replace("Downsample", "Upsample").replace("Down", "Up") for kind in downs[::-1]]
     kinds = ("resnet", "resnet") if residual else ("conv", "conv")
     found = (list(given["down_block_types"]), list(given["up_block_types"]))
-    needs_kind = any(attends)  # of resampling, which attention blocks are told apart
+    needs_kind = any(attends)  # of resampling, which attention blocks are distinguished
     if found != (downs, ups) or (
         needs_kind and (given["downsample_type"], given["upsample_type"]) != kinds
     ):

@@ -1,15 +1,15 @@
 """What the pairs of networks of GANs share: conditioning and normalization."""
 
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from sfumato.core.errors import ConfigError
-from sfumato.core.images import Shape
+from sfumato.core.images import Labels
 from sfumato.core.noise import RandomStream
+from sfumato.networks.shapes import Maps
 
 
 class StyledGenerator(Protocol):
@@ -18,38 +18,32 @@ class StyledGenerator(Protocol):
     latent_dim: int
 
     def with_styles(
-        self,
-        z: Float[Tensor, "B Z"],
-        labels: Int64[Tensor, " B"] | None,
-        noise: RandomStream | None,
-    ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B L S"]]:
+        self, z: Float[Tensor, "B Z"], labels: Labels | None, noise: RandomStream | None
+    ) -> tuple[Maps, Float[Tensor, "B L S"]]:
         """Images, and the w of each of their layers."""
         ...
 
 
+NEEDS_LABELS = "a conditional network needs labels"
 Normalization = Literal["batch", "layer", "spectral", "none"]
 Conditioning = Literal["tiled", "projection"]
 
 
-def count_halvings(kind: str, image_shape: Shape) -> int:
-    """How often the image is halved: down to 4..7 pixels, as Radford et al. do, or 2 if small.
+class NormalizedPair:
+    """The facts of a pair whose discriminator has a choice of normalization."""
 
-    Raises:
-        ConfigError: the image cannot be halved.
-    """
-    smallest = min(image_shape[1:])
-    least = 4 if smallest >= 16 else 2
-    count = 0
-    while all(size % 2 ** (count + 1) == 0 for size in image_shape[1:]):
-        if smallest // 2 ** (count + 1) < least:
-            break
-        count += 1
-    if count == 0:
-        raise ConfigError(
-            f"{kind}: images of {image_shape[1]}x{image_shape[2]} cannot be halved; "
-            "use an even size, for example with data.resolution"
-        )
-    return count
+    normalization: Normalization
+    has_styles: ClassVar[bool] = False
+
+    @property
+    def mixes_images(self) -> bool:
+        """Whether a logit depends on the other images of a batch."""
+        return self.normalization == "batch"
+
+    @property
+    def bounded_slope(self) -> bool:
+        """Whether the discriminator's layers are Lipschitz by construction."""
+        return self.normalization == "spectral"
 
 
 def normalization_layer(kind: Normalization, channels: int) -> nn.Module:
@@ -78,9 +72,8 @@ class TiledLabels(nn.Module):
         super().__init__()
         self.embed = nn.Embedding(num_classes, channels)
 
-    def forward(
-        self, x: Float[Tensor, "B C H W"], labels: Int64[Tensor, " B"]
-    ) -> Float[Tensor, "B D H W"]:
+    def forward(self, x: Maps, labels: Labels | None) -> Float[Tensor, "B D H W"]:
+        assert labels is not None, NEEDS_LABELS
         tiled = self.embed(labels)[:, :, None, None].expand(-1, -1, *x.shape[2:])
         return torch.cat([x, tiled.to(x.dtype)], dim=1)
 
@@ -96,8 +89,7 @@ class LabelProjection(nn.Module):
         self.embed = nn.Embedding(num_classes, features)
         nn.init.normal_(self.embed.weight, 0.0, 0.02)
 
-    def forward(
-        self, features: Float[Tensor, "B C"], labels: Int64[Tensor, " B"]
-    ) -> Float[Tensor, " B"]:
+    def forward(self, features: Float[Tensor, "B C"], labels: Labels | None) -> Float[Tensor, " B"]:
+        assert labels is not None, NEEDS_LABELS
         product: Tensor = (self.embed(labels) * features).sum(1)
         return product

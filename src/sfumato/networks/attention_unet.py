@@ -1,18 +1,26 @@
 """The attention U-Net that many small projects use."""
 
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.core.blocks import Blocks
-from sfumato.core.config import component
-from sfumato.core.images import Shape
-from sfumato.networks.layers import ClassEmbedding, SinusoidalEmbedding
-from sfumato.networks.shapes import check_halvings
+from sfumato.core.config import PositiveInt, component
+from sfumato.core.images import Labels, Shape
+from sfumato.networks.layers import ClassEmbedding, SinusoidalEmbedding, attend_tokens, conditioning
+from sfumato.networks.shapes import (
+    Embedding,
+    EvenWidth,
+    Maps,
+    TwoMultipliers,
+    check_halvings,
+    check_heads,
+)
 from sfumato.speed.kernels.fused_layers import Attention, GroupNorm
 
 
@@ -34,37 +42,16 @@ class AttentionUNetConfig:
     """
 
     kind: Literal["attention_unet"] = "attention_unet"
-    channels: int = 64
-    multipliers: tuple[int, ...] = (1, 2, 4, 4)
-    bottleneck: int = 8
-    bottleneck_blocks: int = 3
-    time_features: int = 256
-    heads: int = 4
+    channels: PositiveInt = 64
+    multipliers: TwoMultipliers = (1, 2, 4, 4)
+    bottleneck: PositiveInt = 8
+    bottleneck_blocks: Annotated[int, Field(ge=2)] = 3
+    time_features: EvenWidth = 256
+    heads: PositiveInt = 4
 
     def __post_init__(self) -> None:
-        for name in ("channels", "bottleneck", "heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"attention_unet needs {name} >= 1, got {name}={getattr(self, name)}"
-                )
-        if len(self.multipliers) < 2 or min(self.multipliers) < 1:
-            raise ValueError(
-                f"attention_unet needs 2 multipliers or more, all >= 1, "
-                f"got {list(self.multipliers)}"
-            )
-        if self.bottleneck_blocks < 2:
-            raise ValueError(
-                f"attention_unet needs bottleneck_blocks >= 2, got {self.bottleneck_blocks}"
-            )
-        if self.time_features < 4 or self.time_features % 2:
-            raise ValueError(
-                f"attention_unet needs an even time_features >= 4, got {self.time_features}"
-            )
         widths = [self.channels * m for m in self.multipliers]
-        if any(width % self.heads for width in widths):
-            raise ValueError(
-                f"attention_unet widths {widths} must be divisible by heads={self.heads}"
-            )
+        check_heads("attention_unet", widths, "heads", self.heads)
 
     def build(
         self, image_shape: Shape, num_classes: int, out_channels: int | None = None
@@ -103,15 +90,9 @@ class AttentionUNet(nn.Module):
         self.head = nn.Conv2d(width, out_channels, 1)
 
     def forward(
-        self,
-        x: Float[Tensor, "B C H W"],
-        noise_label: Float[Tensor, " B"],
-        labels: Int64[Tensor, " B"] | None = None,
+        self, x: Maps, noise_label: Float[Tensor, " B"], labels: Labels | None = None
     ) -> Float[Tensor, "B D H W"]:
-        embedding = self.embed_time(noise_label)
-        if self.embed_class is not None:
-            embedding = embedding + self.embed_class(labels, len(x))
-        embedding = F.silu(embedding)
+        embedding = conditioning(self.embed_time, self.embed_class, noise_label, labels)
         h = self.stem(x)
         skips = []
         for level in self.down:
@@ -142,7 +123,7 @@ class DoubleConvolution(nn.Module):
         self.conv_2 = nn.Conv2d(inner, out_channels, 3, padding=1, bias=False)
         self.norm_2 = GroupNorm(1, out_channels)
 
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
+    def forward(self, x: Maps) -> Float[Tensor, "B D H W"]:
         h: Tensor = self.norm_2(self.conv_2(self.norm_1(self.conv_1(x), activation="gelu")))
         return F.gelu(x + h) if self.residual else h
 
@@ -157,9 +138,7 @@ class Down(nn.Module):
         self.project = nn.Linear(features, out_channels)
         self.attention = AttentionBlock(out_channels, heads)
 
-    def forward(
-        self, x: Float[Tensor, "B C H W"], embedding: Float[Tensor, "B E"]
-    ) -> Float[Tensor, "B D H2 W2"]:
+    def forward(self, x: Maps, embedding: Embedding) -> Float[Tensor, "B D H2 W2"]:
         h = self.conv_2(self.conv_1(F.max_pool2d(x, 2)))
         return self.attention(h + self.project(embedding)[:, :, None, None])  # type: ignore[no-any-return]
 
@@ -175,10 +154,7 @@ class Up(nn.Module):
         self.attention = AttentionBlock(out_channels, heads)
 
     def forward(
-        self,
-        x: Float[Tensor, "B C H W"],
-        skip: Float[Tensor, "B S H2 W2"],
-        embedding: Float[Tensor, "B E"],
+        self, x: Maps, skip: Float[Tensor, "B S H2 W2"], embedding: Embedding
     ) -> Float[Tensor, "B D H2 W2"]:
         x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=True)
         h = self.conv_2(self.conv_1(torch.cat([skip, x], dim=1)))
@@ -203,13 +179,10 @@ class AttentionBlock(nn.Module):
         nn.init.zeros_(self.qkv.bias)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    def forward(self, x: Maps) -> Maps:
         batch, channels, height, width = x.shape
         tokens: Tensor = x.flatten(2).transpose(1, 2)
-        qkv: Tensor = self.qkv(self.norm_1(tokens))
-        qkv = qkv.view(batch, height * width, 3, self.heads, channels // self.heads)
-        q, k, v = qkv.transpose(1, 3).unbind(2)
-        attended = self.attend(q, k, v).transpose(1, 2).flatten(2)
+        attended = attend_tokens(self.attend, self.qkv(self.norm_1(tokens)), self.heads)
         tokens = tokens + self.out(attended)
         tokens = tokens + self.linear_2(F.gelu(self.linear_1(self.norm_2(tokens))))
         return tokens.transpose(1, 2).reshape(batch, channels, height, width)

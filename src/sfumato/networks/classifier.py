@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sfumato.core.config import component
+from sfumato.core.config import PositiveInt, component
 from sfumato.core.images import Shape
 
 
@@ -25,18 +25,9 @@ class ClassifierConfig:
     """
 
     kind: Literal["classifier"] = "classifier"
-    width: int = 32
-    num_features: int = 64
-    stem_stride: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.width < 1 or self.num_features < 1:
-            raise ValueError(
-                f"a classifier needs width and num_features >= 1, "
-                f"got width={self.width}, num_features={self.num_features}"
-            )
-        if self.stem_stride not in (None, 1, 2):
-            raise ValueError(f"stem_stride should be 1, 2 or None, got {self.stem_stride}")
+    width: PositiveInt = 32
+    num_features: PositiveInt = 64
+    stem_stride: Literal[1, 2] | None = None
 
     def build(self, image_shape: Shape, num_classes: int) -> "Classifier":
         """A classifier with random weights for images [C, H, W] of `num_classes` classes."""

@@ -1,26 +1,27 @@
 """DCGAN's generator and discriminator (Radford et al. 2016) for any size that halves evenly."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from sfumato.core.config import component
-from sfumato.core.images import Shape
+from sfumato.core.config import PositiveInt, component
+from sfumato.core.images import Labels, Shape
 from sfumato.core.noise import RandomStream
 from sfumato.networks.adversarial import (
     Conditioning,
     LabelProjection,
     Normalization,
+    NormalizedPair,
     TiledLabels,
-    count_halvings,
     normalization_layer,
     normalize_weights,
 )
+from sfumato.networks.shapes import Maps, count_halvings
 
 
 @component
-class DCGANConfig:
+class DCGANConfig(NormalizedPair):
     """A pair of convolutional networks without pooling or dense layers.
 
     Args:
@@ -29,34 +30,18 @@ class DCGANConfig:
         variant: classic doubles the width from layer to layer, counted from the image: 1, 2, 4, 8
             times `channels`. wide keeps at least 4 times from the second layer on: 1, 4, 4, 8.
         normalization: in the discriminator; the generator has batch normalization.
-        conditioning: how the discriminator is told the class: tiled into extra channels of its
-            input, or projection. The generator has it beside z.
+        conditioning: how the class enters the discriminator: tiled into extra channels of its
+            input, or by projection. In the generator it stands beside z.
         label_channels: size of the class embedding in extra channels.
     """
 
-    has_styles: ClassVar[bool] = False
     kind: Literal["dcgan"] = "dcgan"
-    latent_dim: int = 100
-    channels: int = 64
+    latent_dim: PositiveInt = 100
+    channels: PositiveInt = 64
     variant: Literal["classic", "wide"] = "classic"
     normalization: Normalization = "batch"
     conditioning: Conditioning = "tiled"
-    label_channels: int = 16
-
-    def __post_init__(self) -> None:
-        for name in ("latent_dim", "channels", "label_channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"dcgan needs {name} >= 1, got {name}={getattr(self, name)}")
-
-    @property
-    def mixes_images(self) -> bool:
-        """Whether a logit depends on the other images of a batch."""
-        return self.normalization == "batch"
-
-    @property
-    def bounded_slope(self) -> bool:
-        """Whether the discriminator's layers are Lipschitz by construction."""
-        return self.normalization == "spectral"
+    label_channels: PositiveInt = 16
 
     def widths(self, halvings: int) -> list[int]:
         """Channels after each halving, from the image inwards."""
@@ -115,12 +100,11 @@ class DCGANGenerator(nn.Module):
     def forward(
         self,
         z: Float[Tensor, "B Z"],
-        labels: Int64[Tensor, " B"] | None = None,
+        labels: Labels | None = None,
         noise: RandomStream | None = None,
-    ) -> Float[Tensor, "B C H W"]:
+    ) -> Maps:
         x = z[:, :, None, None]
         if self.label is not None:
-            assert labels is not None, "a conditional generator needs labels"
             x = self.label(x, labels)
         return self.layers(x)  # type: ignore[no-any-return]
 
@@ -155,15 +139,11 @@ class DCGANDiscriminator(nn.Module):
         if config.normalization == "spectral":
             normalize_weights(self)
 
-    def forward(
-        self, x: Float[Tensor, "B C H W"], labels: Int64[Tensor, " B"] | None = None
-    ) -> Float[Tensor, " B"]:
+    def forward(self, x: Maps, labels: Labels | None = None) -> Float[Tensor, " B"]:
         if self.label is not None:
-            assert labels is not None, "a conditional discriminator needs labels"
             x = self.label(x, labels)
         features = self.layers(x)
         logits: Tensor = self.judge(features).flatten()
         if self.project is not None:
-            assert labels is not None, "a conditional discriminator needs labels"
             logits = logits + self.project(features.sum(dim=(2, 3)), labels)
         return logits

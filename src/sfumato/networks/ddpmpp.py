@@ -3,16 +3,15 @@
 import math
 from typing import Literal
 
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.core.blocks import Blocks
-from sfumato.core.config import component
-from sfumato.core.images import Shape
+from sfumato.core.config import PositiveInt, component
+from sfumato.core.images import Labels, Shape
 from sfumato.networks.layers import (
     ClassEmbedding,
-    Resample,
     ResidualBlock,
     SelfAttention,
     TimeEmbedding,
@@ -21,8 +20,18 @@ from sfumato.networks.layers import (
     group_norm,
     norm_silu,
 )
-from sfumato.networks.shapes import check_attention, check_halvings
-from sfumato.networks.unet import Stage
+from sfumato.networks.shapes import (
+    Dropout,
+    EvenWidth,
+    Maps,
+    Multipliers,
+    Step,
+    check_attention,
+    check_halvings,
+    check_heads,
+    unet_steps,
+)
+from sfumato.networks.unet import Stage, through_stages
 
 
 @component
@@ -36,35 +45,22 @@ class DDPMPPConfig:
     Args:
         channels: width in whose units the multipliers are.
         multipliers: width of each level; each after the first halves the resolution.
-        blocks: residual blocks a level (one more on the way up).
+        blocks: residual blocks per level (one more on the way up).
         attention: heights of the feature maps that get self-attention; the middle always does.
         heads: attention heads.
         dropout: probability, inside the residual blocks.
     """
 
     kind: Literal["ddpmpp"] = "ddpmpp"
-    channels: int = 128
-    multipliers: tuple[int, ...] = (2, 2, 2)
-    blocks: int = 4
+    channels: EvenWidth = 128
+    multipliers: Multipliers = (2, 2, 2)
+    blocks: PositiveInt = 4
     attention: tuple[int, ...] = (16,)
-    heads: int = 1
-    dropout: float = 0.13
+    heads: PositiveInt = 1
+    dropout: Dropout = 0.13
 
     def __post_init__(self) -> None:
-        for name in ("channels", "blocks", "heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"ddpmpp needs {name} >= 1, got {name}={getattr(self, name)}")
-        if self.channels % 2 or self.channels < 4:
-            raise ValueError(
-                f"ddpmpp needs an even number of channels, at least 4, got channels={self.channels}"
-            )
-        if not self.multipliers or min(self.multipliers) < 1:
-            raise ValueError(f"ddpmpp needs multipliers >= 1, got {list(self.multipliers)}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"ddpmpp needs 0 <= dropout < 1, got dropout={self.dropout}")
-        widths = [self.channels * m for m in self.multipliers]
-        if any(width % self.heads for width in widths):
-            raise ValueError(f"ddpmpp widths {widths} must be divisible by heads={self.heads}")
+        check_heads("ddpmpp", [self.channels * m for m in self.multipliers], "heads", self.heads)
 
     def build(
         self, image_shape: Shape, num_classes: int, out_channels: int | None = None
@@ -90,74 +86,43 @@ class DDPMPP(nn.Module):
         self.embed_time = TimeEmbedding(features, embedding)
         self.embed_class = ClassEmbedding(num_classes, features) if num_classes else None
 
-        def stage(
-            channels: int,
-            out: int,
-            *,
-            skip: int = 0,
-            attend: bool = False,
-            resample: Resample | None = None,
-        ) -> Stage:
+        def stage(step: Step, attend: bool) -> Stage:
             block = ResidualBlock(
-                channels + skip,
-                out,
+                step.channels + step.skip,
+                step.out_channels,
                 embedding,
                 config.dropout,
                 scale_shift=False,
-                resample=resample,
-                project_skip=resample is not None,
+                resample=step.resample,
+                project_skip=step.resample is not None,
                 skip_scale=math.sqrt(0.5),
             )
-            attention = SelfAttention(out, config.heads, math.sqrt(0.5)) if attend else None
-            return Stage(block, attention, takes_skip=bool(skip))
+            heads, scale = config.heads, math.sqrt(0.5)
+            attention = SelfAttention(step.out_channels, heads, scale) if attend else None
+            return Stage(block, attention, takes_skip=bool(step.skip))
 
         widths = [config.channels * m for m in config.multipliers]
-        heights = [image_shape[1] // 2**level for level in range(len(widths))]
-        width = config.channels
-        self.stem = nn.Conv2d(image_shape[0], width, 3, padding=1)
-        skips = [width]
-        self.down = Blocks()
-        for level, out in enumerate(widths):
-            if level > 0:
-                self.down.append(stage(width, width, resample="down"))
-                skips.append(width)
-            for _ in range(config.blocks):
-                attend = heights[level] in config.attention
-                self.down.append(stage(width, out, attend=attend))
-                width = out
-                skips.append(width)
-        self.middle = Blocks([stage(width, width, attend=True), stage(width, width)])
-        self.up = Blocks()
-        for level, out in reversed(list(enumerate(widths))):
-            for block in range(config.blocks + 1):
-                attend = block == config.blocks and heights[level] in config.attention
-                self.up.append(stage(width, out, skip=skips.pop(), attend=attend))
-                width = out
-            if level > 0:
-                self.up.append(stage(width, width, resample="up"))
-        self.norm = group_norm(width)
-        self.head = ZeroConv2d(width, out_channels, 3, padding=1)
+        down, middle, up = unet_steps(
+            config.channels, widths, config.blocks, image_shape[1:], config.attention
+        )
+        self.stem = nn.Conv2d(image_shape[0], config.channels, 3, padding=1)
+        self.down = Blocks(stage(step, step.attends) for step in down)
+        self.middle = Blocks(stage(step, step.attends) for step in middle)
+        self.up = Blocks(stage(step, step.attends and step.is_last) for step in up)
+        self.norm = group_norm(widths[0])
+        self.head = ZeroConv2d(widths[0], out_channels, 3, padding=1)
         glorot(self, attention_variance=0.1)
 
     def forward(
         self,
-        x: Float[Tensor, "B C H W"],
+        x: Maps,
         noise_label: Float[Tensor, " B"],
-        labels: Int64[Tensor, " B"] | None = None,
+        labels: Labels | None = None,
         augment_labels: Float[Tensor, "B A"] | None = None,
     ) -> Float[Tensor, "B D H W"]:
         added: Tensor | float = 0.0
         if self.embed_class is not None:
             added = self.embed_class(labels, len(x))
         embedding = F.silu(self.embed_time(noise_label, added, augment_labels))
-        h = self.stem(x)
-        skips: list[Tensor] = [h]
-        for stage in self.down:
-            h = self.down.run(stage, h, embedding, None, None)
-            skips.append(h)
-        for stage in self.middle:
-            h = self.middle.run(stage, h, embedding, None, None)
-        for stage in self.up:
-            skip = skips.pop() if stage.takes_skip else None
-            h = self.up.run(stage, h, embedding, None, skip)
+        h = through_stages(self.down, self.middle, self.up, self.stem(x), embedding)
         return self.head(norm_silu(self.norm, h))  # type: ignore[no-any-return]

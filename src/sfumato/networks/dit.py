@@ -1,17 +1,24 @@
 """The diffusion transformer with adaLN-Zero (Peebles & Xie 2023)."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.core.blocks import Blocks
-from sfumato.core.config import component
-from sfumato.core.images import Shape
-from sfumato.networks.layers import ClassEmbedding, SinusoidalEmbedding, TimeEmbedding
-from sfumato.networks.shapes import check_patch
+from sfumato.core.config import PositiveInt, component
+from sfumato.core.images import Labels, Shape
+from sfumato.networks.layers import (
+    ClassEmbedding,
+    SinusoidalEmbedding,
+    TimeEmbedding,
+    attend_tokens,
+    conditioning,
+)
+from sfumato.networks.shapes import Maps, check_heads, check_patch
 from sfumato.speed.kernels.fused_layers import Attention
 
 TIME_FEATURES = 256
@@ -26,32 +33,21 @@ class DiTConfig:
     Args:
         patch: pixels of a side that become one token. Time and memory grow with the square of
             the number of tokens.
-        channels: width.
+        channels: width; a quarter each for sines and cosines of the two coordinates.
         blocks: depth.
         heads: attention heads.
         mlp_ratio: width inside the multilayer perceptrons, in units of `channels`.
     """
 
     kind: Literal["dit"] = "dit"
-    patch: int = 2
-    channels: int = 384
-    blocks: int = 12
-    heads: int = 6
-    mlp_ratio: int = 4
+    patch: PositiveInt = 2
+    channels: Annotated[int, Field(ge=8, multiple_of=4)] = 384
+    blocks: PositiveInt = 12
+    heads: PositiveInt = 6
+    mlp_ratio: PositiveInt = 4
 
     def __post_init__(self) -> None:
-        for name in ("patch", "channels", "blocks", "heads", "mlp_ratio"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"dit needs {name} >= 1, got {name}={getattr(self, name)}")
-        if self.channels % self.heads:
-            raise ValueError(
-                f"dit channels {self.channels} must be divisible by heads={self.heads}"
-            )
-        if self.channels % 4 or self.channels < 8:
-            raise ValueError(
-                f"dit needs channels divisible by 4 (sines and cosines of two coordinates), at "
-                f"least 8, got channels={self.channels}"
-            )
+        check_heads("dit", [self.channels], "heads", self.heads)
 
     def build(self, image_shape: Shape, num_classes: int, out_channels: int | None = None) -> "DiT":
         """The network for images of `image_shape`.
@@ -105,15 +101,9 @@ class DiT(nn.Module):
             nn.init.zeros_(zero.weight)  # type: ignore[union-attr, arg-type]
 
     def forward(
-        self,
-        x: Float[Tensor, "B C H W"],
-        noise_label: Float[Tensor, " B"],
-        labels: Int64[Tensor, " B"] | None = None,
+        self, x: Maps, noise_label: Float[Tensor, " B"], labels: Labels | None = None
     ) -> Float[Tensor, "B D H W"]:
-        embedding = self.embed_time(noise_label)
-        if self.embed_class is not None:
-            embedding = embedding + self.embed_class(labels, len(x))
-        embedding = F.silu(embedding)
+        embedding = conditioning(self.embed_time, self.embed_class, noise_label, labels)
         patches: Tensor = self.stem(x)
         tokens = patches.flatten(2).transpose(1, 2) + self.positions
         for block in self.blocks:
@@ -144,19 +134,12 @@ class TransformerBlock(nn.Module):
     ) -> Float[Tensor, "B N C"]:
         parts = self.modulate(embedding)[:, None].chunk(6, dim=-1)
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = parts
-        x = x + gate_1 * self._attention(modulated(self.norm_1(x), shift_1, scale_1))
+        qkv = self.qkv(modulated(self.norm_1(x), shift_1, scale_1))
+        x = x + gate_1 * self.out(attend_tokens(self.attend, qkv, self.heads))
         hidden = F.gelu(
             self.linear_1(modulated(self.norm_2(x), shift_2, scale_2)), approximate="tanh"
         )
         return x + gate_2 * self.linear_2(hidden)  # type: ignore[no-any-return]
-
-    def _attention(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
-        batch, count, channels = x.shape
-        qkv: Tensor = self.qkv(x)
-        qkv = qkv.view(batch, count, 3, self.heads, channels // self.heads)
-        q, k, v = qkv.transpose(1, 3).unbind(2)
-        h: Tensor = self.attend(q, k, v).transpose(1, 2).flatten(2)
-        return self.out(h)  # type: ignore[no-any-return]
 
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

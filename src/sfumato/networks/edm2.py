@@ -3,13 +3,13 @@
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfumato.core.blocks import Blocks
-from sfumato.core.config import component
-from sfumato.core.images import Shape
-from sfumato.networks.layers import Resample, full_precision, resampled
+from sfumato.core.config import PositiveFloat, PositiveInt, component
+from sfumato.core.images import Labels, Shape
+from sfumato.networks.layers import full_precision, resampled
 from sfumato.networks.mp_layers import (
     MPClassEmbedding,
     MPFourier,
@@ -19,7 +19,17 @@ from sfumato.networks.mp_layers import (
     mp_sum,
     unit_rms,
 )
-from sfumato.networks.shapes import check_attention, check_halvings
+from sfumato.networks.shapes import (
+    Dropout,
+    Embedding,
+    Maps,
+    Multipliers,
+    Step,
+    check_attention,
+    check_halvings,
+    check_heads,
+    unet_steps,
+)
 from sfumato.speed.kernels.fused_layers import Attention
 
 BRANCH = 0.3
@@ -39,7 +49,7 @@ class EDM2Config:
     Args:
         channels: width in whose units the multipliers are.
         multipliers: width of each level; each after the first halves the resolution.
-        blocks: residual blocks a level (one more on the way up).
+        blocks: residual blocks per level (one more on the way up).
         attention: heights of the feature maps that get self-attention; the middle always does.
         head_channels: channels of each attention head.
         dropout: probability, inside the residual blocks.
@@ -48,29 +58,17 @@ class EDM2Config:
     """
 
     kind: Literal["edm2"] = "edm2"
-    channels: int = 192
-    multipliers: tuple[int, ...] = (1, 2, 3, 4)
-    blocks: int = 3
+    channels: PositiveInt = 192
+    multipliers: Multipliers = (1, 2, 3, 4)
+    blocks: PositiveInt = 3
     attention: tuple[int, ...] = (16, 8)
-    head_channels: int = 64
-    dropout: float = 0.0
-    label_scale: float = 1.0
+    head_channels: PositiveInt = 64
+    dropout: Dropout = 0.0
+    label_scale: PositiveFloat = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("channels", "blocks", "head_channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"edm2 needs {name} >= 1, got {name}={getattr(self, name)}")
-        if not self.multipliers or min(self.multipliers) < 1:
-            raise ValueError(f"edm2 needs multipliers >= 1, got {list(self.multipliers)}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"edm2 needs 0 <= dropout < 1, got dropout={self.dropout}")
-        if self.label_scale <= 0:
-            raise ValueError(f"edm2 needs label_scale > 0, got {self.label_scale}")
         widths = [self.channels * m for m in self.multipliers]
-        if any(width % self.head_channels for width in widths):
-            raise ValueError(
-                f"edm2 widths {widths} must be divisible by head_channels={self.head_channels}"
-            )
+        check_heads("edm2", widths, "head_channels", self.head_channels)
 
     def build(
         self, image_shape: Shape, num_classes: int, out_channels: int | None = None
@@ -93,57 +91,24 @@ class EDM2UNet(nn.Module):
     ) -> None:
         super().__init__()
         widths = [config.channels * m for m in config.multipliers]
-        heights = [image_shape[1] // 2**level for level in range(len(widths))]
         embedding = max(widths)
         self.label_scale = config.label_scale
         self.fourier = MPFourier(config.channels)
         self.embed_time = MPLayer(config.channels, embedding, 0)
         self.embed_class = MPClassEmbedding(num_classes, embedding) if num_classes else None
 
-        def heads(width: int, attend: bool) -> int:
-            return width // config.head_channels if attend else 0
-
-        width = widths[0]
-        self.stem = MPLayer(image_shape[0] + 1, width, 3)
-        skips = [width]
-        self.down = Blocks()
-        for level, out in enumerate(widths):
-            if level > 0:
-                self.down.append(
-                    EncoderBlock(width, width, embedding, config.dropout, 0, resample="down")
-                )
-                skips.append(width)
-            for _ in range(config.blocks):
-                attend = heads(out, heights[level] in config.attention)
-                self.down.append(EncoderBlock(width, out, embedding, config.dropout, attend))
-                width = out
-                skips.append(width)
-        self.middle = Blocks(
-            DecoderBlock(width, width, embedding, config.dropout, heads(width, attend))
-            for attend in (True, False)
+        down, middle, up = unet_steps(
+            widths[0], widths, config.blocks, image_shape[1:], config.attention
         )
-        self.up = Blocks()
-        for level, out in reversed(list(enumerate(widths))):
-            for _ in range(config.blocks + 1):
-                attend = heads(out, heights[level] in config.attention)
-                self.up.append(
-                    DecoderBlock(
-                        width, out, embedding, config.dropout, attend, skip_channels=skips.pop()
-                    )
-                )
-                width = out
-            if level > 0:
-                self.up.append(
-                    DecoderBlock(width, width, embedding, config.dropout, 0, resample="up")
-                )
-        self.head = MPLayer(width, out_channels, 3)
+        self.stem = MPLayer(image_shape[0] + 1, widths[0], 3)
+        self.down = Blocks(EncoderBlock(config, step, embedding) for step in down)
+        self.middle = Blocks(DecoderBlock(config, step, embedding) for step in middle)
+        self.up = Blocks(DecoderBlock(config, step, embedding) for step in up)
+        self.head = MPLayer(widths[0], out_channels, 3)
         self.head_gain = nn.Parameter(torch.zeros(1))
 
     def forward(
-        self,
-        x: Float[Tensor, "B C H W"],
-        noise_label: Float[Tensor, " B"],
-        labels: Int64[Tensor, " B"] | None = None,
+        self, x: Maps, noise_label: Float[Tensor, " B"], labels: Labels | None = None
     ) -> Float[Tensor, "B D H W"]:
         with full_precision(x):
             embedding = self.embed_time(self.fourier(noise_label * self.label_scale))
@@ -159,7 +124,7 @@ class EDM2UNet(nn.Module):
         for block in self.middle:
             h = self.middle.run(block, h, embedding, None)
         for block in self.up:
-            skip = skips.pop() if block.skip_channels else None
+            skip = skips.pop() if block.takes_skip else None
             h = self.up.run(block, h, embedding, skip)
         return self.head(h, self.head_gain)  # type: ignore[no-any-return]
 
@@ -175,9 +140,7 @@ class Residual(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.conv_2 = MPLayer(out_channels, out_channels, 3)
 
-    def forward(
-        self, x: Float[Tensor, "B C H W"], embedding: Float[Tensor, "B E"]
-    ) -> Float[Tensor, "B D H W"]:
+    def forward(self, x: Maps, embedding: Embedding) -> Float[Tensor, "B D H W"]:
         h = self.conv_1(mp_silu(x))
         condition = 1 + self.project(embedding, self.gain)[:, :, None, None]
         h = mp_silu(h * condition.to(h.dtype))
@@ -187,24 +150,16 @@ class Residual(nn.Module):
 class EncoderBlock(nn.Module):
     """Resampling, width and pixel normalization on the main path, then branch and attention."""
 
-    def __init__(
-        self,
-        channels: int,
-        out_channels: int,
-        embedding: int,
-        dropout: float,
-        heads: int,
-        resample: Resample | None = None,
-    ) -> None:
+    def __init__(self, config: EDM2Config, step: Step, embedding: int) -> None:
         super().__init__()
-        self.resample = resample
+        self.resample = step.resample
+        channels, out_channels = step.channels, step.out_channels
         self.widen = MPLayer(channels, out_channels, 1) if channels != out_channels else None
-        self.residual = Residual(out_channels, out_channels, embedding, dropout)
-        self.attention = CosineAttention(out_channels, heads) if heads else None
+        self.residual = Residual(out_channels, out_channels, embedding, config.dropout)
+        heads = out_channels // config.head_channels
+        self.attention = CosineAttention(out_channels, heads) if step.attends else None
 
-    def forward(
-        self, x: Float[Tensor, "B C H W"], embedding: Float[Tensor, "B E"]
-    ) -> Float[Tensor, "B D H2 W2"]:
+    def forward(self, x: Maps, embedding: Embedding) -> Float[Tensor, "B D H2 W2"]:
         if self.resample is not None:
             x = resampled(x, self.resample)
         if self.widen is not None:
@@ -219,30 +174,18 @@ class EncoderBlock(nn.Module):
 class DecoderBlock(nn.Module):
     """The skip joined, branch and attention; no normalization."""
 
-    def __init__(
-        self,
-        channels: int,
-        out_channels: int,
-        embedding: int,
-        dropout: float,
-        heads: int,
-        *,
-        skip_channels: int = 0,
-        resample: Resample | None = None,
-    ) -> None:
+    def __init__(self, config: EDM2Config, step: Step, embedding: int) -> None:
         super().__init__()
-        self.resample = resample
-        self.skip_channels = skip_channels
-        inputs = channels + skip_channels
+        self.resample = step.resample
+        self.takes_skip = bool(step.skip)
+        inputs, out_channels = step.channels + step.skip, step.out_channels
         self.narrow = MPLayer(inputs, out_channels, 1) if inputs != out_channels else None
-        self.residual = Residual(inputs, out_channels, embedding, dropout)
-        self.attention = CosineAttention(out_channels, heads) if heads else None
+        self.residual = Residual(inputs, out_channels, embedding, config.dropout)
+        heads = out_channels // config.head_channels
+        self.attention = CosineAttention(out_channels, heads) if step.attends else None
 
     def forward(
-        self,
-        x: Float[Tensor, "B C H W"],
-        embedding: Float[Tensor, "B E"],
-        skip: Float[Tensor, "B S H W"] | None,
+        self, x: Maps, embedding: Embedding, skip: Float[Tensor, "B S H W"] | None
     ) -> Float[Tensor, "B D H2 W2"]:
         if skip is not None:
             x = mp_cat(x, skip)
@@ -265,7 +208,7 @@ class CosineAttention(nn.Module):
         self.attend = Attention()
         self.out = MPLayer(channels, channels, 1)
 
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    def forward(self, x: Maps) -> Maps:
         batch, channels, height, width = x.shape
         qkv: Tensor = self.qkv(x).flatten(2)
         qkv = qkv.view(batch, 3, self.heads, channels // self.heads, height * width)

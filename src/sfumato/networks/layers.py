@@ -2,16 +2,15 @@
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfumato.core.images import Labels
+from sfumato.networks.shapes import Embedding, Maps, Resample
 from sfumato.speed.kernels.fused_layers import Attention, GroupNorm
-
-Resample = Literal["down", "up"]
 
 
 def group_norm(channels: int, groups: int = 32) -> GroupNorm:
@@ -27,10 +26,10 @@ def group_norm(channels: int, groups: int = 32) -> GroupNorm:
 
 def norm_silu(
     norm: GroupNorm,
-    x: Float[Tensor, "B C H W"],
+    x: Maps,
     scale: Float[Tensor, "B C 1 1"] | None = None,
     shift: Float[Tensor, "B C 1 1"] | None = None,
-) -> Float[Tensor, "B C H W"]:
+) -> Maps:
     """SiLU of the normalized x, or of (1 + scale) norm(x) + shift."""
     modulation = [None if m is None else m.flatten(1) for m in (scale, shift)]
     return norm(x, *modulation, activation="silu")  # type: ignore[no-any-return]
@@ -106,9 +105,9 @@ class TimeEmbedding(nn.Module):
         self.embed_augment: nn.Linear | None = None
 
     def take_augment_labels(self, count: int) -> None:
-        """Learn to take so many numbers that say how an image was changed.
+        """Accept `count` numbers that describe how an image was augmented.
 
-        A linear map without bias: all 0 adds nothing. It begins with zeros.
+        A linear map without bias, so that zeros add nothing. Its weights start as zeros.
         Source: Karras et al. 2022 (EDM), appendix F.2.
         """
         self.embed_augment = nn.Linear(count, self.linear_1.in_features, bias=False)
@@ -119,7 +118,7 @@ class TimeEmbedding(nn.Module):
         noise_label: Float[Tensor, " B"],
         added: Float[Tensor, "B F"] | float = 0.0,
         augment_labels: Float[Tensor, "B A"] | None = None,
-    ) -> Float[Tensor, "B E"]:
+    ) -> Embedding:
         """The embedding of the noise level, with `added` to its sinusoidal features."""
         with full_precision(noise_label):
             if augment_labels is not None:
@@ -136,11 +135,34 @@ class ClassEmbedding(nn.Module):
         super().__init__()
         self.vectors = nn.Embedding(num_classes + 1, dim)
 
-    def forward(self, labels: Int64[Tensor, " B"] | None, count: int) -> Float[Tensor, "B E"]:
+    def forward(self, labels: Labels | None, count: int) -> Embedding:
         """The vectors of `labels`; None means `count` times the null class."""
         if labels is None:
             return self.vectors.weight[-1].expand(count, -1)
         return self.vectors(labels)  # type: ignore[no-any-return]
+
+
+def conditioning(
+    embed_time: nn.Module,
+    embed_class: ClassEmbedding | None,
+    noise_label: Float[Tensor, " B"],
+    labels: Labels | None,
+) -> Embedding:
+    """SiLU of the embedding of the noise level and, in a conditional network, of the class."""
+    embedding: Tensor = embed_time(noise_label)
+    if embed_class is not None:
+        embedding = embedding + embed_class(labels, len(noise_label))
+    return F.silu(embedding)
+
+
+def attend_tokens(
+    attend: Attention, qkv: Float[Tensor, "B N D"], heads: int
+) -> Float[Tensor, "B N C"]:
+    """Multi-head attention among tokens, from their queries, keys and values."""
+    batch, count, triple = qkv.shape
+    parts = qkv.view(batch, count, 3, heads, triple // (3 * heads))
+    q, k, v = parts.transpose(1, 3).unbind(2)
+    return attend(q, k, v).transpose(1, 2).flatten(2)  # type: ignore[no-any-return]
 
 
 class ResidualBlock(nn.Module):
@@ -183,9 +205,7 @@ class ResidualBlock(nn.Module):
         straight = channels == out_channels and not project_skip
         self.skip = nn.Identity() if straight else nn.Conv2d(channels, out_channels, 1)
 
-    def forward(
-        self, x: Float[Tensor, "B C H W"], embedding: Float[Tensor, "B E"]
-    ) -> Float[Tensor, "B D H2 W2"]:
+    def forward(self, x: Maps, embedding: Embedding) -> Float[Tensor, "B D H2 W2"]:
         h: Tensor = norm_silu(self.norm_1, x)
         if self.resample is not None:
             h, x = resampled(h, self.resample), resampled(x, self.resample)
@@ -213,7 +233,7 @@ class SelfAttention(nn.Module):
         self.attend = Attention()
         self.out = ZeroConv2d(channels, channels, 1)
 
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    def forward(self, x: Maps) -> Maps:
         batch, channels, height, width = x.shape
         # flatten(2) makes a view in either memory format
         qkv: Tensor = self.qkv(self.norm(x)).flatten(2)
@@ -236,9 +256,7 @@ class Downsample(nn.Module):
         self.pad_end = pad_end
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if pad_end else 1)
 
-    def forward(
-        self, x: Float[Tensor, "B C H W"], embedding: Float[Tensor, "B E"]
-    ) -> Float[Tensor, "B C H2 W2"]:
+    def forward(self, x: Maps, embedding: Embedding) -> Float[Tensor, "B C H2 W2"]:
         """The embedding is not used: a residual block in this place would use it."""
         return self.conv(F.pad(x, (0, 1, 0, 1)) if self.pad_end else x)  # type: ignore[no-any-return]
 
@@ -250,14 +268,12 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(
-        self, x: Float[Tensor, "B C H W"], embedding: Float[Tensor, "B E"]
-    ) -> Float[Tensor, "B C H2 W2"]:
+    def forward(self, x: Maps, embedding: Embedding) -> Float[Tensor, "B C H2 W2"]:
         """The embedding is not used: a residual block in this place would use it."""
         return self.conv(resampled(x, "up"))  # type: ignore[no-any-return]
 
 
-def resampled(x: Float[Tensor, "B C H W"], how: Resample) -> Float[Tensor, "B C H2 W2"]:
+def resampled(x: Maps, how: Resample) -> Float[Tensor, "B C H2 W2"]:
     """Half the resolution by means of 2x2 pixels, or twice the resolution by repeating them."""
     if how == "down":
         return F.avg_pool2d(x, 2)

@@ -4,13 +4,15 @@ import math
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.core.config import component
-from sfumato.core.images import Shape
+from sfumato.core.config import PositiveInt, component
+from sfumato.core.images import Labels, Shape
 from sfumato.core.noise import RandomStream
+from sfumato.networks.adversarial import NEEDS_LABELS
+from sfumato.networks.shapes import Maps
 
 
 @component
@@ -31,16 +33,11 @@ class MLPGANConfig:
     mixes_images: ClassVar[bool] = False
     bounded_slope: ClassVar[bool] = False
     kind: Literal["mlp_gan"] = "mlp_gan"
-    latent_dim: int = 64
-    width: int = 128
-    layers: int = 2
-    discriminator_layers: int = 2
+    latent_dim: PositiveInt = 64
+    width: PositiveInt = 128
+    layers: PositiveInt = 2
+    discriminator_layers: PositiveInt = 2
     activation: Literal["relu", "tanh"] = "relu"
-
-    def __post_init__(self) -> None:
-        for name in ("latent_dim", "width", "layers", "discriminator_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"mlp_gan needs {name} >= 1, got {name}={getattr(self, name)}")
 
     def build(
         self, image_shape: Shape, num_classes: int
@@ -61,11 +58,11 @@ def _perceptron(config: MLPGANConfig, inputs: int, layers: int, outputs: int) ->
 
 
 def _with_class(
-    x: Float[Tensor, "B C"], labels: Int64[Tensor, " B"] | None, num_classes: int
+    x: Float[Tensor, "B C"], labels: Labels | None, num_classes: int
 ) -> Float[Tensor, "B D"]:
     if num_classes == 0:
         return x
-    assert labels is not None, "a conditional network needs labels"
+    assert labels is not None, NEEDS_LABELS
     return torch.cat([x, F.one_hot(labels, num_classes).to(x.dtype)], dim=1)
 
 
@@ -82,9 +79,9 @@ class MLPGenerator(nn.Module):
     def forward(
         self,
         z: Float[Tensor, "B Z"],
-        labels: Int64[Tensor, " B"] | None = None,
+        labels: Labels | None = None,
         noise: RandomStream | None = None,
-    ) -> Float[Tensor, "B C H W"]:
+    ) -> Maps:
         x: Tensor = self.layers(_with_class(z, labels, self.num_classes))
         return x.view(-1, *self.image_shape)
 
@@ -98,7 +95,5 @@ class MLPDiscriminator(nn.Module):
         inputs = math.prod(image_shape) + num_classes
         self.layers = _perceptron(config, inputs, config.discriminator_layers, 1)
 
-    def forward(
-        self, x: Float[Tensor, "B C H W"], labels: Int64[Tensor, " B"] | None = None
-    ) -> Float[Tensor, " B"]:
+    def forward(self, x: Maps, labels: Labels | None = None) -> Float[Tensor, " B"]:
         return self.layers(_with_class(x.flatten(1), labels, self.num_classes)).flatten()  # type: ignore[no-any-return]

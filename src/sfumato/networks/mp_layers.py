@@ -5,11 +5,16 @@ unit variance then stay so on expectation, without normalization layers.
 """
 
 import math
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from sfumato.core.images import Labels
+from sfumato.networks.shapes import Embedding, Maps
 
 SILU_RMS = 0.596
 """Root mean square of SiLU on standard normal numbers (eq. 81)."""
@@ -33,15 +38,15 @@ def mp_sum(a: Tensor, b: Tensor, t: float) -> Tensor:
     return torch.lerp(a, b.to(a.dtype), t) / math.hypot(1 - t, t)
 
 
-def mp_cat(a: Float[Tensor, "B C H W"], b: Float[Tensor, "B D H W"]) -> Float[Tensor, "B E H W"]:
-    """Joined channels, scaled so that both parts contribute alike to what reads them (eq. 103)."""
+def mp_cat(a: Maps, b: Float[Tensor, "B D H W"]) -> Float[Tensor, "B E H W"]:
+    """Joined channels, scaled so that both parts contribute equally downstream (eq. 103)."""
     channels_a, channels_b = a.shape[1], b.shape[1]
     half = math.sqrt((channels_a + channels_b) / 2)
     return torch.cat([a * (half / math.sqrt(channels_a)), b * (half / math.sqrt(channels_b))], 1)
 
 
 class MPLayer(nn.Module):
-    """A linear layer or convolution without bias whose weights have unit norm an output.
+    """A linear layer or convolution without bias whose weights have unit norm per output.
 
     Args:
         kernel: side of the kernel of a convolution; 0 is a linear layer.
@@ -100,10 +105,32 @@ class MPClassEmbedding(nn.Module):
         self.num_rows = num_classes + 1
         self.linear = MPLayer(self.num_rows, dim, 0)
 
-    def forward(self, labels: Int64[Tensor, " B"] | None, count: int) -> Float[Tensor, "B E"]:
+    def forward(self, labels: Labels | None, count: int) -> Embedding:
         """The vectors of `labels`; None means `count` times the null class."""
         if labels is None:
             device = self.linear.weight.device
             labels = torch.full((count,), self.num_rows - 1, device=device)
         one_hot = F.one_hot(labels, self.num_rows).to(self.linear.weight.dtype)
         return self.linear(one_hot * math.sqrt(self.num_rows))  # type: ignore[no-any-return]
+
+
+@runtime_checkable
+class Constrained(Protocol):
+    """A layer whose weights are confined to a set."""
+
+    def constrain(self) -> None:
+        """Put the weights back into the set."""
+        ...
+
+
+def constraint(network: nn.Module) -> Callable[[], None] | None:
+    """The function to call after each optimizer step of a network; None if there is none."""
+    layers = [layer for layer in network.modules() if isinstance(layer, Constrained)]
+    if not layers:
+        return None
+
+    def constrain() -> None:
+        for layer in layers:
+            layer.constrain()
+
+    return constrain

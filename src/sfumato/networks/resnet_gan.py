@@ -1,29 +1,31 @@
 """Residual generator and discriminator of WGAN-GP (Gulrajani et al. 2017) and SNGAN."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.core.blocks import Blocks
-from sfumato.core.config import component
-from sfumato.core.images import Shape
+from sfumato.core.config import PositiveInt, component
+from sfumato.core.images import Labels, Shape
 from sfumato.core.noise import RandomStream
 from sfumato.networks.adversarial import (
+    NEEDS_LABELS,
     Conditioning,
     LabelProjection,
     Normalization,
+    NormalizedPair,
     TiledLabels,
-    count_halvings,
     normalization_layer,
     normalize_weights,
 )
+from sfumato.networks.shapes import Maps, count_halvings
 
 
 @component
-class ResNetGANConfig:
+class ResNetGANConfig(NormalizedPair):
     """The residual pair of WGAN-GP for CIFAR-10; with spectral normalization that of SNGAN.
 
     The generator doubles from 4..7 pixels; the discriminator halves once less, and has two more
@@ -41,29 +43,13 @@ class ResNetGANConfig:
         label_channels: size of the class embedding in extra channels.
     """
 
-    has_styles: ClassVar[bool] = False
     kind: Literal["resnet_gan"] = "resnet_gan"
-    latent_dim: int = 128
-    channels: int = 128
-    discriminator_channels: int = 128
+    latent_dim: PositiveInt = 128
+    channels: PositiveInt = 128
+    discriminator_channels: PositiveInt = 128
     normalization: Normalization = "none"
     conditioning: Conditioning = "projection"
-    label_channels: int = 16
-
-    def __post_init__(self) -> None:
-        for name in ("latent_dim", "channels", "discriminator_channels", "label_channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"resnet_gan needs {name} >= 1, got {name}={getattr(self, name)}")
-
-    @property
-    def mixes_images(self) -> bool:
-        """Whether a logit depends on the other images of a batch."""
-        return self.normalization == "batch"
-
-    @property
-    def bounded_slope(self) -> bool:
-        """Whether the discriminator's layers are Lipschitz by construction."""
-        return self.normalization == "spectral"
+    label_channels: PositiveInt = 16
 
     def build(
         self, image_shape: Shape, num_classes: int
@@ -99,13 +85,11 @@ class ConditionalBatchNorm(nn.Module):
             nn.init.ones_(self.scale.weight)
             nn.init.zeros_(self.shift.weight)
 
-    def forward(
-        self, x: Float[Tensor, "B C H W"], labels: Int64[Tensor, " B"] | None
-    ) -> Float[Tensor, "B C H W"]:
+    def forward(self, x: Maps, labels: Labels | None) -> Maps:
         x = self.norm(x)
         if self.scale is None or self.shift is None:
             return x
-        assert labels is not None, "a conditional generator needs labels"
+        assert labels is not None, NEEDS_LABELS
         scale, shift = self.scale(labels), self.shift(labels)
         return torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None])
 
@@ -121,9 +105,7 @@ class UpBlock(nn.Module):
         self.conv_2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.skip = nn.Conv2d(channels, channels, 1)
 
-    def forward(
-        self, x: Float[Tensor, "B C H W"], labels: Int64[Tensor, " B"] | None
-    ) -> Float[Tensor, "B C M N"]:
+    def forward(self, x: Maps, labels: Labels | None) -> Float[Tensor, "B C M N"]:
         h = F.interpolate(F.relu(self.norm_1(x, labels)), scale_factor=2.0, mode="nearest")
         h = self.conv_2(F.relu(self.norm_2(self.conv_1(h), labels)))
         # A 1x1 convolution before the enlargement is the same as after it, and cheaper.
@@ -151,11 +133,10 @@ class ResNetGenerator(nn.Module):
     def forward(
         self,
         z: Float[Tensor, "B Z"],
-        labels: Int64[Tensor, " B"] | None = None,
+        labels: Labels | None = None,
         noise: RandomStream | None = None,
-    ) -> Float[Tensor, "B C H W"]:
+    ) -> Maps:
         if self.label is not None:
-            assert labels is not None, "a conditional generator needs labels"
             z = self.label(z[:, :, None, None], labels).flatten(1)
         x = self.project(z).view(len(z), -1, *self.start)
         for block in self.blocks:
@@ -184,7 +165,7 @@ class DownBlock(nn.Module):
         self.skip = nn.Conv2d(channels, width, 1) if down else nn.Identity()
         self.down = down
 
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D M N"]:
+    def forward(self, x: Maps) -> Float[Tensor, "B D M N"]:
         if not self.down:
             return self.layers(x) + x  # type: ignore[no-any-return]
         return F.avg_pool2d(self.layers(x), 2) + self.skip(F.avg_pool2d(x, 2))  # type: ignore[no-any-return]
@@ -217,16 +198,12 @@ class ResNetDiscriminator(nn.Module):
         if kind == "spectral":
             normalize_weights(self)
 
-    def forward(
-        self, x: Float[Tensor, "B C H W"], labels: Int64[Tensor, " B"] | None = None
-    ) -> Float[Tensor, " B"]:
+    def forward(self, x: Maps, labels: Labels | None = None) -> Float[Tensor, " B"]:
         if self.label is not None:
-            assert labels is not None, "a conditional discriminator needs labels"
             x = self.label(x, labels)
         h = F.relu(self.blocks(x))
         features = h.sum(dim=(2, 3)) if self.summed else h.mean(dim=(2, 3))
         logits: Tensor = self.judge(features).flatten()
         if self.project is not None:
-            assert labels is not None, "a conditional discriminator needs labels"
             logits = logits + self.project(features, labels)
         return logits

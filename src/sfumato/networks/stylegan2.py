@@ -5,22 +5,23 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfumato.core import distributed
 from sfumato.core.blocks import Blocks
-from sfumato.core.config import component
+from sfumato.core.config import Fraction, NonNegativeInt, PositiveInt, component
 from sfumato.core.errors import ConfigError
-from sfumato.core.images import Shape
+from sfumato.core.images import Labels, Shape
 from sfumato.core.noise import RandomStream
-from sfumato.networks.adversarial import Conditioning, TiledLabels
+from sfumato.networks.adversarial import NEEDS_LABELS, Conditioning, TiledLabels
+from sfumato.networks.shapes import Maps
 from sfumato.networks.stylegan2_layers import (
-    ClassEmbedding,
     EqualizedConv,
     EqualizedLinear,
     StyledLayer,
     ToImage,
+    UnitClassEmbedding,
     binomial_filter,
     blur,
     double,
@@ -49,11 +50,11 @@ class StyleGAN2Config:
         style_mixing: probability that an image in training takes its later layers from another w.
         residual: whether the blocks of the discriminator have a skip connection.
         group_size: images over which the discriminator sees the spread.
-        conditioning: how the discriminator is told the class. The generator's mapping network has
+        conditioning: how the class enters the discriminator. The generator's mapping network has
             the embedded label beside z.
         label_channels: size of the class embedding in extra channels, with tiled conditioning.
         truncation: samples are drawn with w moved to its mean, to this share of the distance.
-        truncation_layers: only in so many first layers; None: in all.
+        truncation_layers: only in that many first layers; None: in all.
         random_noise: samples have noise of their own (of their seed) in the layers, or the noise
             that belongs to the layer.
         reduced_from: the smallest resolution that is computed in a lower precision.
@@ -63,34 +64,20 @@ class StyleGAN2Config:
     bounded_slope: ClassVar[bool] = False
     has_styles: ClassVar[bool] = True
     kind: Literal["stylegan2"] = "stylegan2"
-    latent_dim: int = 512
-    style_dim: int = 512
-    mapping_layers: int = 8
-    channel_base: int = 16384
-    channel_max: int = 512
-    style_mixing: float = 0.9
+    latent_dim: PositiveInt = 512
+    style_dim: PositiveInt = 512
+    mapping_layers: PositiveInt = 8
+    channel_base: PositiveInt = 16384
+    channel_max: PositiveInt = 512
+    style_mixing: Fraction = 0.9
     residual: bool = True
-    group_size: int = 4
+    group_size: PositiveInt = 4
     conditioning: Conditioning = "projection"
-    label_channels: int = 16
+    label_channels: PositiveInt = 16
     truncation: float = 1.0
-    truncation_layers: int | None = None
+    truncation_layers: NonNegativeInt | None = None
     random_noise: bool = True
     reduced_from: int = 8
-
-    def __post_init__(self) -> None:
-        sizes = ("latent_dim", "style_dim", "mapping_layers", "channel_base", "channel_max")
-        for name in (*sizes, "group_size", "label_channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"stylegan2 needs {name} >= 1, got {name}={getattr(self, name)}")
-        if not 0 <= self.style_mixing <= 1:
-            raise ValueError(
-                f"stylegan2 needs style_mixing between 0 and 1, got {self.style_mixing}"
-            )
-        if self.truncation_layers is not None and self.truncation_layers < 0:
-            raise ValueError(
-                f"stylegan2 needs truncation_layers >= 0, got {self.truncation_layers}"
-            )
 
     def build(
         self, image_shape: Shape, num_classes: int
@@ -126,7 +113,7 @@ class StyleGAN2Generator(nn.Module):
         self.config = config
         self.latent_dim = config.latent_dim
         style_dim, resolution = config.style_dim, image_shape[1]
-        self.embed = ClassEmbedding(num_classes, style_dim) if num_classes else None
+        self.embed = UnitClassEmbedding(num_classes, style_dim) if num_classes else None
         inputs = config.latent_dim + (style_dim if num_classes else 0)
         self.mapping = Blocks(
             EqualizedLinear(inputs if i == 0 else style_dim, style_dim, rate=MAPPING_RATE)
@@ -138,18 +125,16 @@ class StyleGAN2Generator(nn.Module):
             GeneratorBlock(config, 2**k, image_shape[0]) for k in range(2, resolution.bit_length())
         )
         self.noise_sizes = [4, *(2**k for k in range(3, resolution.bit_length()) for _ in range(2))]
-        """The resolution of each layer with noise: one at 4x4, then two a block."""
+        """The resolution of each layer with noise: one at 4x4, then two per block."""
         self.num_layers = len(self.noise_sizes) + 1
         """Layers that have a w of their own; an image layer shares that of the next block."""
 
-    def map(
-        self, z: Float[Tensor, "B Z"], labels: Int64[Tensor, " B"] | None = None
-    ) -> Float[Tensor, "B S"]:
+    def map(self, z: Float[Tensor, "B Z"], labels: Labels | None = None) -> Float[Tensor, "B S"]:
         """w of z."""
         with torch.autocast(z.device.type, enabled=False):
             x = unit_size(z.float())
             if self.embed is not None:
-                assert labels is not None, "a conditional generator needs labels"
+                assert labels is not None, NEEDS_LABELS
                 x = torch.cat([x, self.embed(labels)], dim=1)
             for layer in self.mapping:
                 x = leaky(self.mapping.run(layer, x))
@@ -163,9 +148,7 @@ class StyleGAN2Generator(nn.Module):
             some.copy_(torch.lerp(self.average_w, some, self.config.truncation))
         return styles
 
-    def draw(
-        self, styles: Float[Tensor, "B L S"], noise: RandomStream | None = None
-    ) -> Float[Tensor, "B C H W"]:
+    def draw(self, styles: Float[Tensor, "B L S"], noise: RandomStream | None = None) -> Maps:
         """The images of a w for each layer; without `noise` with that of the layers."""
         sizes = self.noise_sizes
         fields: list[Tensor | None] = [None] * len(sizes)
@@ -184,11 +167,8 @@ class StyleGAN2Generator(nn.Module):
         return image  # type: ignore[no-any-return]
 
     def with_styles(
-        self,
-        z: Float[Tensor, "B Z"],
-        labels: Int64[Tensor, " B"] | None,
-        noise: RandomStream | None,
-    ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B L S"]]:
+        self, z: Float[Tensor, "B Z"], labels: Labels | None, noise: RandomStream | None
+    ) -> tuple[Maps, Float[Tensor, "B L S"]]:
         """Images as in training, and the w of each of their layers."""
         w = self.map(z, labels)
         if torch.is_grad_enabled():
@@ -205,9 +185,9 @@ class StyleGAN2Generator(nn.Module):
     def forward(
         self,
         z: Float[Tensor, "B Z"],
-        labels: Int64[Tensor, " B"] | None = None,
+        labels: Labels | None = None,
         noise: RandomStream | None = None,
-    ) -> Float[Tensor, "B C H W"]:
+    ) -> Maps:
         """Training mixes styles; otherwise they are truncated."""
         if self.training:
             return self.with_styles(z, labels, noise)[0]
@@ -243,7 +223,7 @@ class GeneratorBlock(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "B C H W"],
+        x: Maps,
         image: Float[Tensor, "B I H W"] | None,
         styles: Float[Tensor, "B l S"],
         noise: list[Tensor | None],
@@ -274,14 +254,11 @@ class StyleGAN2Discriminator(nn.Module):
         self.conv = EqualizedConv(width + 1, width, 3)
         self.dense = EqualizedLinear(width * 16, width)
         projected = num_classes > 0 and config.conditioning == "projection"
-        self.embed = ClassEmbedding(num_classes, width) if projected else None
+        self.embed = UnitClassEmbedding(num_classes, width) if projected else None
         self.judge = EqualizedLinear(width, width if projected else 1)
 
-    def forward(
-        self, x: Float[Tensor, "B C H W"], labels: Int64[Tensor, " B"] | None = None
-    ) -> Float[Tensor, " B"]:
+    def forward(self, x: Maps, labels: Labels | None = None) -> Float[Tensor, " B"]:
         if self.label is not None:
-            assert labels is not None, "a conditional discriminator needs labels"
             x = self.label(x, labels)
         with _precision(x, x.shape[2] >= self.config.reduced_from):
             x = self.from_image(x)
@@ -292,7 +269,7 @@ class StyleGAN2Discriminator(nn.Module):
             x = self.judge(leaky(self.dense(x.flatten(1))))
         if self.embed is None:
             return x.flatten()
-        assert labels is not None, "a conditional discriminator needs labels"
+        assert labels is not None, NEEDS_LABELS
         return (x.float() * self.embed(labels)).sum(1) / math.sqrt(x.shape[1])  # type: ignore[no-any-return]
 
 
@@ -311,7 +288,7 @@ class DiscriminatorBlock(nn.Module):
         self.skip = EqualizedConv(width, wider, 1, bias=False) if residual else None
         self.register_buffer("kernel", binomial_filter())
 
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D M N"]:
+    def forward(self, x: Maps) -> Float[Tensor, "B D M N"]:
         with _precision(x, self.reduced):
             h = self.conv_2(self.conv_1(x))
             if self.skip is None:

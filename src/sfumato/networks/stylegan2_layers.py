@@ -9,9 +9,12 @@ import math
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from sfumato.core.images import Labels
+from sfumato.networks.shapes import Maps
 
 FLOAT16_BOUND = 256.0
 """Activations in float16 are clipped to this (Karras et al. 2020, ADA, appendix D.1)."""
@@ -36,7 +39,7 @@ def binomial_filter() -> Float[Tensor, "4 4"]:
 
 
 def blur(
-    x: Float[Tensor, "B C H W"], kernel: Float[Tensor, "4 4"], padding: int, stride: int = 1
+    x: Maps, kernel: Float[Tensor, "4 4"], padding: int, stride: int = 1
 ) -> Float[Tensor, "B C H2 W2"]:
     """Each channel filtered, with zeros around the image."""
     if stride == 2 and _small_on_cpu(x):
@@ -47,7 +50,7 @@ def blur(
     return F.conv2d(x, weight, stride=stride, padding=padding, groups=channels)
 
 
-def double(x: Float[Tensor, "B C H W"], kernel: Float[Tensor, "4 4"]) -> Float[Tensor, "B C M N"]:
+def double(x: Maps, kernel: Float[Tensor, "4 4"]) -> Float[Tensor, "B C M N"]:
     """Twice the resolution: zeros between the pixels, filtered."""
     if _small_on_cpu(x):
         rows, columns = (2 * _halving(2 * size, 1).to(x) for size in x.shape[2:])
@@ -106,7 +109,7 @@ class EqualizedConv(nn.Module):
         self.down = down
         self.register_buffer("kernel", binomial_filter())
 
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H2 W2"]:
+    def forward(self, x: Maps) -> Float[Tensor, "B D H2 W2"]:
         weight = self.weight * self.gain
         size = weight.shape[2]
         if self.down:  # the convolution takes the border that the filter leaves
@@ -136,7 +139,7 @@ class ModulatedConv(nn.Module):
         self.demodulate = demodulate
 
     def forward(
-        self, x: Float[Tensor, "B C H W"], w: Float[Tensor, "B S"], up: bool = False
+        self, x: Maps, w: Float[Tensor, "B S"], up: bool = False
     ) -> Float[Tensor, "B D M N"]:
         """With `up` by a transposed convolution to 2 H + 1, which is yet to be filtered."""
         with torch.autocast(x.device.type, enabled=False):
@@ -173,10 +176,7 @@ class StyledLayer(nn.Module):
         self.register_buffer("kernel", binomial_filter())
 
     def forward(
-        self,
-        x: Float[Tensor, "B C H W"],
-        w: Float[Tensor, "B S"],
-        noise: Float[Tensor, "B 1 M N"] | None,
+        self, x: Maps, w: Float[Tensor, "B S"], noise: Float[Tensor, "B 1 M N"] | None
     ) -> Float[Tensor, "B D M N"]:
         """`noise` None: the noise that belongs to the layer."""
         x = self.conv(x, w, self.up)
@@ -195,13 +195,11 @@ class ToImage(nn.Module):
         self.conv = ModulatedConv(channels, outputs, 1, style_dim, demodulate=False)
         self.bias = nn.Parameter(torch.zeros(outputs))
 
-    def forward(
-        self, x: Float[Tensor, "B C H W"], w: Float[Tensor, "B S"]
-    ) -> Float[Tensor, "B D H W"]:
+    def forward(self, x: Maps, w: Float[Tensor, "B S"]) -> Float[Tensor, "B D H W"]:
         return self.conv(x, w).float() + self.bias[:, None, None]  # type: ignore[no-any-return]
 
 
-class ClassEmbedding(nn.Module):
+class UnitClassEmbedding(nn.Module):
     """Classes to vectors of unit size."""
 
     def __init__(self, num_classes: int, dim: int) -> None:
@@ -209,15 +207,15 @@ class ClassEmbedding(nn.Module):
         self.embed = EqualizedLinear(num_classes, dim)
         self.num_classes = num_classes
 
-    def forward(self, labels: Int64[Tensor, " B"]) -> Float[Tensor, "B D"]:
+    def forward(self, labels: Labels) -> Float[Tensor, "B D"]:
         return unit_size(self.embed(F.one_hot(labels, self.num_classes).float()))
 
 
-def minibatch_deviation(x: Float[Tensor, "B C H W"], group_size: int) -> Float[Tensor, "B D H W"]:
+def minibatch_deviation(x: Maps, group_size: int) -> Float[Tensor, "B D H W"]:
     """Adds a channel: the mean standard deviation within groups of images.
 
-    It tells the discriminator when generated images are all alike. Groups are the largest divisor
-    of the batch up to `group_size`; each takes every (B / size)-th image.
+    It shows the discriminator whether generated images resemble one another. The size of a group
+    is the largest divisor of the batch up to `group_size`; a group takes every (B / size)-th image.
     Source: Karras et al. 2018 (Progressive GAN), section 3.
     """
     batch, _, height, width = x.shape

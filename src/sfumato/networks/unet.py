@@ -3,17 +3,16 @@
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.core.blocks import Blocks
-from sfumato.core.config import component
-from sfumato.core.images import Shape
+from sfumato.core.config import PositiveInt, component
+from sfumato.core.images import Labels, Shape
 from sfumato.networks.layers import (
     ClassEmbedding,
     Downsample,
-    Resample,
     ResidualBlock,
     SelfAttention,
     TimeEmbedding,
@@ -23,7 +22,18 @@ from sfumato.networks.layers import (
     group_norm,
     norm_silu,
 )
-from sfumato.networks.shapes import check_attention, check_halvings
+from sfumato.networks.shapes import (
+    Dropout,
+    Embedding,
+    EvenWidth,
+    Maps,
+    Multipliers,
+    Step,
+    check_attention,
+    check_halvings,
+    check_heads,
+    unet_steps,
+)
 
 Part = Literal["down", "middle", "up"]
 
@@ -36,7 +46,7 @@ class UNetConfig:
         channels: width of the first level.
         multipliers: width of each level in units of `channels`; each level after the first halves
             the resolution.
-        blocks: residual blocks a level (one more on the way up): depth, against width.
+        blocks: residual blocks per level (one more on the way up): depth, against width.
         attention: heights of the feature maps that get self-attention; the middle always does.
         heads: attention heads.
         head_channels: channels of each head, in place of a number of heads.
@@ -51,49 +61,36 @@ class UNetConfig:
             al. 2020), "both" on all sides (Dhariwal & Nichol 2021).
         patch: pixel-unshuffle factor of the stem; 2 makes the network see a quarter of the
             positions with four times the channels, about four times as fast.
-        groups: of the normalization, where that leaves at least 4 channels a group.
+        groups: of the normalization, where that leaves at least 4 channels per group.
         initialization: "glorot" (Ho et al. 2020), or "torch", the layers' own (Dhariwal & Nichol
             2021). The last convolution of each branch and of the network starts as zero.
     """
 
     kind: Literal["unet"] = "unet"
-    channels: int = 128
-    multipliers: tuple[int, ...] = (1, 2, 2, 2)
-    blocks: int = 2
+    channels: EvenWidth = 128
+    multipliers: Multipliers = (1, 2, 2, 2)
+    blocks: PositiveInt = 2
     attention: tuple[int, ...] = (16,)
-    heads: int = 1
-    head_channels: int | None = None
-    dropout: float = 0.0
+    heads: PositiveInt = 1
+    head_channels: PositiveInt | None = None
+    dropout: Dropout = 0.0
     conditioning: Literal["add", "scale_shift"] = "add"
     class_maps: tuple[Part, ...] = ()
     resampling: Literal["convolution", "residual"] = "convolution"
     downsampling_pad: Literal["both", "end"] = "both"
-    patch: int = 1
-    groups: int = 32
+    patch: PositiveInt = 1
+    groups: PositiveInt = 32
     initialization: Literal["torch", "glorot"] = "torch"
 
     def __post_init__(self) -> None:
-        for name in ("channels", "blocks", "heads", "patch", "groups"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"unet needs {name} >= 1, got {name}={getattr(self, name)}")
-        if self.channels % 2 or self.channels < 4:
+        if self.head_channels is not None and self.heads != 1:
             raise ValueError(
-                f"unet needs an even number of channels, at least 4, got channels={self.channels}"
-            )
-        if not self.multipliers or min(self.multipliers) < 1:
-            raise ValueError(f"unet needs multipliers >= 1, got {list(self.multipliers)}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"unet needs 0 <= dropout < 1, got dropout={self.dropout}")
-        if self.head_channels is not None and (self.head_channels < 1 or self.heads != 1):
-            raise ValueError(
-                f"unet needs head_channels >= 1, and then no heads, got "
-                f"head_channels={self.head_channels}, heads={self.heads}"
+                f"unet takes head_channels or heads, got head_channels={self.head_channels} and "
+                f"heads={self.heads}; leave one out"
             )
         name = "heads" if self.head_channels is None else "head_channels"
-        divisor = self.heads if self.head_channels is None else self.head_channels
         widths = [self.channels * m for m in self.multipliers]
-        if any(width % divisor for width in widths):
-            raise ValueError(f"unet widths {widths} must be divisible by {name}={divisor}")
+        check_heads("unet", widths, name, getattr(self, name))
 
     def build(
         self, image_shape: Shape, num_classes: int, out_channels: int | None = None
@@ -123,80 +120,43 @@ class UNet(nn.Module):
         self.embed_class = ClassEmbedding(num_classes, embedding) if num_classes else None
         self.class_is_added = not config.class_maps
 
-        size = (image_shape[1] // self.patch, image_shape[2] // self.patch)
-        scale_shift = config.conditioning == "scale_shift"
-
-        def attention(channels: int) -> SelfAttention:
-            heads = channels // config.head_channels if config.head_channels else config.heads
-            return SelfAttention(channels, heads, groups=config.groups)
-
-        def stage(
-            channels: int,
-            out: int,
-            part: Part,
-            *,
-            skip: int = 0,
-            attend: bool = False,
-            resample: Resample | None = None,
-        ) -> Stage:
+        def stage(step: Step, part: Part) -> Stage:
+            width = step.out_channels
+            if step.resample is not None and config.resampling == "convolution":
+                is_up, pad_end = step.resample == "up", config.downsampling_pad == "end"
+                return Stage(Upsample(width) if is_up else Downsample(width, pad_end))
             joins = bool(num_classes) and part in config.class_maps
             block = ResidualBlock(
-                channels + skip + joins,
-                out,
+                step.channels + step.skip + joins,
+                width,
                 embedding,
                 config.dropout,
-                scale_shift,
-                resample=resample,
+                scale_shift=config.conditioning == "scale_shift",
+                resample=step.resample,
                 groups=config.groups,
             )
-            class_map = ClassMap(embedding, size) if joins else None
-            return Stage(block, attention(out) if attend else None, class_map, bool(skip))
+            class_map = ClassMap(embedding, step.size) if joins else None
+            heads = width // config.head_channels if config.head_channels else config.heads
+            attention = SelfAttention(width, heads, groups=config.groups) if step.attends else None
+            return Stage(block, attention, class_map, takes_skip=bool(step.skip))
 
-        def resampling(channels: int, how: Resample) -> Stage:
-            if config.resampling == "residual":
-                return stage(channels, channels, how, resample=how)
-            if how == "up":
-                return Stage(Upsample(channels))
-            return Stage(Downsample(channels, config.downsampling_pad == "end"))
-
+        widths = [config.channels * m for m in config.multipliers]
+        size = (image_shape[1] // self.patch, image_shape[2] // self.patch)
+        down, middle, up = unet_steps(width, widths, config.blocks, size, config.attention)
         self.stem = nn.Conv2d(image_shape[0] * self.patch**2, width, 3, padding=1)
-        skips = [width]  # channels of the maps handed across
-        self.down = Blocks()
-        for level, multiplier in enumerate(config.multipliers):
-            if level > 0:
-                self.down.append(resampling(width, "down"))
-                size = (size[0] // 2, size[1] // 2)
-                skips.append(width)
-            for _ in range(config.blocks):
-                out = config.channels * multiplier
-                self.down.append(stage(width, out, "down", attend=size[0] in config.attention))
-                width = out
-                skips.append(width)
-
-        self.middle = Blocks(
-            [stage(width, width, "middle", attend=True), stage(width, width, "middle")]
-        )
-
-        self.up = Blocks()
-        for level, multiplier in reversed(list(enumerate(config.multipliers))):
-            out = config.channels * multiplier
-            for _ in range(config.blocks + 1):
-                attend = size[0] in config.attention
-                self.up.append(stage(width, out, "up", skip=skips.pop(), attend=attend))
-                width = out
-            if level > 0:
-                self.up.append(resampling(width, "up"))
-                size = (size[0] * 2, size[1] * 2)
-        self.norm = group_norm(width, config.groups)
-        self.head = ZeroConv2d(width, out_channels * self.patch**2, 3, padding=1)
+        self.down = Blocks(stage(step, "down") for step in down)
+        self.middle = Blocks(stage(step, "middle") for step in middle)
+        self.up = Blocks(stage(step, "up") for step in up)
+        self.norm = group_norm(widths[0], config.groups)
+        self.head = ZeroConv2d(widths[0], out_channels * self.patch**2, 3, padding=1)
         if config.initialization == "glorot":
             glorot(self)
 
     def forward(
         self,
-        x: Float[Tensor, "B C H W"],
+        x: Maps,
         noise_label: Float[Tensor, " B"],
-        labels: Int64[Tensor, " B"] | None = None,
+        labels: Labels | None = None,
         augment_labels: Float[Tensor, "B A"] | None = None,
     ) -> Float[Tensor, "B D H W"]:
         embedding = self.embed_time(noise_label, augment_labels=augment_labels)
@@ -208,15 +168,7 @@ class UNet(nn.Module):
         embedding = F.silu(embedding)
 
         h = self.stem(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
-        skips = [h]
-        for stage in self.down:
-            h = self.down.run(stage, h, embedding, class_vector, None)
-            skips.append(h)
-        for stage in self.middle:
-            h = self.middle.run(stage, h, embedding, class_vector, None)
-        for stage in self.up:
-            skip = skips.pop() if stage.takes_skip else None
-            h = self.up.run(stage, h, embedding, class_vector, skip)
+        h = through_stages(self.down, self.middle, self.up, h, embedding, class_vector)
         h = self.head(norm_silu(self.norm, h))
         return F.pixel_shuffle(h, self.patch) if self.patch > 1 else h
 
@@ -229,7 +181,7 @@ class ClassMap(nn.Module):
         self.size = size
         self.linear = nn.Linear(embedding, size[0] * size[1])
 
-    def forward(self, class_vector: Float[Tensor, "B E"]) -> Float[Tensor, "B 1 H W"]:
+    def forward(self, class_vector: Embedding) -> Float[Tensor, "B 1 H W"]:
         return self.linear(class_vector).unflatten(1, (1, *self.size))  # type: ignore[no-any-return]
 
 
@@ -255,9 +207,9 @@ class Stage(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "B C H W"],
-        embedding: Float[Tensor, "B E"],
-        class_vector: Float[Tensor, "B E"] | None,
+        x: Maps,
+        embedding: Embedding,
+        class_vector: Embedding | None,
         skip: Float[Tensor, "B S H W"] | None,
     ) -> Float[Tensor, "B D H2 W2"]:
         joined = [x] if skip is None else [x, skip]
@@ -265,3 +217,24 @@ class Stage(nn.Module):
             joined.append(self.class_map(class_vector).to(x))
         x = self.block(torch.cat(joined, dim=1) if len(joined) > 1 else x, embedding)
         return x if self.attention is None else self.attention(x)
+
+
+def through_stages(
+    down: Blocks,
+    middle: Blocks,
+    up: Blocks,
+    h: Maps,
+    embedding: Embedding,
+    class_vector: Embedding | None = None,
+) -> Float[Tensor, "B D H W"]:
+    """Feature maps through the stages of a U-Net; maps of the way down are joined on the way up."""
+    skips = [h]
+    for stage in down:
+        h = down.run(stage, h, embedding, class_vector, None)
+        skips.append(h)
+    for stage in middle:
+        h = middle.run(stage, h, embedding, class_vector, None)
+    for stage in up:
+        skip = skips.pop() if stage.takes_skip else None
+        h = up.run(stage, h, embedding, class_vector, skip)
+    return h

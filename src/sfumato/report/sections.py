@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sfumato.report.figures import NUM_COLOURS
+from sfumato.report.inline_pictures import Picture, read_picture
 from sfumato.report.numbers import MISSING, interval, number, spread
-from sfumato.report.pictures import Picture, read_picture
 from sfumato.report.records import Arm, Comparison, Results
 
 COMPARED = (

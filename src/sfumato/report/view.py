@@ -16,9 +16,9 @@ from sfumato.report.curves import (
 )
 from sfumato.report.evaluation import class_rows, copies_lines
 from sfumato.report.figures import NUM_COLOURS, score_figure
+from sfumato.report.inline_pictures import Film, Picture, read_film, read_picture
 from sfumato.report.numbers import MISSING
 from sfumato.report.pareto_figures import front_figures, front_lines
-from sfumato.report.pictures import Film, Picture, read_film, read_picture
 from sfumato.report.records import Arm, Metric, Results, Verdict
 from sfumato.report.results import flatten
 from sfumato.report.rows import Cell, Row, arm_rows, columns, floor_cells, run_rows

@@ -5,8 +5,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from sfumato.core.fault import fault_point
-from sfumato.core.files import write_bytes
+from sfumato.core.files import fault_point, write_bytes
 
 Row = Mapping[str, float]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -69,7 +69,7 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.current -= size
 
 
-def images_at_once(model: nn.Module, labels: Labels | None, free: int | None = None) -> int:
+def images_at_once(model: GenerativeModel, labels: Labels | None, free: int | None = None) -> int:
     """The number of images to draw at once, so that they fit into memory.
 
     Finds out by the costliest sampling step of one and of two images. Call it in the context in
@@ -92,13 +92,11 @@ def images_at_once(model: nn.Module, labels: Labels | None, free: int | None = N
     return max(1, min(most, int(SHARE * free / needed)))
 
 
-def _peak(model: nn.Module, labels: Labels | None, count: int) -> int:
+def _peak(model: GenerativeModel, labels: Labels | None, count: int) -> int:
     """Bytes of all tensors alive at once in the costliest step of drawing `count` images."""
-    assert isinstance(model, GenerativeModel)
     chosen = None if labels is None else labels[:1].repeat(count)
-    draw = getattr(model, "sample_costliest_step", model.sample)
     with LiveMemory() as memory:
-        draw(chosen, Noise(range(count)))
+        model.sample_costliest_step(chosen, Noise(range(count)))
     peak: int = memory.peak
     return peak
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import nn
 
 from sfumato.core.errors import RunError
 from sfumato.core.generative_model import GenerativeModel, OnStep
@@ -14,7 +13,7 @@ from sfumato.speed.plan import REFERENCE, Plan, computing
 
 
 def sample_batches(
-    model: nn.Module,
+    model: GenerativeModel,
     labels: Labels | None,
     seeds: range,
     batch_size: int | None = None,
@@ -29,7 +28,6 @@ def sample_batches(
         batch_size: None: as many as fit into memory, at most 128 on a CPU.
         plan: how to compute; for a run that of `load_run`.
     """
-    assert isinstance(model, GenerativeModel)
     device = next(model.parameters()).device
     if batch_size is None:
         with torch.inference_mode(), computing(device, plan):
@@ -43,7 +41,7 @@ def sample_batches(
 
 
 def sample_images(
-    model: nn.Module,
+    model: GenerativeModel,
     labels: Labels | None,
     seeds: range,
     batch_size: int | None = None,

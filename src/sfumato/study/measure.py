@@ -11,14 +11,13 @@ from sfumato.core.config import to_mapping
 from sfumato.core.console import progress_bar
 from sfumato.core.errors import ConfigError
 from sfumato.core.files import atomic_path, write_json
-from sfumato.core.generative_model import GenerativeModel
 from sfumato.core.images import to_uint8
 from sfumato.core.pictures import image_grid
 from sfumato.core.tensors import write_tensors
 from sfumato.data.dataset import Splits
 from sfumato.evaluation.evaluator import Evaluator
 from sfumato.experiment.load import LoadedRun, load_run
-from sfumato.explore.inversion import walks_between_noises
+from sfumato.explore.interpolation import walks_between_noises
 from sfumato.explore.nll import LikelihoodConfig, nll
 from sfumato.speed.sampling import sample_images
 from sfumato.study.study import Study
@@ -70,7 +69,6 @@ def _sampler_curve(
             warnings.append(f"no score with {steps} sampling steps: {error}")
             continue
         seconds = time.perf_counter() - began
-        assert isinstance(changed.model, GenerativeModel)
         distance = evaluator.score(images, labels)["frechet_distance"]
         points.append(
             {
@@ -84,7 +82,6 @@ def _sampler_curve(
 
 
 def _labels(loaded: LoadedRun, evaluator: Evaluator) -> torch.Tensor | None:
-    assert isinstance(loaded.model, GenerativeModel)
     return evaluator.labels if loaded.model.num_classes else None
 
 

@@ -261,7 +261,7 @@ class DiscriminatorProbe:
         self._seen = _evenly_spaced(splits.train, count)
         self._held_out = _evenly_spaced(splits.held_out, count)
 
-    def look(self, model: nn.Module, batch_size: int) -> dict[str, float]:
+    def look(self, model: GenerativeModel, batch_size: int) -> dict[str, float]:
         """Mean logits, accuracies and r_v; nothing for a model without a discriminator.
 
         An accuracy is the share of images on the right side of the boundary between real and
@@ -274,7 +274,7 @@ class DiscriminatorProbe:
             batch_size: that of training: some discriminators compare the images of a batch.
         Source: Karras et al. 2020 (ADA), eq. 1.
         """
-        if not isinstance(model, Judging) or not isinstance(model, GenerativeModel):
+        if not isinstance(model, Judging):
             return {}
         with torch.no_grad(), _undisturbed(model):
             seen = _logits(model, self._seen, batch_size)

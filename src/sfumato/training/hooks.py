@@ -19,11 +19,11 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from torch import nn
 
 from sfumato.core import distributed
 from sfumato.core.console import console, say
 from sfumato.core.files import atomic_path
+from sfumato.core.generative_model import GenerativeModel
 from sfumato.core.images import Labels, to_uint8
 from sfumato.core.noise import Noise
 from sfumato.core.pictures import image_grid, on_white, rows_each, save_animation
@@ -177,7 +177,7 @@ class Scoring:
     def __init__(
         self,
         every: int,
-        score: Callable[[nn.Module], SampleScores],
+        score: Callable[[GenerativeModel], SampleScores],
         log: RunLog,
         doctor: Doctor,
         saving: Saving,

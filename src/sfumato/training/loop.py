@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from sfumato.core import distributed
 from sfumato.core.errors import TrainingDiverged
+from sfumato.core.generative_model import GenerativeModel
 from sfumato.core.stop import StopRequest
 from sfumato.data.dataset import Splits
 from sfumato.training.checkpoint import Saving
@@ -49,7 +49,7 @@ class TrainingLoop:
         record: Mapping[str, Any],
         trainer: Trainer,
         splits: Splits,
-        score: Callable[[nn.Module], SampleScores] | None,
+        score: Callable[[GenerativeModel], SampleScores] | None,
         log: Callable[[str], None],
     ) -> None:
         config = trainer.config

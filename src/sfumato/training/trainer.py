@@ -18,7 +18,7 @@ from sfumato.core import distributed
 from sfumato.core.blocks import blocks_of, recompute_activations
 from sfumato.core.device import tf32
 from sfumato.core.errors import ConfigError
-from sfumato.core.generative_model import GenerativeModel, Observed, Phase
+from sfumato.core.generative_model import GenerativeModel, Observing, Phase
 from sfumato.core.images import Batch, Labels, UInt8Images, from_uint8
 from sfumato.core.noise import TrainingNoise, derive_seed
 from sfumato.speed.plan import apply_plan, compile_networks, computing, eagerly
@@ -56,13 +56,12 @@ class Trainer:
     """
 
     config: TrainingConfig
-    model: nn.Module
+    model: GenerativeModel
     device: torch.device
     augment: Augmentation = Augmentation()
     state: TrainingState = field(default_factory=initial_state)
 
     def __post_init__(self) -> None:
-        assert isinstance(self.model, GenerativeModel)
         config = self.config
         if config.batch_size % distributed.world_size():
             raise ConfigError(
@@ -99,7 +98,6 @@ class Trainer:
 
     def _shard(self) -> None:
         """Spread the model over the processes; its blocks are gathered one after the other."""
-        assert isinstance(self.model, GenerativeModel)
         phases = self.model.phases()
         if distributed.world_size() > 1 and len(phases) > 1:
             raise ConfigError(
@@ -198,7 +196,7 @@ class Trainer:
             losses, errors, log_snr = phase.noisy_losses(batch, noise)
             self.means.add_levels(errors, log_snr)
         self.means.add(phase.name, losses)
-        if isinstance(self.model, Observed):
+        if isinstance(self.model, Observing):
             for name, values in self.model.observations().items():
                 self.means.observe(name, values)
         return losses
@@ -220,7 +218,6 @@ class Trainer:
     def sampling(self) -> Iterator[GenerativeModel]:
         """The model in evaluation mode, with the weights it samples with."""
         model = self.model
-        assert isinstance(model, GenerativeModel)
         was_training = model.training
         model.eval()
         with (

@@ -5,14 +5,14 @@ Along the probability flow, with rho = sigma / alpha and lambda = -log rho,
     d(x / alpha) = eps d rho        or, the same,        d(x / sigma) = x_0 d(e^lambda),
 
 where x_0 and eps are the denoiser's. A step from t to s holds one of them fixed over the step,
-which gives DDIM either way, or guesses how it will change:
+which gives DDIM either way, or extrapolates how it will change:
 
-    ancestral       DDPM and DDIM: first order, some or all of the noise drawn afresh
-    heun            asks again at the end of the step (EDM)
+    ancestral       DDPM and DDIM: first order, some or all of the noise redrawn
+    heun            evaluates again at the end of the step (EDM)
     ipndm           extrapolates eps from earlier steps as if all were equal (PNDM, iPNDM)
     deis            extrapolates eps by a polynomial through the earlier steps
-    dpm_solver      extrapolates x_0 in lambda, or asks in between (DPM-Solver++)
-    unipc           the same, and corrects the last step by the newest answer
+    dpm_solver      extrapolates x_0 in lambda, or evaluates in between (DPM-Solver++)
+    unipc           the same, and corrects the last step by the newest x_0
     auto            one of these, chosen by benchmark
 
 `sampler` is what they share; `AnySampler` below lists all.

@@ -1,23 +1,25 @@
 """First-order samplers that redraw all (DDPM) or part (DDIM) of the noise in each step."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from sfumato.core.config import component
-from sfumato.core.generative_model import OnStep
+from sfumato.core.config import Fraction, PositiveInt, component
+from sfumato.core.errors import ConfigError
 from sfumato.core.images import Images, Labels
 from sfumato.core.noise import RandomStream
-from sfumato.diffusion.broadcast import TimeGrid, per_image
-from sfumato.diffusion.clip import AnyClip, ClipToRange
-from sfumato.diffusion.denoiser import Denoised, Denoiser
+from sfumato.diffusion.denoiser import AnyClip, ClipToRange, Denoised, Denoiser
 from sfumato.diffusion.grid import AnyGrid, UniformGrid
-from sfumato.diffusion.parameterization import Parameterization
-from sfumato.diffusion.samplers.sampler import Sampler, check_steps
-from sfumato.diffusion.schedule import NoiseSchedule
-from sfumato.diffusion.transition import Transition
+from sfumato.diffusion.noise_schedule import TimeGrid, Transition, per_image
+from sfumato.diffusion.samplers.sampler import Sampler, Step
+
+NO_LEARNED_VARIANCE = (
+    "sampler.variance is 'learned', but the model's learned_variance is false; "
+    "use 'small' or 'large'"
+)
 
 
 @component
@@ -25,25 +27,19 @@ class AncestralSampler(Sampler):
     """DDPM: draws x_s from the Gaussian p(x_s | x_t), step by step.
 
     Its mean is the posterior's with the predicted x_0. Its variance is the posterior's ("small",
-    beta-tilde), the forward one ("large", beta), or what the network says of the two ("learned").
-    The last step adds no noise. Any number of steps: a step is a transition between any two times.
+    beta-tilde), the forward one ("large", beta), or one between the two that the network predicts
+    ("learned"). The last step adds no noise. Any number of steps: a step is a transition between
+    any two times.
 
     Source: Ho et al. 2020, algorithm 2 and section 3.2; Nichol & Dhariwal 2021, section 3.1 and 4.
     NFE: `steps`. Weak order 1.
     """
 
     kind: Literal["ancestral"] = "ancestral"
-    steps: int = 1000
+    steps: PositiveInt = 1000
     variance: Literal["small", "large", "learned"] = "small"
     grid: AnyGrid = UniformGrid()
     clip: AnyClip = ClipToRange()
-
-    def __post_init__(self) -> None:
-        check_steps(self.kind, self.steps)
-
-    @property
-    def nfe(self) -> int:
-        return self.steps
 
     def walk(
         self,
@@ -52,16 +48,14 @@ class AncestralSampler(Sampler):
         times: TimeGrid,
         labels: Labels | None,
         noise: RandomStream,
-        on_step: OnStep,
-    ) -> Images:
-        for step, (t, s) in enumerate(pairwise(times)):
-            denoised: Denoised = denoiser(x, t, labels)
+    ) -> Iterator[Step]:
+        for t, s in pairwise(times):
+            denoised = denoiser(x, t, labels)
             transition = denoiser.schedule.transition(s, t)
             x = transition.posterior_mean(denoised.x_0, x)
             if s > 0:
                 x = x + self._std(transition, denoised) * noise.normal_like(x)
-            on_step(step, x, denoised.x_0)
-        return x
+            yield x, denoised.x_0
 
     def _std(self, transition: Transition, denoised: Denoised) -> Tensor:
         match self.variance:
@@ -70,22 +64,12 @@ class AncestralSampler(Sampler):
             case "large":
                 return transition.forward_variance.sqrt()
             case "learned":
-                assert denoised.variance_fraction is not None, "check() refuses this"
+                if denoised.variance_fraction is None:
+                    raise ConfigError(NO_LEARNED_VARIANCE)
                 # s > 0 here, so the posterior variance is not 0 and needs no floor.
                 no_floor = torch.zeros((), dtype=torch.float64)
                 log_variance = transition.learned_log_variance(denoised.variance_fraction, no_floor)
                 return (log_variance / 2).exp()
-
-    def check(
-        self, schedule: NoiseSchedule, parameterization: Parameterization, learned_variance: bool
-    ) -> None:
-        """Refuse a learned variance that the model does not have."""
-        super().check(schedule, parameterization, learned_variance)
-        if self.variance == "learned" and not learned_variance:
-            raise ValueError(
-                "sampler.variance is 'learned', but the model's learned_variance is false; "
-                "use 'small' or 'large'"
-            )
 
 
 @component
@@ -96,19 +80,10 @@ class DDIMSampler(Sampler):
     """
 
     kind: Literal["ddim"] = "ddim"
-    steps: int = 50
-    eta: float = 0.0
+    steps: PositiveInt = 50
+    eta: Fraction = 0.0
     grid: AnyGrid = UniformGrid()
     clip: AnyClip = ClipToRange()
-
-    def __post_init__(self) -> None:
-        check_steps(self.kind, self.steps)
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"ddim needs 0 <= eta <= 1, got {self.eta}")
-
-    @property
-    def nfe(self) -> int:
-        return self.steps
 
     def walk(
         self,
@@ -117,15 +92,13 @@ class DDIMSampler(Sampler):
         times: TimeGrid,
         labels: Labels | None,
         noise: RandomStream,
-        on_step: OnStep,
-    ) -> Images:
-        for step, (t, s) in enumerate(pairwise(times)):
-            denoised: Denoised = denoiser(x, t, labels)
+    ) -> Iterator[Step]:
+        for t, s in pairwise(times):
+            denoised = denoiser(x, t, labels)
             transition = denoiser.schedule.transition(s, t)
-            redrawn = self.eta**2 * transition.tau  # share of the variance at s drawn afresh
+            redrawn = self.eta**2 * transition.tau  # share of the variance at s that is redrawn
             kept = transition.sigma_s * (1 - redrawn).sqrt()
             x = per_image(transition.alpha_s, x) * denoised.x_0 + kept * denoised.eps
             if self.eta > 0 and s > 0:
                 x = x + transition.sigma_s * redrawn.sqrt() * noise.normal_like(x)
-            on_step(step, x, denoised.x_0)
-        return x
+            yield x, denoised.x_0

@@ -1,6 +1,6 @@
 """DEIS: the probability-flow ODE with eps extrapolated by a polynomial, integrated exactly."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Literal
 
@@ -9,16 +9,13 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from sfumato.core.config import component
-from sfumato.core.generative_model import OnStep
+from sfumato.core.config import PositiveInt, component
 from sfumato.core.images import Images, Labels
 from sfumato.core.noise import RandomStream
-from sfumato.diffusion.broadcast import TimeGrid, Times
-from sfumato.diffusion.clip import AnyClip, NoClip
-from sfumato.diffusion.denoiser import Denoised, Denoiser
+from sfumato.diffusion.denoiser import AnyClip, Denoiser, NoClip
 from sfumato.diffusion.grid import AnyGrid, LogSnrGrid
-from sfumato.diffusion.samplers.sampler import Sampler, check_steps
-from sfumato.diffusion.schedule import NoiseSchedule
+from sfumato.diffusion.noise_schedule import NoiseSchedule, TimeGrid, Times
+from sfumato.diffusion.samplers.sampler import Sampler, Step
 
 Basis = Literal["t", "rho", "log_rho"]
 Levels = Float64[Tensor, "..."]
@@ -36,19 +33,12 @@ class DEISSampler(Sampler):
     """
 
     kind: Literal["deis"] = "deis"
-    steps: int = 20
+    steps: PositiveInt = 20
     order: Literal[1, 2, 3, 4] = 3
     basis: Basis = "log_rho"
     lower_order_final: bool = True
     grid: AnyGrid = LogSnrGrid()
     clip: AnyClip = NoClip()
-
-    def __post_init__(self) -> None:
-        check_steps(self.kind, self.steps)
-
-    @property
-    def nfe(self) -> int:
-        return self.steps
 
     def walk(
         self,
@@ -57,13 +47,12 @@ class DEISSampler(Sampler):
         times: TimeGrid,
         labels: Labels | None,
         noise: RandomStream,
-        on_step: OnStep,
-    ) -> Images:
+    ) -> Iterator[Step]:
         schedule = denoiser.schedule
         rho = (-schedule.log_snr(times) / 2).exp()
         past: list[tuple[Times, Images]] = []  # (rho, eps), newest first
-        for step, (_, s) in enumerate(pairwise(times)):
-            denoised: Denoised = denoiser(x, times[step], labels)
+        for step, (t, s) in enumerate(pairwise(times)):
+            denoised = denoiser(x, t, labels)
             past = [(rho[step], denoised.eps), *(p for p in past[:3] if p[0].isfinite())]
             order: int = self.order if s > 0 else 1
             if self.lower_order_final:
@@ -76,8 +65,7 @@ class DEISSampler(Sampler):
                 weights = _weights(nodes, rho[step], rho[step + 1], self._basis_of(schedule))
                 for weight, (_, eps) in zip(weights[1:], past[1:order], strict=True):
                     x = x + alpha_s * weight * (eps - denoised.eps)
-            on_step(step, x, denoised.x_0)
-        return x
+            yield x, denoised.x_0
 
     def _basis_of(self, schedule: NoiseSchedule) -> Callable[[Levels], Levels]:
         """The variable of the polynomial, as a function of rho."""

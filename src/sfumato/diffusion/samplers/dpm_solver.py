@@ -4,23 +4,19 @@ The exact solution is x_s = sigma_s / sigma_t x_t + sigma_s integral e^lambda x_
 the methods differ in how they guess x_0 along the step (Lu et al. 2022b, eq. 8).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 
-from sfumato.core.config import component
-from sfumato.core.generative_model import OnStep
+from sfumato.core.config import PositiveInt, component
 from sfumato.core.images import Images, Labels
 from sfumato.core.noise import RandomStream
-from sfumato.diffusion.broadcast import TimeGrid, Times
-from sfumato.diffusion.clip import AnyClip, NoClip
-from sfumato.diffusion.denoiser import Denoised, Denoiser
+from sfumato.diffusion.denoiser import AnyClip, Denoiser, NoClip, NoiseLevels
 from sfumato.diffusion.grid import AnyGrid, LogSnrGrid
-from sfumato.diffusion.parameterization import Parameterization
-from sfumato.diffusion.samplers.sampler import Sampler, check_steps
-from sfumato.diffusion.schedule import NoiseSchedule
+from sfumato.diffusion.noise_schedule import NoiseSchedule, TimeGrid, Times
+from sfumato.diffusion.samplers.sampler import Sampler, Step
 
 Order = Literal[1, 2, 3]
 
@@ -43,7 +39,7 @@ class DPMSolverMultistepSampler(Sampler):
     """
 
     kind: Literal["dpm_solver_multistep"] = "dpm_solver_multistep"
-    steps: int = 20
+    steps: PositiveInt = 20
     order: Order = 2
     halved_curvature: bool = False
     stochastic: bool = False
@@ -52,13 +48,8 @@ class DPMSolverMultistepSampler(Sampler):
     clip: AnyClip = NoClip()
 
     def __post_init__(self) -> None:
-        check_steps(self.kind, self.steps)
         if self.stochastic and self.order == 3:
             raise ValueError("dpm_solver_multistep: the stochastic solver has order 1 or 2, not 3")
-
-    @property
-    def nfe(self) -> int:
-        return self.steps
 
     def walk(
         self,
@@ -67,13 +58,12 @@ class DPMSolverMultistepSampler(Sampler):
         times: TimeGrid,
         labels: Labels | None,
         noise: RandomStream,
-        on_step: OnStep,
-    ) -> Images:
+    ) -> Iterator[Step]:
         schedule = denoiser.schedule
         lambdas = schedule.log_snr(times) / 2
         past: list[tuple[Times, Images]] = []  # (lambda, x_0), newest first
         for step, (t, s) in enumerate(pairwise(times)):
-            denoised: Denoised = denoiser(x, t, labels)
+            denoised = denoiser(x, t, labels)
             past = [(lambdas[step], denoised.x_0), *past[:2]]
             order: int = self.order if s > 0 else 1
             if self.lower_order_final:
@@ -83,8 +73,7 @@ class DPMSolverMultistepSampler(Sampler):
                 x = _stochastic_step(schedule, x, t, s, h, past[:order], noise)
             else:
                 x = _step(schedule, x, t, s, h, past[:order], self.halved_curvature)
-            on_step(step, x, denoised.x_0)
-        return x
+            yield x, denoised.x_0
 
 
 def _step(
@@ -157,27 +146,25 @@ class DPMSolverSinglestepSampler(Sampler):
     NFE: `order` (`steps` - 1) + 1. Order: `order`; the step to clean data is of order 1.
     """
 
-    visits_other_times: ClassVar[bool] = True
     kind: Literal["dpm_solver_singlestep"] = "dpm_solver_singlestep"
-    steps: int = 10
+    steps: PositiveInt = 10
     order: Order = 2
     grid: AnyGrid = LogSnrGrid()
     clip: AnyClip = NoClip()
-
-    def __post_init__(self) -> None:
-        check_steps(self.kind, self.steps)
 
     @property
     def nfe(self) -> int:
         return self.order * (self.steps - 1) + 1
 
-    def check(
-        self, schedule: NoiseSchedule, parameterization: Parameterization, learned_variance: bool
-    ) -> None:
+    @property
+    def leaves_grid(self) -> bool:
+        return True
+
+    def check(self, model: NoiseLevels) -> None:
         """Refuse to start from pure noise."""
-        super().check(schedule, parameterization, learned_variance)
-        start = self.grid(schedule, self.steps)[0]
-        if self.order > 1 and schedule.log_snr(start).isinf():
+        super().check(model)
+        start = self.grid(model.schedule, self.steps)[0]
+        if self.order > 1 and model.schedule.log_snr(start).isinf():
             raise ValueError(
                 "dpm_solver_singlestep halves the first step in log-SNR, which is infinite at "
                 "pure noise; use dpm_solver_multistep, or a grid with sigma_max"
@@ -190,13 +177,11 @@ class DPMSolverSinglestepSampler(Sampler):
         times: TimeGrid,
         labels: Labels | None,
         noise: RandomStream,
-        on_step: OnStep,
-    ) -> Images:
-        for step, (t, s) in enumerate(pairwise(times)):
-            denoised: Denoised = denoiser(x, t, labels)
+    ) -> Iterator[Step]:
+        for t, s in pairwise(times):
+            denoised = denoiser(x, t, labels)
             x = self._step(denoiser, x, t, s, labels, denoised.x_0)
-            on_step(step, x, denoised.x_0)
-        return x
+            yield x, denoised.x_0
 
     def _step(
         self,
@@ -221,15 +206,15 @@ class DPMSolverSinglestepSampler(Sampler):
         alpha_s, _ = schedule.alpha_sigma(s)
         if self.order == 2:
             middle = schedule.time(2 * (lambda_t + h / 2))
-            x_0_middle: Images = denoiser(first_order(middle, 0.5), middle, labels).x_0
+            x_0_middle = denoiser(first_order(middle, 0.5), middle, labels).x_0
             return first_order(s, 1.0) - alpha_s * torch.expm1(-h) * (x_0_middle - x_0)
         r_1, r_2 = 1 / 3, 2 / 3
         third = schedule.time(2 * (lambda_t + r_1 * h))
-        x_0_third: Images = denoiser(first_order(third, r_1), third, labels).x_0
+        x_0_third = denoiser(first_order(third, r_1), third, labels).x_0
         two_thirds = schedule.time(2 * (lambda_t + r_2 * h))
         alpha, _ = schedule.alpha_sigma(two_thirds)
         phi = torch.expm1(-r_2 * h) / (r_2 * h) + 1
         guess = first_order(two_thirds, r_2) + r_2 / r_1 * alpha * phi * (x_0_third - x_0)
-        x_0_two_thirds: Images = denoiser(guess, two_thirds, labels).x_0
+        x_0_two_thirds = denoiser(guess, two_thirds, labels).x_0
         phi_2 = torch.expm1(-h) / h + 1
         return first_order(s, 1.0) + alpha_s * phi_2 / r_2 * (x_0_two_thirds - x_0)

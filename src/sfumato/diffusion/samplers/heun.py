@@ -1,23 +1,20 @@
 """Euler and Heun steps of the probability-flow ODE, with optional churn (EDM)."""
 
 import math
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from sfumato.core.config import component
-from sfumato.core.generative_model import OnStep
+from sfumato.core.config import NonNegativeFloat, PositiveInt, component
 from sfumato.core.images import Images, Labels
 from sfumato.core.noise import RandomStream
-from sfumato.diffusion.broadcast import TimeGrid, Times
-from sfumato.diffusion.clip import AnyClip, NoClip
-from sfumato.diffusion.denoiser import Denoised, Denoiser
+from sfumato.diffusion.denoiser import AnyClip, Denoised, Denoiser, NoClip
 from sfumato.diffusion.grid import AnyGrid, KarrasGrid
-from sfumato.diffusion.parameterization import MeanParameterization, Parameterization
-from sfumato.diffusion.samplers.sampler import Sampler, check_steps
-from sfumato.diffusion.schedule import NoiseSchedule
+from sfumato.diffusion.noise_schedule import NoiseSchedule, TimeGrid, Times
+from sfumato.diffusion.samplers.sampler import Sampler, Step
 
 
 @component
@@ -32,14 +29,10 @@ class Churn:
     Source: Karras et al. 2022, algorithm 2.
     """
 
-    amount: float = 0.0
+    amount: NonNegativeFloat = 0.0
     sigma_min: float = 0.0
     sigma_max: float | None = None
     noise_scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.amount < 0:
-            raise ValueError(f"churn needs amount >= 0, got {self.amount}; 0 turns it off")
 
     def __call__(
         self, schedule: NoiseSchedule, x: Images, t: Times, steps: int, noise: RandomStream
@@ -66,17 +59,14 @@ class EulerSampler(Sampler):
     """
 
     kind: Literal["euler"] = "euler"
-    steps: int = 50
+    steps: PositiveInt = 50
     churn: Churn = Churn()
     grid: AnyGrid = KarrasGrid()
     clip: AnyClip = NoClip()
 
-    def __post_init__(self) -> None:
-        check_steps(self.kind, self.steps)
-
     @property
-    def nfe(self) -> int:
-        return self.steps
+    def leaves_grid(self) -> bool:
+        return self.churn.amount > 0
 
     def walk(
         self,
@@ -85,24 +75,13 @@ class EulerSampler(Sampler):
         times: TimeGrid,
         labels: Labels | None,
         noise: RandomStream,
-        on_step: OnStep,
-    ) -> Images:
+    ) -> Iterator[Step]:
         schedule = denoiser.schedule
-        for step, (t, s) in enumerate(pairwise(times)):
+        for t, s in pairwise(times):
             x, t = self.churn(schedule, x, t, self.steps, noise)
-            denoised: Denoised = denoiser(x, t, labels)
-            alpha_s, sigma_s = schedule.alpha_sigma(s)
-            x = alpha_s * denoised.x_0 + sigma_s * denoised.eps
-            on_step(step, x, denoised.x_0)
-        return x
-
-    def check(
-        self, schedule: NoiseSchedule, parameterization: Parameterization, learned_variance: bool
-    ) -> None:
-        """Refuse churn where the network knows grid points alone."""
-        super().check(schedule, parameterization, learned_variance)
-        if self.churn.amount > 0 and isinstance(parameterization, MeanParameterization):
-            raise ValueError("churn leaves the grid, where parameterization mean has no meaning")
+            denoised = denoiser(x, t, labels)
+            x = euler_step(schedule, denoised, s)
+            yield x, denoised.x_0
 
 
 @component
@@ -117,17 +96,18 @@ class HeunSampler(Sampler):
     """
 
     kind: Literal["heun"] = "heun"
-    steps: int = 18
+    steps: PositiveInt = 18
     churn: Churn = Churn()
     grid: AnyGrid = KarrasGrid()
     clip: AnyClip = NoClip()
 
-    def __post_init__(self) -> None:
-        check_steps(self.kind, self.steps)
-
     @property
     def nfe(self) -> int:
         return 2 * self.steps - 1
+
+    @property
+    def leaves_grid(self) -> bool:
+        return self.churn.amount > 0
 
     def walk(
         self,
@@ -136,29 +116,21 @@ class HeunSampler(Sampler):
         times: TimeGrid,
         labels: Labels | None,
         noise: RandomStream,
-        on_step: OnStep,
-    ) -> Images:
+    ) -> Iterator[Step]:
         schedule = denoiser.schedule
-        for step, (t, s) in enumerate(pairwise(times)):
+        for t, s in pairwise(times):
             x, t = self.churn(schedule, x, t, self.steps, noise)
-            first: Denoised = denoiser(x, t, labels)
-            alpha_s, sigma_s = schedule.alpha_sigma(s)
-            euler = alpha_s * first.x_0 + sigma_s * first.eps
+            first = denoiser(x, t, labels)
+            x = euler_step(schedule, first, s)
             if s > 0:
-                second: Denoised = denoiser(euler, s, labels)
-                x = euler + _correction(schedule, t, s, first, second)
-            else:
-                x = euler
-            on_step(step, x, first.x_0)
-        return x
+                x = x + _correction(schedule, t, s, first, denoiser(x, s, labels))
+            yield x, first.x_0
 
-    def check(
-        self, schedule: NoiseSchedule, parameterization: Parameterization, learned_variance: bool
-    ) -> None:
-        """Refuse churn where the network knows grid points alone."""
-        super().check(schedule, parameterization, learned_variance)
-        if self.churn.amount > 0 and isinstance(parameterization, MeanParameterization):
-            raise ValueError("churn leaves the grid, where parameterization mean has no meaning")
+
+def euler_step(schedule: NoiseSchedule, denoised: Denoised, s: Times) -> Images:
+    """x_s from x_0 and eps at an earlier time."""
+    alpha_s, sigma_s = schedule.alpha_sigma(s)
+    return alpha_s * denoised.x_0 + sigma_s * denoised.eps
 
 
 def _correction(

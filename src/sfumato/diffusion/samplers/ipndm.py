@@ -1,20 +1,16 @@
 """PNDM and iPNDM: Adams-Bashforth on the predicted noise, as if the steps were equal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import ClassVar, Literal
+from typing import Literal
 
-from sfumato.core.config import component
-from sfumato.core.generative_model import OnStep
+from sfumato.core.config import PositiveInt, component
 from sfumato.core.images import Images, Labels
 from sfumato.core.noise import RandomStream
-from sfumato.diffusion.broadcast import TimeGrid, Times
-from sfumato.diffusion.clip import AnyClip, NoClip
-from sfumato.diffusion.denoiser import Denoised, Denoiser
+from sfumato.diffusion.denoiser import AnyClip, Denoised, Denoiser, NoClip, NoiseLevels
 from sfumato.diffusion.grid import AnyGrid, KarrasGrid
-from sfumato.diffusion.parameterization import Parameterization
-from sfumato.diffusion.samplers.sampler import Sampler, check_steps
-from sfumato.diffusion.schedule import NoiseSchedule
+from sfumato.diffusion.noise_schedule import NoiseSchedule, TimeGrid, Times
+from sfumato.diffusion.samplers.sampler import Sampler, Step
 
 ADAMS_BASHFORTH = {
     1: (1.0,),
@@ -34,17 +30,10 @@ class IPNDMSampler(Sampler):
     """
 
     kind: Literal["ipndm"] = "ipndm"
-    steps: int = 20
+    steps: PositiveInt = 20
     order: Literal[1, 2, 3, 4] = 4
     grid: AnyGrid = KarrasGrid()
     clip: AnyClip = NoClip()
-
-    def __post_init__(self) -> None:
-        check_steps(self.kind, self.steps)
-
-    @property
-    def nfe(self) -> int:
-        return self.steps
 
     def walk(
         self,
@@ -53,15 +42,13 @@ class IPNDMSampler(Sampler):
         times: TimeGrid,
         labels: Labels | None,
         noise: RandomStream,
-        on_step: OnStep,
-    ) -> Images:
+    ) -> Iterator[Step]:
         past: list[Images] = []
-        for step, (t, s) in enumerate(pairwise(times)):
-            denoised: Denoised = denoiser(x, t, labels)
+        for t, s in pairwise(times):
+            denoised = denoiser(x, t, labels)
             past = [denoised.eps, *past[: self.order - 1]]
             x = _transfer(denoiser.schedule, denoised, _extrapolated(past), t, s)
-            on_step(step, x, denoised.x_0)
-        return x
+            yield x, denoised.x_0
 
 
 @component
@@ -71,9 +58,8 @@ class PNDMSampler(Sampler):
     Source: Liu et al. 2022, algorithm 2. NFE: `steps` + 9. Order: as `ipndm`.
     """
 
-    visits_other_times: ClassVar[bool] = True
     kind: Literal["pndm"] = "pndm"
-    steps: int = 20
+    steps: PositiveInt = 20
     grid: AnyGrid = KarrasGrid()
     clip: AnyClip = NoClip()
 
@@ -88,13 +74,15 @@ class PNDMSampler(Sampler):
     def nfe(self) -> int:
         return self.steps + 9
 
-    def check(
-        self, schedule: NoiseSchedule, parameterization: Parameterization, learned_variance: bool
-    ) -> None:
+    @property
+    def leaves_grid(self) -> bool:
+        return True
+
+    def check(self, model: NoiseLevels) -> None:
         """Refuse a schedule with a gap that the warm-up would have to enter."""
-        super().check(schedule, parameterization, learned_variance)
-        start = self.grid(schedule, self.steps)[0]
-        if schedule.log_snr(start).isinf():
+        super().check(model)
+        start = self.grid(model.schedule, self.steps)[0]
+        if model.schedule.log_snr(start).isinf():
             raise ValueError(
                 "pndm cannot start from pure noise: its Runge-Kutta steps change eps where x_0 "
                 "cannot be found from it; use ipndm"
@@ -107,18 +95,16 @@ class PNDMSampler(Sampler):
         times: TimeGrid,
         labels: Labels | None,
         noise: RandomStream,
-        on_step: OnStep,
-    ) -> Images:
+    ) -> Iterator[Step]:
         past: list[Images] = []
         for step, (t, s) in enumerate(pairwise(times)):
-            denoised: Denoised = denoiser(x, t, labels)
+            denoised = denoiser(x, t, labels)
             past = [denoised.eps, *past[:3]]
             eps = _extrapolated(past)
             if step < 3:
                 eps = _runge_kutta(denoiser, denoised, t, s, labels)
             x = _transfer(denoiser.schedule, denoised, eps, t, s)
-            on_step(step, x, denoised.x_0)
-        return x
+            yield x, denoised.x_0
 
 
 def _extrapolated(past: Sequence[Images]) -> Images:
@@ -150,5 +136,4 @@ def _runge_kutta(
     e_2 = denoiser(_transfer(schedule, first, e_1, t, middle), middle, labels).eps
     e_3 = denoiser(_transfer(schedule, first, e_2, t, middle), middle, labels).eps
     e_4 = denoiser(_transfer(schedule, first, e_3, t, s), s, labels).eps
-    mean: Images = (e_1 + 2 * e_2 + 2 * e_3 + e_4) / 6
-    return mean
+    return (e_1 + 2 * e_2 + 2 * e_3 + e_4) / 6

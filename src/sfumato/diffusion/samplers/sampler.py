@@ -1,7 +1,7 @@
-"""What all samplers have in common: a grid of times, a clip, and a walk from noise to data."""
+"""What all samplers share: a grid of times, a clip, and the loop over the steps of a walk."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Iterator
 
 import torch
 
@@ -9,17 +9,17 @@ from sfumato.core.errors import ConfigError
 from sfumato.core.generative_model import OnStep
 from sfumato.core.images import Images, Labels
 from sfumato.core.noise import RandomStream
-from sfumato.diffusion.broadcast import TimeGrid
-from sfumato.diffusion.clip import AnyClip, NoClip, clipped
-from sfumato.diffusion.denoiser import Denoiser
+from sfumato.diffusion.denoiser import AnyClip, Denoiser, NoClip, NoiseLevels, clipped
 from sfumato.diffusion.grid import AnyGrid
-from sfumato.diffusion.parameterization import MeanParameterization, Parameterization
-from sfumato.diffusion.schedule import NoiseSchedule
+from sfumato.diffusion.noise_schedule import TimeGrid
 
 WORST_AMPLIFICATION = 1000.0
-"""What an error of the network may at most be multiplied by in an x_0 that nobody clips. An
-eps-prediction has sigma / alpha here: 157 at the end of DDPM's linear schedule, where nothing is
-amiss yet, 20,000 at the end of the cosine."""
+"""Largest factor by which an error of the network may count in an unclipped x_0. For an
+eps-prediction it is sigma / alpha: 157 at the end of DDPM's linear schedule, where samples are
+still good, 20,000 at the end of the cosine."""
+
+Step = tuple[Images, Images]
+"""x after a step, and the x_0 that was predicted in it."""
 
 
 class Sampler(ABC):
@@ -29,44 +29,40 @@ class Sampler(ABC):
     stream in `noise`.
     """
 
-    visits_other_times: ClassVar[bool] = False
-    """Whether the denoiser is also asked at times that are not on the grid."""
-
     kind: str
     steps: int
     grid: AnyGrid
     clip: AnyClip
 
     @property
-    @abstractmethod
     def nfe(self) -> int:
         """Evaluations of the denoiser."""
+        return self.steps
 
-    def for_model(self, schedule: NoiseSchedule, parameterization: Parameterization) -> "Sampler":
+    @property
+    def leaves_grid(self) -> bool:
+        """Whether the denoiser is also evaluated at times that are not on the grid."""
+        return False
+
+    def for_model(self, model: NoiseLevels) -> "Sampler":
         """The sampler to use for such a model: this one, unless it leaves the choice open."""
-        del schedule, parameterization
+        del model
         return self
 
-    def check(
-        self, schedule: NoiseSchedule, parameterization: Parameterization, learned_variance: bool
-    ) -> None:
+    def check(self, model: NoiseLevels) -> None:
         """Raise ValueError, with the reason, if this cannot sample from such a model."""
         try:
-            times = self.grid(schedule, self.steps)
-            c = parameterization.coefficients(schedule, times[:-1])
+            times = self.grid(model.schedule, self.steps)
+            amplification = model.amplification(times[:-1]).max().item()
+            if self.leaves_grid:
+                check_between_steps(model)
         except ConfigError as error:
             raise ValueError(str(error)) from None
-        if isinstance(self.clip, NoClip) and c.c_out.abs().max() > WORST_AMPLIFICATION:
+        if isinstance(self.clip, NoClip) and amplification > WORST_AMPLIFICATION:
             raise ValueError(
                 f"sampler {self.kind} would start where an error of the network counts "
-                f"{c.c_out.abs().max().item():,.0f}-fold in x_0 (parameterization "
-                f"{parameterization.kind}), which ruins images; start later "
+                f"{amplification:,.0f}-fold in x_0, which ruins images; start later "
                 "(sampler.grid.sigma_max = 80) or set sampler.clip.kind = range"
-            )
-        if self.visits_other_times and isinstance(parameterization, MeanParameterization):
-            raise ValueError(
-                f"sampler {self.kind} evaluates the network between the times of its grid, where "
-                "parameterization mean has no meaning; use ancestral, ddim or a multistep sampler"
             )
 
     def __call__(
@@ -77,20 +73,48 @@ class Sampler(ABC):
         noise: RandomStream,
         on_step: OnStep | None = None,
     ) -> Images:
-        """Images in the range of the data from x_1, which is noise at t = 1.
+        """Images in the range of the data from x_1, which is noise at the first time of the grid.
 
         Args:
             denoiser: predicts x_0 and eps; guided or not.
             x_1: Gaussian noise with the standard deviation `denoiser.schedule.start_std`.
             labels: classes; None is unconditional.
-            noise: one stream an image; deterministic samplers leave it alone.
+            noise: one stream per image; deterministic samplers draw nothing.
             on_step: called with (step, x_s, predicted x_0) after each step.
         """
-        times = self.grid(denoiser.schedule, self.steps)
-        with torch.no_grad():
-            return self.walk(
-                clipped(denoiser, self.clip), x_1, times, labels, noise, on_step or _ignore
-            )
+        x = x_1
+        for step, (x, x_0) in enumerate(self.trajectory(denoiser, x_1, labels, noise)):
+            if on_step is not None:
+                on_step(step, x, x_0)
+        return x
+
+    def trajectory(
+        self,
+        denoiser: Denoiser,
+        x: Images,
+        labels: Labels | None,
+        noise: RandomStream,
+        times: TimeGrid | None = None,
+    ) -> Iterator[Step]:
+        """The steps of a walk with clipped x_0 and without gradients.
+
+        Gradients are off during each step and on again between them, so that a caller may leave
+        the walk at any step.
+
+        Args:
+            x: images at the first of `times`.
+            times: falling; None is the sampler's grid.
+        """
+        sampler = self.for_model(denoiser)
+        if times is None:
+            times = sampler.grid(denoiser.schedule, sampler.steps)
+        steps = sampler.walk(clipped(denoiser, sampler.clip), x, times, labels, noise)
+        while True:
+            with torch.no_grad():
+                step = next(steps, None)
+            if step is None:
+                return
+            yield step
 
     @abstractmethod
     def walk(
@@ -100,16 +124,19 @@ class Sampler(ABC):
         times: TimeGrid,
         labels: Labels | None,
         noise: RandomStream,
-        on_step: OnStep,
-    ) -> Images:
-        """x at the last of `times` from x at the first; the times fall."""
+    ) -> Iterator[Step]:
+        """The method itself: a step for each pair of neighbours in `times`.
+
+        Gradients flow through it if the caller has them enabled.
+
+        Args:
+            x: images at the first of `times`.
+            times: falling, or rising for a method that can follow the flow upwards.
+        """
 
 
-def _ignore(step: int, x_s: Images, x_0: Images) -> None:
-    """Nobody watches the steps."""
-
-
-def check_steps(kind: str, steps: int) -> None:
-    """Raise ValueError unless there is at least one step."""
-    if steps < 1:
-        raise ValueError(f"{kind} needs steps >= 1, got {steps}")
+def check_between_steps(model: NoiseLevels) -> None:
+    """Raise ConfigError if the model is only defined on the steps of its discrete schedule."""
+    table = model.schedule.table
+    if table is not None:
+        model.amplification(torch.tensor(1.5 / table.num_steps, dtype=torch.float64))

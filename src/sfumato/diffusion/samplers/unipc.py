@@ -1,6 +1,7 @@
 """UniPC: a predictor and a corrector of any order that share their evaluations."""
 
 import math
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Literal
 
@@ -8,16 +9,13 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from sfumato.core.config import component
-from sfumato.core.generative_model import OnStep
+from sfumato.core.config import PositiveInt, component
 from sfumato.core.images import Images, Labels
 from sfumato.core.noise import RandomStream
-from sfumato.diffusion.broadcast import TimeGrid, Times
-from sfumato.diffusion.clip import AnyClip, NoClip
-from sfumato.diffusion.denoiser import Denoised, Denoiser
+from sfumato.diffusion.denoiser import AnyClip, Denoiser, NoClip
 from sfumato.diffusion.grid import AnyGrid, LogSnrGrid
-from sfumato.diffusion.samplers.sampler import Sampler, check_steps
-from sfumato.diffusion.schedule import NoiseSchedule
+from sfumato.diffusion.noise_schedule import NoiseSchedule, TimeGrid, Times
+from sfumato.diffusion.samplers.sampler import Sampler, Step
 
 Past = list[tuple[Times, Images]]
 """(lambda, x_0) at the visited times, newest first."""
@@ -42,20 +40,13 @@ class UniPCSampler(Sampler):
     """
 
     kind: Literal["unipc"] = "unipc"
-    steps: int = 20
+    steps: PositiveInt = 20
     order: Literal[1, 2, 3] = 2
     variant: Literal["bh1", "bh2"] = "bh2"
     corrector: bool = True
     lower_order_final: bool = True
     grid: AnyGrid = LogSnrGrid()
     clip: AnyClip = NoClip()
-
-    def __post_init__(self) -> None:
-        check_steps(self.kind, self.steps)
-
-    @property
-    def nfe(self) -> int:
-        return self.steps
 
     def walk(
         self,
@@ -64,14 +55,13 @@ class UniPCSampler(Sampler):
         times: TimeGrid,
         labels: Labels | None,
         noise: RandomStream,
-        on_step: OnStep,
-    ) -> Images:
+    ) -> Iterator[Step]:
         schedule = denoiser.schedule
         lambdas = schedule.log_snr(times) / 2
         past: Past = []
         corrected, order = x, 1
         for step, (t, s) in enumerate(pairwise(times)):
-            denoised: Denoised = denoiser(x, t, labels)
+            denoised = denoiser(x, t, labels)
             new = (lambdas[step], denoised.x_0)
             if step > 0 and self.corrector and past[0][0].isfinite():
                 start = times[step - 1]
@@ -82,8 +72,7 @@ class UniPCSampler(Sampler):
                 order = min(order, len(times) - 1 - step)
             corrected = x
             x = self._advance(schedule, corrected, t, s, past[:order], None)
-            on_step(step, x, denoised.x_0)
-        return x
+            yield x, denoised.x_0
 
     def _advance(
         self,

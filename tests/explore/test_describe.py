@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from sfumato.core.config import merge
-from sfumato.explore.info import Description, describe, flop_counter
+from sfumato.explore.describe import Description, describe_model, flop_counter
 from sfumato.networks.dit import DiTConfig
 from sfumato.speed.memory import LiveMemory
 from support.experiments import DIFFUSION, GAN, experiment
@@ -16,7 +16,7 @@ from support.experiments import DIFFUSION, GAN, experiment
 def described(base: dict[str, Any], depth: int = 3, **network: Any) -> Description:
     """The description of a tiny experiment on the 8x8 digits with another network."""
     mapping = merge(base, {"model": {"network": network}}) if network else base
-    return describe(experiment(mapping), depth)
+    return describe_model(experiment(mapping), depth)
 
 
 CONV = {"kind": "conv_net", "channels": 4, "multipliers": [1, 2]}

@@ -8,15 +8,14 @@ import torch
 from diffusion.ideal import BIMODAL, GAUSSIAN, IdealDenoiser, IdealPairs, PairMixture, at
 from sfumato.core.errors import ConfigError
 from sfumato.core.noise import Noise
-from sfumato.diffusion import edit
-from sfumato.diffusion.continuous_schedules import EDMSchedule
-from sfumato.diffusion.discrete_schedules import CosineSchedule, LinearBetaSchedule
+from sfumato.diffusion import editing as edit
 from sfumato.diffusion.grid import KarrasGrid, UniformGrid
 from sfumato.diffusion.parameterization import (
     EDMParameterization,
     EpsParameterization,
 )
 from sfumato.diffusion.samplers.ancestral import AncestralSampler, DDIMSampler
+from sfumato.diffusion.schedules import CosineSchedule, EDMSchedule, LinearBetaSchedule
 
 DENOISER = IdealDenoiser(BIMODAL, LinearBetaSchedule(), EpsParameterization())
 
@@ -30,7 +29,7 @@ def test_inversion_finds_the_noise_and_reconstruction_the_image() -> None:
     # The clean image enters at sigma = 0.002 as if it were already noisy: an error of that order.
     expected = 0.3 + (80**2 + 0.25) ** 0.5 * (x_0 - 0.3) / 0.5
     torch.testing.assert_close(x_1, expected, rtol=3e-3, atol=0.3)
-    again = edit.reconstruct(denoiser, x_1, None, Noise([0]), times)
+    again = edit.generate_by_flow(denoiser, x_1, None, Noise([0]), times)
     torch.testing.assert_close(again, x_0, rtol=0, atol=2e-3)
 
 
@@ -38,34 +37,8 @@ def test_round_trip_on_ddpms_own_grid() -> None:
     times = UniformGrid()(DENOISER.schedule, 250)
     x_0 = BIMODAL.sample((2, 1, 4, 4), torch.Generator().manual_seed(0))
     x_1 = edit.invert(DENOISER, x_0, None, Noise([0, 1]), times)
-    again = edit.reconstruct(DENOISER, x_1, None, Noise([0, 1]), times)
+    again = edit.generate_by_flow(DENOISER, x_1, None, Noise([0, 1]), times)
     torch.testing.assert_close(again, x_0, rtol=0, atol=5e-3)
-
-
-def test_spherical_interpolation_keeps_the_norm_and_moves_evenly() -> None:
-    a, b = Noise([1, 2]).normal(3, 16, 16).double()
-    b = b * a.norm() / b.norm()
-    path = edit.interpolate(a, b, 9)
-    torch.testing.assert_close(path.flatten(1).norm(dim=1), a.norm().expand(9))
-    steps = path.diff(dim=0).flatten(1).norm(dim=1)
-    torch.testing.assert_close(steps, steps[:1].expand(8))
-    torch.testing.assert_close(path[0], a)
-    torch.testing.assert_close(path[-1], b)
-
-
-def test_linear_interpolation_and_its_smoothness() -> None:
-    path = edit.interpolate(torch.zeros(2), torch.tensor([3.0, 4.0]), 6, "linear")
-    found = edit.smoothness(path)
-    assert found == pytest.approx((1.0, 1.0))
-    detour = torch.tensor([[0.0, 0.0], [3.0, 0.0], [3.0, 4.0]])
-    assert edit.smoothness(detour) == pytest.approx((3.5, 7 / 5))
-    with pytest.raises(ConfigError, match="at least 2 points, got 1"):
-        edit.interpolate(torch.zeros(2), torch.ones(2), 1)
-
-
-def test_parallel_noises_are_interpolated_without_dividing_by_zero() -> None:
-    a = torch.ones(4)
-    torch.testing.assert_close(edit.interpolate(a, 2 * a, 3)[1], 1.5 * a)
 
 
 def test_sdedit_stays_close_from_an_early_start_and_forgets_from_a_late_one() -> None:

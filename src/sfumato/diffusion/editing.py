@@ -1,9 +1,9 @@
-"""Working with images in the latent space of a diffusion model, and looking at how it denoises."""
+"""Following the flow between images and noise, editing images, and watching a model denoise."""
 
-import math
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -12,13 +12,10 @@ from torch import Tensor
 from sfumato.core.errors import ConfigError
 from sfumato.core.images import Images, Labels
 from sfumato.core.noise import RandomStream
-from sfumato.diffusion.broadcast import TimeGrid, Times
-from sfumato.diffusion.clip import clipped
-from sfumato.diffusion.denoiser import Denoised, Denoiser
+from sfumato.diffusion.denoiser import Denoiser
+from sfumato.diffusion.noise_schedule import TimeGrid, Times
 from sfumato.diffusion.samplers.heun import HeunSampler
-from sfumato.diffusion.samplers.sampler import Sampler
-
-Path = Literal["linear", "spherical"]
+from sfumato.diffusion.samplers.sampler import Sampler, Step
 
 
 class Snapshot(NamedTuple):
@@ -27,7 +24,7 @@ class Snapshot(NamedTuple):
     t: float
     x_t: Images
     x_0: Images
-    """What the denoiser takes the clean image to be."""
+    """The clean image that the denoiser predicts."""
 
 
 class NoiseEstimate(NamedTuple):
@@ -48,65 +45,30 @@ def invert(
     """The noise from which the probability flow makes the images x_0, by Heun's method.
 
     Args:
-        times: the grid of the sampler (falling, from 1 to 0), walked upwards. The first noise
+        times: the grid of the sampler (falling, from 1 to 0), followed upwards. The first noise
             level is entered without noise: x = alpha x_0.
-        noise: unused by the flow; one stream an image.
+        noise: unused by the flow; one stream per image.
 
-    Source: Song et al. 2021 (DDIM), section 4.3. NFE: 2 a step.
+    Source: Song et al. 2021 (DDIM), section 4.3. NFE: 2 per step.
     """
     rising = times[:-1].flip(0)
     alpha, _ = denoiser.schedule.alpha_sigma(rising[0])
-    return HeunSampler().walk(denoiser, alpha * x_0, rising, labels, noise, lambda *_: None)
+    return _end(HeunSampler().trajectory(denoiser, alpha * x_0, labels, noise, rising))
 
 
 @torch.no_grad()
-def reconstruct(
+def generate_by_flow(
     denoiser: Denoiser, x_1: Images, labels: Labels | None, noise: RandomStream, times: TimeGrid
 ) -> Images:
     """The images that the probability flow makes of the noise x_1: what `invert` undoes."""
     alpha, _ = denoiser.schedule.alpha_sigma(times[-2])
-    x = HeunSampler().walk(denoiser, x_1, times[:-1], labels, noise, lambda *_: None)
-    return x / alpha
+    return _end(HeunSampler().trajectory(denoiser, x_1, labels, noise, times[:-1])) / alpha
 
 
-def interpolate(
-    a: Float[Tensor, "..."], b: Float[Tensor, "..."], num: int, path: Path = "spherical"
-) -> Float[Tensor, "num ..."]:
-    """`num` points from a to b, both included.
-
-    The linear path is for images. Between two noises it would pass through points of too small a
-    norm; the spherical one keeps it (Shoemake 1985; White 2016).
-
-    Raises:
-        ConfigError: fewer than 2 points are asked for.
-    """
-    if num < 2:
-        raise ConfigError(f"interpolation needs at least 2 points, got {num}")
-    share = torch.linspace(0, 1, num, dtype=torch.float64).view(-1, *[1] * a.ndim).to(a)
-    if path == "linear":
-        return a + share * (b - a)
-    cosine = (a.flatten() @ b.flatten() / (a.norm() * b.norm())).clamp(-1, 1).item()
-    angle = math.acos(cosine)
-    if math.sin(angle) < 1e-4:  # (almost) parallel: the two paths are the same
-        return a + share * (b - a)
-    return (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / math.sin(angle)
-
-
-class Smoothness(NamedTuple):
-    """How evenly a path of images moves through a feature space."""
-
-    mean_step: float
-    """Mean distance of neighbours: the smaller, the smoother (for like ends and `num`)."""
-    detour: float
-    """Length of the path over the distance of its ends; 1 is straight."""
-
-
-def smoothness(features: Float[Tensor, "num d"]) -> Smoothness:
-    """Of the features of the images along a path, in order."""
-    steps = features.diff(dim=0).norm(dim=1)
-    straight = (features[-1] - features[0]).norm().item()
-    length = steps.sum().item()
-    return Smoothness(steps.mean().item(), length / straight if straight > 0 else math.inf)
+def _end(steps: Iterator[Step]) -> Images:
+    """x after the last step."""
+    ((x, _),) = deque(steps, maxlen=1)
+    return x
 
 
 @torch.no_grad()
@@ -121,14 +83,14 @@ def sdedit(
     """Image to image: noises x_0 to an intermediate time and samples from there.
 
     Args:
-        start: in (0, 1]; the later, the freer. The first time of the sampler's grid that is not
-            later is taken.
+        start: in (0, 1]; later leaves more freedom. Sampling starts at the first time of the
+            sampler's grid that is not later.
 
     Source: Meng et al. 2022, algorithm 1.
     Raises:
-        ConfigError: the grid has no time so early.
+        ConfigError: the grid has no time that early.
     """
-    sampler = sampler.for_model(denoiser.schedule, denoiser.parameterization)
+    sampler = sampler.for_model(denoiser)
     times = sampler.grid(denoiser.schedule, sampler.steps)
     times = times[times <= start + 1e-9]
     if len(times) < 2:
@@ -137,8 +99,7 @@ def sdedit(
         )
     alpha, sigma = denoiser.schedule.alpha_sigma(times[0])
     x_t = alpha * x_0 + sigma * noise.normal_like(x_0)
-    restrained = clipped(denoiser, sampler.clip)
-    return sampler.walk(restrained, x_t, times, labels, noise, lambda *_: None)
+    return _end(sampler.trajectory(denoiser, x_t, labels, noise, times))
 
 
 def repaint_levels(steps: int, resamplings: int, jump: int) -> list[int]:
@@ -204,7 +165,7 @@ def repaint(
             x = step.forward_scale * x + fresh
             continue
         step = schedule.transition(b, a)
-        denoised: Denoised = denoiser(x, a, labels)
+        denoised = denoiser(x, a, labels)
         if b == 0:
             return known * x_0 + (1 - known) * denoised.x_0
         x_known = step.alpha_s * x_0 + step.sigma_s * noise.normal_like(x)
@@ -227,16 +188,12 @@ def reverse_strip(
     Args:
         shown: times in [0, 1]; for each, the visited time nearest to it.
     """
-    sampler = sampler.for_model(denoiser.schedule, denoiser.parameterization)
-    times = sampler.grid(denoiser.schedule, sampler.steps)
-    frames: list[Snapshot] = []
-
-    def keep(step: int, x_s: Images, x_0: Images) -> None:
-        frames.append(Snapshot(times[step + 1].item(), x_s, x_0))
-
-    sampler(denoiser, x_1, labels, noise, keep)
-    # Before the first step, all that is known is the noise and the first prediction.
-    frames.insert(0, Snapshot(times[0].item(), x_1, frames[0].x_0))
+    sampler = sampler.for_model(denoiser)
+    times = sampler.grid(denoiser.schedule, sampler.steps).tolist()
+    steps = sampler.trajectory(denoiser, x_1, labels, noise)
+    frames = [Snapshot(t, x_s, x_0) for t, (x_s, x_0) in zip(times[1:], steps, strict=True)]
+    # Before the first step only the noise and the first prediction are known.
+    frames.insert(0, Snapshot(times[0], x_1, frames[0].x_0))
     return [min(frames, key=lambda frame: abs(frame.t - t)) for t in shown]
 
 
@@ -258,7 +215,7 @@ def noise_estimates(
     for t in times:
         alpha, sigma = denoiser.schedule.alpha_sigma(t)
         x_t = alpha * x_0 + sigma * eps
-        denoised: Denoised = denoiser(x_t, t, labels)
+        denoised = denoiser(x_t, t, labels)
         predicted = denoised.eps
         stds = eps.flatten(1).std(1), predicted.flatten(1).std(1)
         rows.append(NoiseEstimate(t.item(), x_t, eps, predicted, *stds))

@@ -23,11 +23,11 @@ from sfumato.speed.plan import computing
 from sfumato.training.training_config import TrainingConfig, plan_of
 
 SIZES = (2, 4)
-"""Batches on which memory is counted; a line through both says what another batch needs."""
+"""Batches on which memory is counted; a line through both gives the memory of any batch."""
 
 
 @dataclass(frozen=True)
-class Row:
+class ModuleRow:
     """A module. `output` and `flops` are of one image, in one evaluation of a training step."""
 
     module: str
@@ -61,7 +61,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Description:
-    """What `sfumato info` says of a recipe.
+    """What `sfumato info` shows of a recipe.
 
     Args:
         rows: the modules, and the whole model as the last.
@@ -70,7 +70,7 @@ class Description:
         memory: for the recipe's batch.
     """
 
-    rows: list[Row]
+    rows: list[ModuleRow]
     evaluation_flops: int
     nfe: int
     training_flops: int
@@ -81,15 +81,14 @@ class Description:
         return {**asdict(self), "memory": {**asdict(self.memory), "total": self.memory.total}}
 
 
-def describe(experiment: Experiment, depth: int) -> Description:
+def describe_model(experiment: Experiment, depth: int) -> Description:
     """What the modules of an experiment are, do and need, down to `depth` levels.
 
     Found by training steps on tiny batches, in the recipe's precision (float32 if that is auto);
-    the images themselves are not needed where the catalogue says what they are like.
+    the images are not needed if the catalogue states their shape and classes.
     """
     config = experiment.training
     model = build_model(experiment, form(experiment.data))
-    assert isinstance(model, GenerativeModel)
     if config.recompute_activations:
         recompute_activations(model)
     flops, outputs, training = _count_operations(model, config)
@@ -113,7 +112,6 @@ def _count_operations(
     model: GenerativeModel, config: TrainingConfig
 ) -> tuple[dict[nn.Module, int], dict[nn.Module, Tensor], float]:
     """Operations of each module's forward, its output, and those of a whole training step."""
-    assert isinstance(model, nn.Module)
     flops: dict[nn.Module, int] = {}
     outputs: dict[nn.Module, Tensor] = {}
     size, total = SIZES[0], 0.0
@@ -142,7 +140,6 @@ def _count_operations(
 
 def _losses(model: GenerativeModel, phase: Phase, config: TrainingConfig, size: int) -> Tensor:
     """The losses of a phase on a black batch."""
-    assert isinstance(model, nn.Module)
     if len(model.phases()) > 1:
         model.requires_grad_(False)
         phase.module.requires_grad_(True)
@@ -154,7 +151,6 @@ def _losses(model: GenerativeModel, phase: Phase, config: TrainingConfig, size: 
 
 def _memory(model: GenerativeModel, config: TrainingConfig) -> Memory:
     """What a step of the recipe's batch, or micro-batch, keeps alive at its worst moment."""
-    assert isinstance(model, nn.Module)
     optimizers = {
         module: config.optimizer.build(module, config.learning_rate, plan_of(config).is_fast)
         for module in {phase.module for phase in model.phases()}
@@ -200,8 +196,10 @@ def _of(module: nn.Module, flops: dict[nn.Module, int]) -> int:
     return sum(_of(child, flops) for child in module.children())
 
 
-def _row(name: str, module: nn.Module, output: Tensor | None, flops: dict[nn.Module, int]) -> Row:
-    return Row(
+def _row(
+    name: str, module: nn.Module, output: Tensor | None, flops: dict[nn.Module, int]
+) -> ModuleRow:
+    return ModuleRow(
         module=name,
         type=type(module).__name__,
         output="" if output is None else "x".join(map(str, output.shape[1:])),

@@ -8,16 +8,14 @@ import torch
 from PIL import Image
 
 from sfumato.core.errors import ConfigError, RunError
-from sfumato.core.generative_model import GenerativeModel
 from sfumato.core.images import Batch
 from sfumato.core.noise import Noise
 from sfumato.data.catalogue import load
 from sfumato.diffusion.diffusion_model import DiffusionModel
 from sfumato.experiment.load import LoadedRun, load_run
 from sfumato.experiment.training_run import train
-from sfumato.explore import edits
 from sfumato.explore import interpolation as walks
-from sfumato.explore import inversion as latent
+from sfumato.explore import real_images as edits
 from sfumato.metrics.features import FeatureNetwork
 from support.experiments import DIFFUSION, GAN, experiment
 
@@ -36,16 +34,15 @@ def gan(tmp_path_factory: pytest.TempPathFactory) -> LoadedRun:
 
 @pytest.fixture(scope="module")
 def model(diffusion: LoadedRun) -> DiffusionModel:
-    return latent.diffusion_of(diffusion, "the test")
+    return edits.diffusion_of(diffusion, "the test")
 
 
 @pytest.fixture(scope="module")
 def batch(diffusion: LoadedRun, model: DiffusionModel) -> Batch:
-    return latent.real_batch(model, load(diffusion.experiment.data).held_out, [0, 5, 9])
+    return edits.real_batch(model, load(diffusion.experiment.data).held_out, [0, 5, 9])
 
 
 def sample(model: torch.nn.Module, seed: int, label: int) -> torch.Tensor:
-    assert isinstance(model, GenerativeModel)
     return model.sample(torch.tensor([label]), Noise([seed]))
 
 
@@ -56,15 +53,14 @@ def test_the_ends_of_a_walk_are_the_samples_of_its_seeds(
     """A stochastic sampler's later draws are interpolated too."""
     changes = [f"model.sampler.kind={sampler}", "model.sampler.steps=4"]
     model = load_run(diffusion.directory, changes).model
-    assert isinstance(model, GenerativeModel)
-    walk = latent.interpolate_noises(model, (3, 8), 5, label=2)
+    walk = walks.interpolate_noises(model, (3, 8), 5, label=2)
     torch.testing.assert_close(walk[:1], sample(model, 3, 2), rtol=0, atol=1e-4)
     torch.testing.assert_close(walk[-1:], sample(model, 8, 2), rtol=0, atol=1e-4)
     assert (walk[2:3] - walk[:1]).abs().max() > 0.05
 
 
 def test_a_gan_walks_between_latent_vectors(gan: LoadedRun) -> None:
-    found = latent.walks_between_noises(gan, 2, 6, "spherical", seed=10)
+    found = walks.walks_between_noises(gan, 2, 6, "spherical", seed=10)
     for k, walk in enumerate(found):
         first, last = 10 + 2 * k, 11 + 2 * k
         torch.testing.assert_close(walk[:1], sample(gan.model, first, k), rtol=0, atol=1e-5)
@@ -81,13 +77,13 @@ def test_interpolated_noise_keeps_its_variance() -> None:
 def test_smoothness_is_of_the_features() -> None:
     network = FeatureNetwork("mean", "", 1, "none", lambda x: x.float().mean((1, 2, 3))[:, None])
     walk = torch.linspace(-1, 1, 6).view(6, 1, 1, 1).expand(6, 1, 4, 4)
-    found = latent.smoothness_of(walk, network)
+    found = walks.smoothness_of(walk, network)
     assert found.mean_step == pytest.approx(51)
     assert found.detour == pytest.approx(1)
 
 
 def test_reconstruction_gets_better_with_more_steps(model: DiffusionModel, batch: Batch) -> None:
-    coarse, fine = (latent.reconstruct(model, batch, steps) for steps in (10, 160))
+    coarse, fine = (edits.reconstruct_images(model, batch, steps) for steps in (10, 160))
     assert torch.equal(fine.images, batch.images)
     assert fine.rms_error.mean() < coarse.rms_error.mean() / 10
     assert fine.rms_error.max() < 0.02
@@ -101,11 +97,11 @@ def test_walks_between_images_end_in_their_reconstructions(
     held_out = load(diffusion.experiment.data).held_out
     assert held_out.labels is not None
     chosen = np.flatnonzero(held_out.labels == 4)[:2].tolist()
-    pair = latent.real_batch(model, held_out, chosen)
-    walk = latent.interpolate_images(model, pair, 4, steps=20)
-    again = latent.reconstruct(model, pair, 20).again.clamp(-1, 1)
+    pair = edits.real_batch(model, held_out, chosen)
+    walk = walks.interpolate_images(model, pair, 4, steps=20)
+    again = edits.reconstruct_images(model, pair, 20).again.clamp(-1, 1)
     torch.testing.assert_close(walk[[0, -1]], again, rtol=0, atol=1e-4)
-    default = latent.walks_between_images(diffusion, held_out, None, 1, 3, "linear", 5)
+    default = walks.walks_between_images(diffusion, held_out, None, 1, 3, "linear", 5)
     assert [len(walk) for walk in default] == [3]
 
 
@@ -137,7 +133,7 @@ def test_a_mask_may_be_a_picture(tmp_path: Path) -> None:
 
 
 def test_image_to_image_changes_more_from_a_later_start(diffusion: LoadedRun, batch: Batch) -> None:
-    model = latent.diffusion_of(load_run(diffusion.directory, ["model.sampler.steps=20"]), "test")
+    model = edits.diffusion_of(load_run(diffusion.directory, ["model.sampler.steps=20"]), "test")
     change = [
         (edits.image_to_image(model, batch, start) - batch.images).square().mean().item()
         for start in (0.1, 0.9)
@@ -178,9 +174,9 @@ def test_what_has_no_meaning_is_refused(
     gan: LoadedRun, diffusion: LoadedRun, model: DiffusionModel
 ) -> None:
     with pytest.raises(RunError, match=r"inpaint needs a diffusion model, and .* 'gan'"):
-        latent.diffusion_of(gan, "inpaint")
+        edits.diffusion_of(gan, "inpaint")
     held_out = load(diffusion.experiment.data).held_out
     with pytest.raises(RunError, match="there is no image 100000"):
-        latent.real_batch(model, held_out, [100_000])
+        edits.real_batch(model, held_out, [100_000])
     with pytest.raises(RunError, match="--images names 3"):
-        latent.walks_between_images(diffusion, held_out, [1, 2, 3], 1, 3, "linear", 5)
+        walks.walks_between_images(diffusion, held_out, [1, 2, 3], 1, 3, "linear", 5)

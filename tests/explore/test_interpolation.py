@@ -5,9 +5,15 @@ import math
 import pytest
 import torch
 
-from sfumato.core.errors import RunError
+from sfumato.core.errors import ConfigError, RunError
 from sfumato.core.noise import Noise
-from sfumato.explore.interpolation import BlendedNoise, interpolate_noises, truncation_sweep
+from sfumato.explore.interpolation import (
+    BlendedNoise,
+    interpolate,
+    interpolate_noises,
+    smoothness,
+    truncation_sweep,
+)
 from sfumato.gan.gan_model import GAN, GANConfig
 from sfumato.networks.dcgan import DCGANConfig
 from sfumato.networks.stylegan2 import StyleGAN2Config
@@ -83,3 +89,29 @@ def test_w_of_a_model_that_has_none_is_refused() -> None:
         interpolate_noises(gan, (0, 1), 3, space="w")
     with pytest.raises(RunError, match="use --space z"):
         truncation_sweep(gan, [0], [1.0])
+
+
+def test_spherical_interpolation_keeps_the_norm_and_moves_evenly() -> None:
+    a, b = Noise([1, 2]).normal(3, 16, 16).double()
+    b = b * a.norm() / b.norm()
+    path = interpolate(a, b, 9)
+    torch.testing.assert_close(path.flatten(1).norm(dim=1), a.norm().expand(9))
+    steps = path.diff(dim=0).flatten(1).norm(dim=1)
+    torch.testing.assert_close(steps, steps[:1].expand(8))
+    torch.testing.assert_close(path[0], a)
+    torch.testing.assert_close(path[-1], b)
+
+
+def test_linear_interpolation_and_its_smoothness() -> None:
+    path = interpolate(torch.zeros(2), torch.tensor([3.0, 4.0]), 6, "linear")
+    found = smoothness(path)
+    assert found == pytest.approx((1.0, 1.0))
+    detour = torch.tensor([[0.0, 0.0], [3.0, 0.0], [3.0, 4.0]])
+    assert smoothness(detour) == pytest.approx((3.5, 7 / 5))
+    with pytest.raises(ConfigError, match="at least 2 points, got 1"):
+        interpolate(torch.zeros(2), torch.ones(2), 1)
+
+
+def test_parallel_noises_are_interpolated_without_dividing_by_zero() -> None:
+    a = torch.ones(4)
+    torch.testing.assert_close(interpolate(a, 2 * a, 3)[1], 1.5 * a)
