@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sfumato.core.files import write_json
+from sfumato.core.files import cache_folder, write_json
 from sfumato.core.noise import derive_seed
-from sfumato.data.cache import cache_folder, make_folder
+from sfumato.data.cache import make_folder
 from sfumato.data.catalogue import load
 from sfumato.data.data_config import DataConfig
 from sfumato.data.dataset import Splits

@@ -31,7 +31,7 @@ from sfumato.gan.gan_model import GANConfig
 from sfumato.gan.losses import NonSaturatingLoss
 from sfumato.metrics.pretrained import EfficientNetFeatures
 from sfumato.networks.dcgan import DCGANConfig
-from sfumato.training.ema import ExponentialAverage, weights_in_use
+from sfumato.training.averages import ExponentialAverage, weights_in_use
 from sfumato.training.optimizer import Adam
 from sfumato.training.trainer import Trainer
 from sfumato.training.training_config import TrainingConfig
@@ -137,7 +137,7 @@ def train_ours(dataset: Dataset, seed: int, seconds: float, count: int) -> tuple
         for start in range(0, count, 200):
             seeds = range(start, min(start + 200, count))
             parts.append(to_uint8(model.sample(None, Noise([seed * count + s for s in seeds]))))
-    return torch.cat(parts), trainer.position.images
+    return torch.cat(parts), trainer.state.images
 
 
 SIDES = {"tutorial": train_tutorial, "ours": train_ours}

@@ -32,7 +32,7 @@ from sfumato.gan.losses import MinimaxLoss, WassersteinLoss
 from sfumato.gan.regularizers import GradientPenalty
 from sfumato.gan.unrolled import Unrolling
 from sfumato.networks.mlp_gan import MLPGANConfig
-from sfumato.training.ema import ExponentialAverage, weights_in_use
+from sfumato.training.averages import ExponentialAverage, weights_in_use
 from sfumato.training.optimizer import Adam, CosineRate
 from sfumato.training.trainer import Trainer
 from sfumato.training.training_config import TrainingConfig
@@ -155,7 +155,7 @@ def measure(arm: Arm, seed: int) -> dict[str, Any]:
     began = time.perf_counter()
     for step in range(config.budget_steps):
         points = arm.mixture.draw(config.batch_size, random)
-        trainer.step(Batch(points.view(-1, 2, 1, 1), None, trainer.position.images))
+        trainer.step(Batch(points.view(-1, 2, 1, 1), None, trainer.state.images))
         if (step + 1) % max(1, config.budget_steps // FRAMES) == 0:
             with weights_in_use(trainer.averages):
                 frames.append(samples(gan, 1000, seed))

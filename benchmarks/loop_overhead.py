@@ -1,6 +1,6 @@
 """What the training loop costs beside forward, backward and optimizer: on a CPU.
 
-A clock runs inside the losses, `backward`, the clipping and the optimizer of a real session; what
+A clock runs inside the losses, `backward`, the clipping and the optimizer of a real loop; what
 is left of its time is the overhead: loading, noise streams, averages, losses by noise level, a row
 of the log and of TensorBoard in every turn. A busy machine delays both parts equally, so only the
 median over turns counts.
@@ -18,14 +18,13 @@ from typing import Any
 
 import torch
 
+from sfumato.core.config import to_mapping
 from sfumato.data.catalogue import load
-from sfumato.experiment.build import build_model
-from sfumato.experiment.experiment import Experiment, load_experiment
+from sfumato.experiment.experiment import Experiment, build_model, load_experiment
 from sfumato.experiment.training_run import with_decay_fixed
 from sfumato.runs import directory as run_directory
-from sfumato.training.session import Session
+from sfumato.training.loop import TrainingLoop
 from sfumato.training.trainer import Trainer
-from sfumato.training.training_state import SavedState
 
 STEPS = 5
 """In a turn."""
@@ -63,8 +62,10 @@ class Turn:
         return self._asked >= STEPS
 
 
-def timed_session(experiment: Experiment, run_dir: Path, stack: ExitStack, clock: Clock) -> Session:
-    """A session whose forward, backward and optimizer run under the clock."""
+def timed_loop(
+    experiment: Experiment, run_dir: Path, stack: ExitStack, clock: Clock
+) -> TrainingLoop:
+    """A training loop whose forward, backward and optimizer run under the clock."""
     splits = load(experiment.data)
     model = build_model(experiment, splits.train)
     trainer = Trainer(experiment.training, model, torch.device("cpu"), experiment.data.augment)
@@ -82,10 +83,10 @@ def timed_session(experiment: Experiment, run_dir: Path, stack: ExitStack, clock
         optimizer.step = clock.around(optimizer.step)  # type: ignore[method-assign]
         optimizer.zero_grad = clock.around(optimizer.zero_grad)  # type: ignore[method-assign]
     stack.enter_context(run_directory.locked(run_dir))
-    session = Session(run_dir, experiment, trainer, splits, print)
-    stack.enter_context(session.monitor)
-    session.monitor.begin_at(SavedState(images=0, step=0, seconds=0.0))
-    return session
+    loop = TrainingLoop(run_dir, to_mapping(experiment), trainer, splits, None, print)
+    stack.enter_context(loop.run_log)
+    loop.run_log.rewind(trainer.state)
+    return loop
 
 
 def main() -> None:
@@ -104,10 +105,10 @@ def main() -> None:
     shares, clock = [], Clock()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        session = timed_session(experiment, folder, stack, clock)
+        loop = timed_loop(experiment, folder, stack, clock)
         for _ in range(1 + options.turns):
             before, began = clock.seconds, time.perf_counter()
-            session._train(Turn())  # type: ignore[arg-type]
+            loop.train(Turn())  # type: ignore[arg-type]
             inside = clock.seconds - before
             shares.append((time.perf_counter() - began) / inside - 1)
             print(f"{1e3 * inside / STEPS:.1f} ms per step, overhead {100 * shares[-1]:.2f} %")

@@ -25,16 +25,16 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
+from sfumato.core.files import cache_folder
 from sfumato.core.images import Batch
-from sfumato.data.cache import cache_folder
 from sfumato.diffusion.diffusion_model import DiffusionConfig
 from sfumato.experiment.experiment import load_experiment
 from sfumato.speed import plan as performance
 from sfumato.speed.kernels.norm import norm_kernel, reference
-from sfumato.speed.plan import KEYS, Plan, apply_plan, computing
+from sfumato.speed.plan import Plan, apply_plan, computing
 from sfumato.training.optimizer import AdamW
 from sfumato.training.trainer import Trainer
-from sfumato.training.training_config import TrainingConfig
+from sfumato.training.training_config import PLAN_KEYS, TrainingConfig
 
 FAST = Plan(precision="bfloat16", layout="channels_last", kernels=True)
 FLOW = "fashion-mnist-flow"
@@ -103,7 +103,7 @@ def training_step(name: str, micro: int | None = None) -> Callable[[], object]:
         micro_batch_size=micro,
         budget_steps=1000,
         optimizer=AdamW(),
-        **{key: getattr(FAST, key) for key in KEYS},
+        **{key: getattr(FAST, key) for key in PLAN_KEYS},
     )
     model = DiffusionConfig(network=network).build(shape, 0)
     trainer = Trainer(config, model, torch.device("cpu"))

@@ -82,7 +82,7 @@ def train_ours(project: str, folder: Path, options: argparse.Namespace) -> list[
     """A run with checkpoints at thirds of its time, found among many."""
     experiment = ours(project, options)
     run_dir = folder / "run"
-    train(experiment, run_dir, tell=print)
+    train(experiment, run_dir, log=print)
     states = []
     for path in sorted((run_dir / "checkpoints").glob("*.json")):
         state = json.loads(path.read_text())["state"]

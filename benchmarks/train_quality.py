@@ -21,10 +21,9 @@ from sfumato.core.images import Batch, from_uint8
 from sfumato.core.noise import TrainingNoise
 from sfumato.data.catalogue import load
 from sfumato.data.dataset import Splits
-from sfumato.experiment.build import build_model
-from sfumato.experiment.experiment import Experiment, load_experiment
-from sfumato.speed.plan import REFERENCE, Plan, apply_plan, with_plan
-from sfumato.training.ema import weights_in_use
+from sfumato.experiment.experiment import Experiment, build_model, load_experiment, with_plan
+from sfumato.speed.plan import REFERENCE, Plan, apply_plan
+from sfumato.training.averages import weights_in_use
 from sfumato.training.trainer import Trainer
 
 FAST = Plan(precision="bfloat16", layout="channels_last", kernels=True)

@@ -15,10 +15,10 @@ from torch.nn import functional as F
 
 from sfumato.core.images import Batch
 from sfumato.diffusion.diffusion_model import DiffusionConfig
-from sfumato.speed.plan import KEYS, Plan
+from sfumato.speed.plan import Plan
 from sfumato.training.optimizer import AdamW
 from sfumato.training.trainer import Trainer
-from sfumato.training.training_config import TrainingConfig
+from sfumato.training.training_config import PLAN_KEYS, TrainingConfig
 
 
 def peer_step(pair: Pair, images: torch.Tensor) -> tuple[Callable[[], None], int]:
@@ -49,7 +49,7 @@ def our_step(pair: Pair, images: torch.Tensor, plan: Plan) -> tuple[Callable[[],
         budget_steps=1000,
         learning_rate=1e-4,
         optimizer=AdamW(),
-        **{key: getattr(plan, key) for key in KEYS},
+        **{key: getattr(plan, key) for key in PLAN_KEYS},
     )
     model = DiffusionConfig(network=pair.ours).build(pair.shape, 0)
     trainer = Trainer(config, model, torch.device("cpu"))

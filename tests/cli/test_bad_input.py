@@ -20,7 +20,7 @@ TINY = ("training.budget_images=64", "training.sample_images=0", "model.sampler.
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run; tests that change it work on a copy."""
     run_dir = tmp_path_factory.mktemp("runs") / "tiny"
-    train(experiment(DIFFUSION), run_dir, tell=lambda message: None)
+    train(experiment(DIFFUSION), run_dir, log=lambda message: None)
     return run_dir
 
 

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from sfumato.speed.allocator import keep_freed_memory
+from sfumato.speed.memory import keep_freed_memory
 
 FAULTS = """
 import ctypes, resource, sys
-from sfumato.speed.allocator import keep_freed_memory
+from sfumato.speed.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 c = ctypes.CDLL(None)

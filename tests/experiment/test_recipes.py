@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from sfumato.experiment.experiment import load_experiment
-from sfumato.experiment.recipes import recipe_names
+from sfumato.experiment.experiment import load_experiment, recipe_names
 from sfumato.study.forecast import build_on_meta, shape_of
 
 

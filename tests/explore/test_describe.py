@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from sfumato.core.config import merge
 from sfumato.explore.describe import Description, describe_model, flop_counter
 from sfumato.networks.dit import DiTConfig
-from sfumato.speed.live_memory import LiveMemory
+from sfumato.speed.memory import LiveMemory
 from support.experiments import DIFFUSION, GAN, experiment
 
 

@@ -16,7 +16,6 @@ from sfumato.experiment.experiment import Experiment
 from sfumato.experiment.load import LoadedRun, load_run
 from sfumato.experiment.training_run import train
 from sfumato.explore.samples import Guide
-from sfumato.speed.plan import plan_in_force
 from sfumato.speed.sampling import sample_images
 from support.experiments import DIFFUSION, experiment
 
@@ -47,7 +46,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def draw(loaded: LoadedRun, labels: torch.Tensor) -> UInt8Images:
-    return sample_images(loaded.model, labels, range(len(labels)))
+    return sample_images(loaded.model, labels, range(len(labels)), plan=loaded.plan)
 
 
 LABELS = torch.arange(10)
@@ -62,8 +61,8 @@ def test_guided_samples_are_computed_by_the_plan_of_the_run(
     for precision in ("float32", "bfloat16"):
         strong = load_run(runs / "strong", [f"training.precision={precision}"])
         guided = Guide(**{kind: runs / name}, scale=2.0).apply(strong)
-        assert plan_in_force(guided.model) == plan_in_force(strong.model)
-        assert plan_in_force(guided.model).precision == precision
+        assert guided.plan == strong.plan
+        assert guided.plan.precision == precision
         strong.model.denoiser.network.register_forward_hook(
             lambda *_: autocast.append(torch.is_autocast_enabled("cpu"))
         )

@@ -96,9 +96,9 @@ def test_a_run_with_ada_resumes_exactly_with_its_p(tmp_path: Path) -> None:
     """p moves every 3 steps of 16 images, and the run is stopped between two moves."""
     ada = {"kind": "ada", "rise_images": 400, "interval": 3, "target": -0.9}
     config = merge(TINY, {"model": {"augment": ada}})
-    train(experiment(config), tmp_path / "whole", tell=silent)
-    train(experiment(config, budget_images=64, decay_images=128), tmp_path / "parts", tell=silent)
-    train(experiment(config, decay_images=128), tmp_path / "parts", resume=True, tell=silent)
+    train(experiment(config), tmp_path / "whole", log=silent)
+    train(experiment(config, budget_images=64, decay_images=128), tmp_path / "parts", log=silent)
+    train(experiment(config, decay_images=128), tmp_path / "parts", resume=True, log=silent)
     states = [load_newest(tmp_path / run / "checkpoints")[0] for run in ("whole", "parts")]
     assert all(torch.equal(states[0].tensors[k], v) for k, v in states[1].tensors.items())
     p = float(states[0].tensors["model/augment.p"])

@@ -18,7 +18,7 @@ from sfumato.metrics.frechet_interval import frechet_estimate
 from sfumato.metrics.kernel import kernel_estimate
 from sfumato.metrics.manifold import density_coverage, precision_recall
 from sfumato.metrics.memorization import diversity, nearest
-from sfumato.speed.allocator import M_MMAP_THRESHOLD
+from sfumato.speed.memory import M_MMAP_THRESHOLD
 
 D = 64
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

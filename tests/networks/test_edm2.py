@@ -132,7 +132,7 @@ def test_training_puts_the_weights_back_to_unit_rms(tmp_path: Path) -> None:
         "head_channels": 4,
     }
     changed = merge(DIFFUSION, {"model": {"network": network}})
-    train(experiment(changed, sample_images=0, learning_rate=0.1), tmp_path / "r", tell=silent)
+    train(experiment(changed, sample_images=0, learning_rate=0.1), tmp_path / "r", log=silent)
     checkpoint = sorted((tmp_path / "r" / "checkpoints").glob("*.safetensors"))[-1]
     weights = {
         name: tensor

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,37 +14,33 @@ import torch
 from networks.test_pairs import PAIRS
 from networks.tiny import TINY, moved
 from sfumato.core.config import merge, to_mapping
+from sfumato.core.console import say_once
 from sfumato.core.errors import RunError, SfumatoError
 from sfumato.core.files import write_json
 from sfumato.core.noise import Noise
 from sfumato.data.catalogue import load
-from sfumato.experiment.build import build_model
-from sfumato.experiment.load import load_run
+from sfumato.evaluation.evaluator import EvaluationConfig, Evaluator
+from sfumato.experiment.experiment import build_model, with_plan
+from sfumato.experiment.load import load_run, read_experiment
+from sfumato.experiment.plan_choice import choose_plan, workload
+from sfumato.experiment.score_run import protocol
 from sfumato.experiment.training_run import train
-from sfumato.runs.directory import read_experiment, read_json
+from sfumato.runs.directory import read_json
 from sfumato.speed import plan_search
 from sfumato.speed.kernels.norm import find_compiler
-from sfumato.speed.plan import (
-    KEYS,
-    REFERENCE,
-    Plan,
-    apply_plan,
-    computing,
-    plan_in_force,
-    with_plan,
-)
-from sfumato.speed.plan_search import TOLERANCE, Choice, Search, choose_plan
-from sfumato.speed.sample_compiled import say_once
+from sfumato.speed.plan import REFERENCE, Plan, apply_plan, computing
+from sfumato.speed.plan_search import TOLERANCE, Choice, Search
 from sfumato.speed.sampling import sample_images
+from sfumato.training.checkpoint import restore_tensors, trainer_tensors
 from sfumato.training.trainer import Trainer
-from sfumato.training.trainer_state import restore_tensors, trainer_tensors
+from sfumato.training.training_config import PLAN_KEYS
 from support.experiments import DIFFUSION, GAN, experiment
 from support.processes import silent
 from training.test_train import tensors
 
 CPU = torch.device("cpu")
 FAST = Plan(precision="bfloat16", layout="channels_last", kernels=find_compiler() is not None)
-OPEN = dict.fromkeys(KEYS, "auto")
+OPEN = dict.fromkeys(PLAN_KEYS, "auto")
 LONG = {**OPEN, "budget_images": None, "budget_steps": 200}
 
 
@@ -63,7 +60,7 @@ def fixed(plan: Plan, base: dict[str, Any] = DIFFUSION, **training: Any) -> Any:
 @pytest.mark.parametrize("base", [DIFFUSION, GAN], ids=["diffusion", "gan"])
 def test_the_choice_is_the_quickest_that_agrees_with_the_reference(base: dict[str, Any]) -> None:
     config = experiment(base, **LONG)
-    choice = Search(config, load(config.data).train, CPU).run()
+    choice = Search(workload(config, load(config.data).train, CPU)).run()
     own = choice.seconds(choice.plan)
     assert own is not None
     assert choice.candidates[0].plan == REFERENCE
@@ -82,7 +79,7 @@ def test_the_choice_is_the_quickest_that_agrees_with_the_reference(base: dict[st
 def test_a_candidate_whose_gradient_is_off_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_search, "TOLERANCE", {"float32": 1e-3, "bfloat16": 1e-6})
     config = experiment(DIFFUSION, **LONG | {"layout": "contiguous", "kernels": False})
-    choice = Search(config, load(config.data).train, CPU).run()
+    choice = Search(workload(config, load(config.data).train, CPU)).run()
     assert choice.plan == REFERENCE
     (refused,) = [c for c in choice.candidates if c.plan.precision == "bfloat16"]
     assert refused.note == "error above the tolerance"
@@ -91,7 +88,7 @@ def test_a_candidate_whose_gradient_is_off_is_refused(monkeypatch: pytest.Monkey
 
 def test_what_the_config_fixes_is_not_chosen() -> None:
     config = experiment(DIFFUSION, **LONG | {"precision": "bfloat16", "layout": "channels_last"})
-    choice = Search(config, load(config.data).train, CPU).run()
+    choice = Search(workload(config, load(config.data).train, CPU)).run()
     assert (choice.plan.precision, choice.plan.layout) == ("bfloat16", "channels_last")
     given = choose_plan(fixed(FAST, **LONG), load(config.data).train, CPU)
     assert (given.plan, given.source) == (FAST, "given")
@@ -117,9 +114,8 @@ def test_a_choice_is_remembered_for_this_network_and_batch(monkeypatch: pytest.M
         assert (again.plan, again.source) == (first.plan, "remembered")
         with pytest.raises(AssertionError, match="timed again"):
             choose_plan(experiment(DIFFUSION, batch_size=32, **LONG), data, CPU)
-        # A run of hours would have tried to compile, which this choice has not.
-        with pytest.raises(AssertionError, match="timed again"):
-            choose_plan(experiment(DIFFUSION, **OPEN, budget_images=10**10), data, CPU)
+        longer = choose_plan(experiment(DIFFUSION, **OPEN, budget_images=10**10), data, CPU)
+        assert longer.source == "remembered"
 
 
 def test_short_runs_and_reference_runs_time_nothing() -> None:
@@ -153,25 +149,27 @@ def test_a_compiled_plan_without_a_compiler_is_refused_and_sampling_does_without
 ) -> None:
     config = fixed(Plan(compile=True), budget_images=32, sample_images=0)
     run_dir = tmp_path / "run"
-    train(fixed(REFERENCE, budget_images=32, sample_images=0), run_dir, tell=silent)
-    write_json(run_dir / "config.json", to_mapping(config))
-    assert plan_in_force(load_run(run_dir).model).compile == (find_compiler() is not None)
+    train(fixed(REFERENCE, budget_images=32, sample_images=0), run_dir, log=silent)
+    fast = fixed(replace(FAST, kernels=True, compile=True), budget_images=32, sample_images=0)
+    write_json(run_dir / "config.json", to_mapping(fast))
+    assert load_run(run_dir).plan == FAST  # sampling is eager
     monkeypatch.setenv("CXX", "")
     monkeypatch.setenv("PATH", str(tmp_path))
     data = load(config.data).train
     with pytest.raises(SfumatoError, match=r"training\.compile is true, but there is no C\+\+"):
         choose_plan(config, data, CPU)
     with pytest.raises(SfumatoError, match=r"set training\.compile=false"):
-        train(experiment(DIFFUSION, **OPEN | {"compile": True}), tmp_path / "new", tell=silent)
+        train(experiment(DIFFUSION, **OPEN | {"compile": True}), tmp_path / "new", log=silent)
     assert not (tmp_path / "new").exists()
     with monkeypatch.context() as patched:  # where no kernel has been built before
         patched.setenv("SFUMATO_CACHE", str(tmp_path / "cache"))
         with pytest.raises(SfumatoError, match=r"set training\.kernels=false"):
             choose_plan(experiment(DIFFUSION, **OPEN | {"kernels": True}), data, CPU)
-    say_once.cache_clear()
-    capsys.readouterr()
-    loaded = [load_run(run_dir) for _ in range(2)][-1]
-    assert plan_in_force(loaded.model) == REFERENCE
+        say_once.cache_clear()
+        capsys.readouterr()
+        loaded = [load_run(run_dir) for _ in range(2)][-1]
+    assert loaded.plan == replace(FAST, kernels=False)
+    assert loaded.experiment.training.kernels is False
     assert loaded.experiment.training.compile is False
     assert capsys.readouterr().err.count("there is no C++ compiler") == 1
 
@@ -195,7 +193,7 @@ def test_tf32_is_allowed_while_a_fast_plan_computes_and_never_under_the_referenc
         trainer.model.denoiser.network.register_forward_hook(note)
         next(trainer.model.denoiser.parameters()).register_hook(note)
         trainer.step(trainer.prepare(*images))
-        sample_images(trainer.model.eval(), torch.arange(2), range(2), batch_size=2)
+        sample_images(trainer.model.eval(), torch.arange(2), range(2), batch_size=2, plan=plan)
         assert seen == [(plan.is_fast,) * 2] * 5  # forward, backward, three sampling steps
         assert tf32_flags() == (False, False)
         seen.clear()
@@ -253,18 +251,18 @@ def test_the_plan_is_in_the_run_directory_and_a_resumed_run_keeps_it(
         "sfumato.experiment.training_run.choose_plan",
         lambda *_: Choice(plan=chosen, source="timed"),
     )
-    train(experiment(DIFFUSION, **OPEN, budget_images=64), run_dir, tell=silent)
+    train(experiment(DIFFUSION, **OPEN, budget_images=64), run_dir, log=silent)
     monkeypatch.undo()
     assert read_json(run_dir, "performance.json")["plan"] == to_mapping(chosen)
     assert read_json(run_dir, "performance.json")["source"] == "timed"
     with pytest.raises(RunError, match=r"training\.precision \('bfloat16' -> 'float32'\)"):
-        train(experiment(DIFFUSION), run_dir, resume=True, tell=silent)
+        train(experiment(DIFFUSION), run_dir, resume=True, log=silent)
     longer = experiment(DIFFUSION, **OPEN, budget_images=96)
-    train(longer, run_dir, resume=True, tell=silent)
+    train(longer, run_dir, resume=True, log=silent)
     assert read_experiment(run_dir).training.precision == "bfloat16"
     assert read_json(run_dir, "performance.json")["source"] == "timed"
-    assert plan_in_force(load_run(run_dir).model) == chosen
-    assert plan_in_force(load_run(run_dir, ["training.performance=reference"]).model) == REFERENCE
+    assert load_run(run_dir).plan == chosen
+    assert load_run(run_dir, ["training.performance=reference"]).plan == REFERENCE
 
 
 def test_under_a_fast_plan_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
@@ -272,11 +270,11 @@ def test_under_a_fast_plan_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit
 ) -> None:
     """Optimizer state and averages come back in the memory layout of the weights."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train(fixed(FAST, sample_images=0), whole, tell=silent)
+    train(fixed(FAST, sample_images=0), whole, log=silent)
     some = {"sample_images": 0, "budget_images": 64, "decay_images": 128}
-    train(fixed(FAST, **some), parts, tell=silent)
+    train(fixed(FAST, **some), parts, log=silent)
     rest = fixed(FAST, **some | {"budget_images": 128})
-    train(rest, parts, resume=True, tell=silent)
+    train(rest, parts, resume=True, log=silent)
     expected, found = tensors(whole), tensors(parts)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -284,12 +282,15 @@ def test_under_a_fast_plan_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit
 
 def test_samples_under_a_fast_plan_are_those_of_the_reference_to_rounding(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    train(fixed(FAST, batch_size=64, budget_images=1280, sample_images=0), run_dir, tell=silent)
+    train(fixed(FAST, batch_size=64, budget_images=1280, sample_images=0), run_dir, log=silent)
     fast = load_run(run_dir)
-    assert plan_in_force(fast.model) == FAST
+    assert fast.plan == FAST
     reference = load_run(run_dir, ["training.performance=reference"])
     labels = torch.arange(20) % 10
-    images = [sample_images(run.model, labels, range(20)).double() for run in (fast, reference)]
+    images = [
+        sample_images(run.model, labels, range(20), plan=run.plan).double()
+        for run in (fast, reference)
+    ]
     error = (images[0] - images[1]).square().mean().sqrt()
     assert 0 < error < 4  # of 255 levels
 
@@ -425,3 +426,12 @@ def test_every_pair_computes_the_same_under_fast_plans(
         factors = (1, 1, 3 if precision == "bfloat16" else 1)
         for factor, found, expected in zip(factors, computed(plan), reference, strict=True):
             assert (found - expected).norm() < factor * TOLERANCE[precision] * expected.norm()
+
+
+@pytest.mark.parametrize(
+    "plan", [Plan(precision="bfloat16"), Plan(precision="bfloat16", compile=True)]
+)
+def test_the_protocol_of_scores_names_the_plan_of_sampling(plan: Plan) -> None:
+    config = with_plan(experiment(DIFFUSION), plan)
+    evaluator = Evaluator(load(config.data), EvaluationConfig(num_images=8, memorization=False))
+    assert protocol(evaluator, config)["performance"] == "bfloat16, contiguous"

@@ -15,9 +15,7 @@ from sfumato.diffusion.samplers.heun import HeunSampler
 from sfumato.gan.gan_model import GANConfig
 from sfumato.networks.mlp_gan import MLPGANConfig
 from sfumato.speed import sampling as sample
-from sfumato.speed.live_memory import LiveMemory
-from sfumato.speed.plan import Plan, apply_plan
-from sfumato.speed.sample_memory import MOST_ON_CPU, SHARE, images_at_once
+from sfumato.speed.memory import MOST_ON_CPU, SHARE, LiveMemory, images_at_once
 from sfumato.speed.sampling import sample_batches
 
 GUIDED = DiffusionConfig(
@@ -66,25 +64,17 @@ def test_only_the_first_step_is_taken_to_find_out() -> None:
     assert len(calls) == 4  # Heun's first step has two, for one image and for two
 
 
-def test_what_an_image_needs_is_found_once_for_a_model_and_a_plan(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_is_free_is_asked_every_time_and_the_probe_costs_one_step() -> None:
     model = GUIDED.build((1, 8, 8), 10).eval()
     calls = []
     model.denoiser.network.register_forward_hook(lambda *_: calls.append(1))
     with torch.inference_mode():
-        few, more = images_at_once(model, LABELS, 2**20), images_at_once(model, LABELS, 2**21)
-        assert len(calls) == 4
-        assert few < more  # what is free is asked every time
-        images_at_once(model, None)  # without labels nothing is guided
-        assert len(calls) == 8
-        apply_plan(model, Plan(layout="channels_last"))
-        images_at_once(model, LABELS)
-        assert len(calls) == 12
+        assert images_at_once(model, LABELS, 2**20) < images_at_once(model, LABELS, 2**21)
+    assert len(calls) == 8
     first = [len(part) for part in sample_batches(model, LABELS, range(4))]
-    drawn = len(calls) - 12
+    drawn = len(calls) - 8
     assert first == [4]
-    assert drawn == 5  # Heun's three steps, and no more for finding out
+    assert drawn == 4 + 5  # the probe, and Heun's three steps
 
 
 def test_batches_have_the_size_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:

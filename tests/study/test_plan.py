@@ -7,10 +7,11 @@ import pytest
 from sfumato.core.config import to_mapping
 from sfumato.core.errors import ConfigError
 from sfumato.core.files import write_json
-from sfumato.speed.plan import REFERENCE, Plan, plan_of
+from sfumato.speed.plan import REFERENCE, Plan
 from sfumato.speed.plan_search import Candidate, Choice
 from sfumato.study.common_plan import common_plan, with_common_plan
 from sfumato.study.read import load_study
+from sfumato.training.training_config import plan_of
 from support.processes import silent
 
 LOW, LAST = Plan(precision="bfloat16"), Plan(precision="bfloat16", layout="channels_last")

@@ -47,7 +47,7 @@ def train_in(config: Any, run_dir: Path, resume: bool = False) -> None:
     from sfumato.experiment.training_run import train
 
     torch.set_num_threads(1)
-    train(config, run_dir, resume=resume, tell=silent)
+    train(config, run_dir, resume=resume, log=silent)
 
 
 def train_until(config: Any, run_dir: Path, number: int, torn: float | None) -> None:
@@ -78,14 +78,14 @@ def train_until(config: Any, run_dir: Path, number: int, torn: float | None) -> 
 def train_and_stop_one(config: Any, run_dir: Path) -> None:
     """Train in a group of which one process gets SIGTERM in its fourth step; exit code 77."""
     from sfumato.core import distributed
-    from sfumato.training.stop import Interrupted
+    from sfumato.core.stop import Interrupted
     from sfumato.training.trainer import Trainer
 
     real = Trainer.step
 
     def step(self: Trainer, batch: Any) -> None:
         real(self, batch)
-        if self.position.step == 4 and distributed.rank() == 1:
+        if self.state.step == 4 and distributed.rank() == 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
     Trainer.step = step  # type: ignore[method-assign]
@@ -127,7 +127,7 @@ def train_and_hang(config: Any, run_dir: Path, marker: Path) -> None:
 
     def step(self: Trainer, batch: Any) -> None:
         real(self, batch)
-        if self.position.step == 4:
+        if self.state.step == 4:
             marker.touch()
             hashlib.pbkdf2_hmac("sha256", b"", b"", 2**30)  # minutes
 

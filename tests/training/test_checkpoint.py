@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from sfumato.core.errors import RunError
 from sfumato.core.tensors import read_tensors, write_tensors
-from sfumato.experiment.build import build_model
+from sfumato.experiment.experiment import build_model
 from sfumato.experiment.training_run import train
 from sfumato.training import checkpoint as room
 from sfumato.training.checkpoint import (
@@ -21,12 +21,13 @@ from sfumato.training.checkpoint import (
     list_checkpoints,
     load_checkpoint,
     load_newest,
+    restore_tensors,
     save_checkpoint,
     tidy,
+    trainer_tensors,
 )
 from sfumato.training.trainer import Trainer
-from sfumato.training.trainer_state import restore_tensors, trainer_tensors
-from sfumato.training.training_state import SavedState, read_state
+from sfumato.training.training_state import TrainingState, read_state
 from support.experiments import DIFFUSION, experiment
 from support.processes import finished, silent, train_on_a_full_disk
 
@@ -75,13 +76,13 @@ def test_a_full_disk_leaves_the_old_checkpoints_and_says_so(tmp_path: Path) -> N
     """The limit on the size of files stands for the disk; the process is a real one."""
     run_dir = tmp_path / "run"
     config = experiment(DIFFUSION, budget_images=64, sample_images=0)
-    train(config, run_dir, tell=silent)
+    train(config, run_dir, log=silent)
     before = {p.name: p.read_bytes() for p in (run_dir / "checkpoints").iterdir()}
     more = experiment(DIFFUSION, sample_images=0, decay_images=64)
     assert finished(train_on_a_full_disk, more, run_dir) == 2
     after = {p.name: p.read_bytes() for p in (run_dir / "checkpoints").iterdir()}
     assert after == before
-    train(more, run_dir, resume=True, tell=silent)  # there is space again
+    train(more, run_dir, resume=True, log=silent)  # there is space again
     assert json.loads((run_dir / "summary.json").read_text())["images_seen"] == 128
 
 
@@ -89,7 +90,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_training(tmp_path: Pat
     blocked = tmp_path / "file"
     blocked.write_text("x")
     with pytest.raises(RunError, match=r"cannot write run directory .*--output"):
-        train(experiment(DIFFUSION), blocked / "run", tell=silent)
+        train(experiment(DIFFUSION), blocked / "run", log=silent)
 
 
 # What follows is about files made by others.
@@ -198,7 +199,7 @@ def test_absurd_records_are_refused(tmp_path: Path, record: str) -> None:
 def test_states_of_other_types_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(RunError, match=r"damaged or of another version"):
         read_state({**STATE, **change}, "here")
-    assert read_state(STATE, "here") == SavedState(images=7, step=1, seconds=0.5)
+    assert read_state(STATE, "here") == TrainingState(images=7, step=1, seconds=0.5)
 
 
 @pytest.fixture(scope="module")

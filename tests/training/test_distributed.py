@@ -29,7 +29,7 @@ def config(**training: Any) -> Experiment:
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("single") / "run"
-    train(config(), run_dir, tell=silent)
+    train(config(), run_dir, log=silent)
     return run_dir
 
 
@@ -64,13 +64,13 @@ def test_a_sharded_run_gives_the_curve_of_one_and_resumes_in_another_number(
     saved = load_file(tmp_path / "run" / "checkpoints" / "000000000064.safetensors")
     expected = load_file(single / "checkpoints" / "000000000128.safetensors")
     assert {k: t.shape for k, t in saved.items()} == {k: t.shape for k, t in expected.items()}
-    train(config(decay_images=128), tmp_path / "run", resume=True, tell=silent)
+    train(config(decay_images=128), tmp_path / "run", resume=True, log=silent)
     check_equal(tmp_path / "run", single)
 
 
 @pytest.mark.slow
 def test_a_run_of_one_process_resumes_sharded(single: Path, tmp_path: Path) -> None:
-    train(config(budget_images=64, decay_images=128), tmp_path / "run", tell=silent)
+    train(config(budget_images=64, decay_images=128), tmp_path / "run", log=silent)
     sharded = config(shard=True, decay_images=128, recompute_activations=True)
     assert in_group(2, train_in, sharded, tmp_path / "run", True) == [0, 0]
     check_equal(tmp_path / "run", single)
@@ -86,7 +86,7 @@ def test_every_network_trains_sharded_as_in_one_process(name: str, tmp_path: Pat
     network = {"model": {"network": to_mapping(TINY[name])}}
     options = {"budget_images": 48, "optimizer": {"kind": "sgd"}, "sample_images": 0}
     plain = experiment({**PLAIN, **merge(PLAIN, network)}, **options)
-    train(plain, tmp_path / "one", tell=silent)
+    train(plain, tmp_path / "one", log=silent)
     sharded = replace(plain, training=replace(plain.training, shard=True))
     assert in_group(2, train_in, sharded, tmp_path / "two") == [0, 0]
     one, two = (load_file(tmp_path / run / "final.safetensors") for run in ("one", "two"))
@@ -98,7 +98,7 @@ def test_a_stop_of_one_process_stops_all_at_the_same_step(single: Path, tmp_path
     assert in_group(2, train_and_stop_one, config(), tmp_path / "run") == [77, 77]
     newest = max((tmp_path / "run" / "checkpoints").glob("*.json"))
     assert json.loads(newest.read_text())["state"]["images"] == 64
-    train(config(), tmp_path / "run", resume=True, tell=silent)
+    train(config(), tmp_path / "run", resume=True, log=silent)
     check_equal(tmp_path / "run", single)
 
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from sfumato.core.errors import RunError
 from sfumato.experiment.training_run import train
 from sfumato.runs.metrics_log import read_metrics
+from sfumato.training.averages import AveragedWeights, ExponentialAverage
 from sfumato.training.doctor import Diverged, Doctor
-from sfumato.training.ema import AveragedWeights, ExponentialAverage
-from sfumato.training.trainer import Trainer
-from sfumato.training.training_state import Position
+from sfumato.training.trainer import Pace, Trainer
+from sfumato.training.training_state import initial_state
 from support.experiments import DIFFUSION, experiment
 from support.processes import silent
 
@@ -32,7 +32,7 @@ def diverge(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, float, bool], Non
     def install(at: int, factor: float, always: bool) -> None:
         def losses(self: Trainer, *arguments: Any) -> Float[Tensor, " B"]:
             found = real(self, *arguments)
-            if self.position.images != at or (self.rate_factor < 1 and not always):
+            if self.state.images != at or (self.state.rate_factor < 1 and not always):
                 return found
             self.means._totals["loss/denoiser"][0] *= factor
             return found * factor
@@ -59,7 +59,7 @@ def test_divergence_is_rolled_back_and_the_rate_lowered(
 ) -> None:
     diverge(80, factor, False)
     heard: list[str] = []
-    train(experiment(DIFFUSION, **QUIET), tmp_path / "run", tell=heard.append)
+    train(experiment(DIFFUSION, **QUIET), tmp_path / "run", log=heard.append)
     assert len(heard) == 1
     assert "diverged at 96 images: the loss of denoiser" in heard[0]
     assert "went back to 64 images and on with 0.3 times the learning rate" in heard[0]
@@ -76,14 +76,14 @@ def test_a_run_that_diverged_resumes_exactly(
 ) -> None:
     """Stopped before the divergence, and after it: memory of it is in the checkpoints."""
     diverge(80, float("nan"), False)
-    train(experiment(DIFFUSION, **QUIET), tmp_path / "whole", tell=silent)
+    train(experiment(DIFFUSION, **QUIET), tmp_path / "whole", log=silent)
     half = experiment(DIFFUSION, **QUIET, budget_images=stop, decay_images=128)
-    train(half, tmp_path / "parts", tell=silent)
+    train(half, tmp_path / "parts", log=silent)
     train(
         experiment(DIFFUSION, **QUIET, decay_images=128),
         tmp_path / "parts",
         resume=True,
-        tell=silent,
+        log=silent,
     )
     expected, found = final(tmp_path / "whole"), final(tmp_path / "parts")
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -96,7 +96,7 @@ def test_a_run_that_diverges_again_stops_with_the_reason(tmp_path: Path) -> None
         DIFFUSION, **QUIET, learning_rate=1e12, optimizer={"kind": "sgd"}, clip_gradient=None
     )
     with pytest.raises(RunError, match=r"diverged again at .*0\.3 of 1e\+12.*learning_rate"):
-        train(config, tmp_path / "run", tell=silent)
+        train(config, tmp_path / "run", log=silent)
     good = load_file(max((tmp_path / "run" / "checkpoints").glob("*.safetensors")))
     assert all(torch.isfinite(t).all() for t in good.values())
 
@@ -104,7 +104,8 @@ def test_a_run_that_diverges_again_stops_with_the_reason(tmp_path: Path) -> None
 def doctor(data: Tensor | None = None) -> tuple[Doctor, list[str]]:
     heard: list[str] = []
     photos = torch.randint(0, 256, (64, 1, 8, 8), generator=torch.Generator().manual_seed(0))
-    return Doctor(heard.append, photos.to(torch.uint8) if data is None else data), heard
+    some = photos.to(torch.uint8) if data is None else data
+    return Doctor(initial_state(), heard.append, some), heard
 
 
 def test_only_a_loss_far_above_all_before_has_exploded() -> None:
@@ -134,13 +135,16 @@ def test_saturated_and_constant_samples_are_noticed() -> None:
     patient, heard = doctor()
     generator = torch.Generator().manual_seed(1)
     fair = torch.randint(0, 256, (32, 1, 8, 8), generator=generator).to(torch.uint8)
-    patient.check_samples(fair, Position(images=10))
+    patient.state.images = 10
+    patient.check_samples(fair)
     assert heard == []
-    patient.check_samples((fair > 127).to(torch.uint8) * 255, Position(images=10))
-    patient.check_samples(fair[:1].expand(32, 1, 8, 8), Position(images=20))
+    patient.state.images = 10
+    patient.check_samples((fair > 127).to(torch.uint8) * 255)
+    patient.state.images = 20
+    patient.check_samples(fair[:1].expand(32, 1, 8, 8))
     assert [message.split(":")[0] for message in heard] == [
         "the samples are saturated at 10 images",
-        "the samples are all alike at 20 images",
+        "the samples are nearly identical at 20 images",
     ]
 
 
@@ -148,11 +152,12 @@ def test_the_same_trouble_is_told_once_and_kept_with_its_newest_numbers() -> Non
     patient, heard = doctor()
     ink = (torch.rand(32, 1, 8, 8, generator=torch.Generator().manual_seed(2)) > 0.5) * 255
     for images in (1_000, 20_000):
-        patient.check_samples(ink.to(torch.uint8), Position(images=images))
+        patient.state.images = images
+        patient.check_samples(ink.to(torch.uint8))
     assert [message.split(":")[0] for message in heard] == [
         "the samples are saturated at 1,000 images"
     ]
-    assert [message.split(":")[0] for message in patient.warnings] == [
+    assert [message.split(":")[0] for message in patient.state.warnings] == [
         "the samples are saturated at 20,000 images"
     ]
 
@@ -160,7 +165,8 @@ def test_the_same_trouble_is_told_once_and_kept_with_its_newest_numbers() -> Non
 def test_data_that_are_black_and_white_are_not_saturated() -> None:
     ink = (torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(2)) > 0.5) * 255
     patient, heard = doctor(ink.to(torch.uint8))
-    patient.check_samples(ink.to(torch.uint8), Position(images=10))
+    patient.state.images = 10
+    patient.check_samples(ink.to(torch.uint8))
     assert heard == []
 
 
@@ -168,18 +174,20 @@ def test_an_average_of_untrained_weights_is_noticed() -> None:
     module = torch.nn.Linear(1, 1)
     patient, heard = doctor()
     ramped = AveragedWeights(module, ExponentialAverage(half_life_images=500_000))
-    patient.check_averages([ramped], Position(images=1_000))
+    patient.state.images = 1_000
+    patient.check_averages([ramped])
     assert heard == []  # the ramp-up keeps it at 50 images
     slow = AveragedWeights(module, ExponentialAverage(half_life_images=500_000, rampup=1e9))
-    patient.check_averages([slow], Position(images=1_000))
+    patient.state.images = 1_000
+    patient.check_averages([slow])
     assert "half-life of 500,000 images, longer than the run so far" in heard[0]
 
 
 def test_slow_data_are_noticed() -> None:
     patient, heard = doctor()
-    patient.check_pace(waiting=0.4, total=1.0)
+    patient.check_pace(Pace(waited=0.4, passed=1.0))
     assert heard == []
-    patient.check_pace(waiting=0.6, total=1.0)
+    patient.check_pace(Pace(waited=0.6, passed=1.0))
     assert "data are slower than the model" in heard[0]
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sfumato.training.ema import (
+from sfumato.training.averages import (
     AveragedWeights,
     ExponentialAverage,
     PowerAverage,

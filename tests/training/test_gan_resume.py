@@ -51,11 +51,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 ) -> None:
     """Weights, optimizers, averages, and what is neither: bit for bit."""
     base = merge({**GAN, "model": {"kind": "gan"}}, {"model": model})
-    train(experiment(base, sample_images=0), tmp_path / "whole", tell=silent)
+    train(experiment(base, sample_images=0), tmp_path / "whole", log=silent)
     half = experiment(base, sample_images=0, budget_images=64, decay_images=128)
-    train(half, tmp_path / "parts", tell=silent)
+    train(half, tmp_path / "parts", log=silent)
     again = experiment(base, sample_images=0, decay_images=128)
-    train(again, tmp_path / "parts", resume=True, tell=silent)
+    train(again, tmp_path / "parts", resume=True, log=silent)
     name = "checkpoints/000000000128.safetensors"
     expected, found = load_file(tmp_path / "whole" / name), load_file(tmp_path / "parts" / name)
     assert expected.keys() == found.keys()
@@ -75,7 +75,7 @@ def test_two_processes_give_the_weights_of_one(tmp_path: Path) -> None:
     base = merge({**GAN, "model": {"kind": "gan"}}, {"model": model})
     base["model"].pop("augment")
     config = experiment(base, sample_images=0, budget_images=48, optimizer={"kind": "sgd"})
-    train(config, tmp_path / "one", tell=silent)
+    train(config, tmp_path / "one", log=silent)
     assert in_group(2, train_in, config, tmp_path / "two") == [0, 0]
     expected, found = (load_file(tmp_path / n / "final.safetensors") for n in ("one", "two"))
     for key in expected:

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from sfumato.experiment.training_run import train
-from sfumato.training.muon import COEFFICIENTS, Muon, orthogonalized
+from sfumato.training.optimizer import COEFFICIENTS, Muon, orthogonalized
 from support.experiments import DIFFUSION, experiment
 from support.processes import silent
 
@@ -120,9 +120,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     }
     whole = experiment(base, optimizer={"kind": "muon"}, decay_images=128)
     half = experiment(base, optimizer={"kind": "muon"}, decay_images=128, budget_images=64)
-    train(whole, tmp_path / "whole", tell=silent)
-    train(half, tmp_path / "parts", tell=silent)
-    train(whole, tmp_path / "parts", resume=True, tell=silent)
+    train(whole, tmp_path / "whole", log=silent)
+    train(half, tmp_path / "parts", log=silent)
+    train(whole, tmp_path / "parts", resume=True, log=silent)
     finals = [load_file(tmp_path / name / "final.safetensors") for name in ("whole", "parts")]
     for name, expected in finals[0].items():
         assert torch.equal(finals[1][name], expected), name

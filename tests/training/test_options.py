@@ -12,22 +12,25 @@ import torch
 from safetensors.torch import load_file
 from scipy.integrate import simpson
 
+from sfumato.core.config import to_mapping
 from sfumato.core.errors import ConfigError, RunError
 from sfumato.core.files import write_json
 from sfumato.experiment.online_scores import Look
 from sfumato.experiment.training_run import train
 from sfumato.runs.metrics_log import read_metrics
-from sfumato.training.ema import AveragedWeights, PowerAverage, gamma_of_relative_std
-from sfumato.training.loggers import open_boards
-from sfumato.training.loss_means import BIN_NAMES, LossMeans
-from sfumato.training.snapshots import (
+from sfumato.training.averages import (
+    AveragedWeights,
+    PowerAverage,
     Profile,
     coefficients,
+    gamma_of_relative_std,
     inner_product,
     reconstruct,
     snapshot_path,
     write_snapshots,
 )
+from sfumato.training.loggers import open_loggers
+from sfumato.training.loss_means import BIN_NAMES, LossMeans
 from support.experiments import DIFFUSION, GAN, experiment
 from support.processes import silent
 
@@ -37,7 +40,7 @@ QUIET = {"sample_images": 0}
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("plain") / "run"
-    train(experiment(DIFFUSION, **QUIET), run_dir, tell=silent)
+    train(experiment(DIFFUSION, **QUIET), run_dir, log=silent)
     return run_dir
 
 
@@ -47,7 +50,7 @@ def final(run_dir: Path) -> dict[str, torch.Tensor]:
 
 def test_recomputed_activations_change_nothing(plain: Path, tmp_path: Path) -> None:
     """Bit for bit, dropout included: its masks are drawn again from the same state."""
-    train(experiment(DIFFUSION, **QUIET, recompute_activations=True), tmp_path / "r", tell=silent)
+    train(experiment(DIFFUSION, **QUIET, recompute_activations=True), tmp_path / "r", log=silent)
     expected, found = final(plain), final(tmp_path / "r")
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
@@ -76,17 +79,17 @@ def test_recomputation_keeps_less_for_the_backward_pass() -> None:
 
 def test_float16_follows_float32_and_resumes_exactly(plain: Path, tmp_path: Path) -> None:
     half = {**QUIET, "precision": "float16"}
-    train(experiment(DIFFUSION, **half), tmp_path / "whole", tell=silent)
+    train(experiment(DIFFUSION, **half), tmp_path / "whole", log=silent)
     train(
         experiment(DIFFUSION, **half, budget_images=64, decay_images=128),
         tmp_path / "parts",
-        tell=silent,
+        log=silent,
     )
     train(
         experiment(DIFFUSION, **half, decay_images=128),
         tmp_path / "parts",
         resume=True,
-        tell=silent,
+        log=silent,
     )
     expected, found = final(tmp_path / "whole"), final(tmp_path / "parts")
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -130,9 +133,9 @@ def test_tensorboard_has_the_rows_of_the_log(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     half = experiment(DIFFUSION, **QUIET, tensorboard=True, budget_images=64, decay_images=128)
-    train(half, tmp_path / "run", tell=silent)
+    train(half, tmp_path / "run", log=silent)
     whole = experiment(DIFFUSION, **QUIET, tensorboard=True, decay_images=128)
-    train(whole, tmp_path / "run", resume=True, tell=silent)
+    train(whole, tmp_path / "run", resume=True, log=silent)
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
@@ -147,14 +150,14 @@ def test_weights_and_biases_gets_the_rows_or_is_missed_by_name(
     config = experiment(DIFFUSION, wandb=True)
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(RunError, match=r"pip install 'sfumato\[wandb\]'"):
-        open_boards(tmp_path, config, 0)
+        open_loggers(tmp_path, config.training, to_mapping(config), 0)
     sent: list[Any] = []
     run = SimpleNamespace(log=lambda row, step: sent.append((step, row)), finish=sent.clear)
     fake = SimpleNamespace(init=lambda **settings: sent.append(settings["id"]) or run)
     monkeypatch.setitem(sys.modules, "wandb", fake)
     write_json(tmp_path / "environment.json", {"id": "0123"})
-    (board,) = open_boards(tmp_path, config, 0)
-    board.write({"images": 32, "loss/denoiser": 0.5})
+    (logger,) = open_loggers(tmp_path, config.training, to_mapping(config), 0)
+    logger.write({"images": 32, "loss/denoiser": 0.5})
     assert sent == [f"{tmp_path.name}-0123", (32, {"images": 32, "loss/denoiser": 0.5})]
 
 
@@ -173,9 +176,9 @@ def test_the_distance_is_measured_and_the_best_kept(
             assert not model.training
             return Look({"frechet_distance": next(script), "frechet_floor": 2.0}, {}, 0.0, 0.0)
 
-    monkeypatch.setattr("sfumato.training.session.Quality", Scripted)
+    monkeypatch.setattr("sfumato.experiment.training_run.Quality", Scripted)
     config = experiment(base, **QUIET, score_images=32, checkpoint_images=16, keep_checkpoints=1)
-    train(config, tmp_path / "run", tell=silent)
+    train(config, tmp_path / "run", log=silent)
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     scored = {row["images"]: row["frechet_distance"] for row in rows if "frechet_distance" in row}
     assert scored == {32: 30.0, 64: 10.0, 96: 20.0, 128: 40.0}
@@ -203,7 +206,7 @@ def test_the_distance_in_training_is_that_of_the_evaluator(tmp_path: Path) -> No
         patch.setattr("sfumato.evaluation.judge.SHORTEST", 0)
         patch.setenv("SFUMATO_CACHE", str(tmp_path / "cache"))
         config = experiment(DIFFUSION, **QUIET, score_images=128)
-        train(config, tmp_path / "run", tell=silent)
+        train(config, tmp_path / "run", log=silent)
         scored = score_run(tmp_path / "run", Evaluator(load(config.data), config.evaluation))
     row = next(r for r in read_metrics(tmp_path / "run" / "metrics.jsonl") if "frechet_floor" in r)
     expected = scored["scores"]["frechet_distance"]["value"]
@@ -241,7 +244,7 @@ def test_an_average_of_another_width_is_reconstructed_after_the_run(tmp_path: Pa
     from sfumato.runs.directory import create
 
     (tmp_path / "run").mkdir()
-    create(tmp_path / "run", config)
+    create(tmp_path / "run", to_mapping(config), environment={})
     module = torch.nn.Linear(1, 1, bias=False)
     averages = [AveragedWeights(module, PowerAverage(relative_std=s)) for s in (0.05, 0.1)]
     batch, steps = 10, 2_000

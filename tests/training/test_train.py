@@ -46,18 +46,18 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     base: dict[str, Any], tmp_path: Path
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train(experiment(base, rate={"kind": "cosine"}), whole, tell=silent)
+    train(experiment(base, rate={"kind": "cosine"}), whole, log=silent)
     # Stopped at 64 images, extended to 128: the decay keeps the length it is given.
     train(
         experiment(base, rate={"kind": "cosine"}, budget_images=64, decay_images=128),
         parts,
-        tell=silent,
+        log=silent,
     )
     train(
         experiment(base, rate={"kind": "cosine"}, decay_images=128),
         parts,
         resume=True,
-        tell=silent,
+        log=silent,
     )
     expected, found = tensors(whole), tensors(parts)
     assert expected.keys() == found.keys()
@@ -71,14 +71,14 @@ def test_work_after_the_last_checkpoint_is_done_again_identically(tmp_path: Path
     """A crash leaves log rows and pictures of steps that the checkpoint does not know."""
     whole, crashed = tmp_path / "whole", tmp_path / "crashed"
     config = experiment(DIFFUSION, keep_checkpoints=10)
-    train(config, whole, tell=silent)
-    train(config, crashed, tell=silent)
+    train(config, whole, log=silent)
+    train(config, crashed, log=silent)
     for path in (crashed / "checkpoints").iterdir():
         if int(path.stem) > 64:
             path.unlink()
     with (crashed / "metrics.jsonl").open("a") as log:
         log.write('{"images": 96, "los')
-    train(config, crashed, resume=True, tell=silent)
+    train(config, crashed, resume=True, log=silent)
     expected, found = tensors(whole), tensors(crashed)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert without_times(whole / "metrics.jsonl") == without_times(crashed / "metrics.jsonl")
@@ -92,7 +92,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path: Path) -> N
         base["model"]["network"]["dropout"] = 0.0
         config = experiment(base, micro_batch_size=size, optimizer={"kind": "sgd"})
         run_dir = tmp_path / str(size)
-        train(config, run_dir, tell=silent)
+        train(config, run_dir, log=silent)
         finals.append(load_file(run_dir / "final.safetensors"))
     for name, expected in finals[0].items():
         torch.testing.assert_close(finals[1][name], expected, atol=1e-6, rtol=1e-4)
@@ -201,16 +201,16 @@ def test_the_learning_rate_warms_up_and_decays() -> None:
 def test_an_existing_directory_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("x")
     with pytest.raises(RunError, match=r"already exists and is not empty.*--resume"):
-        train(experiment(DIFFUSION), tmp_path, tell=silent)
+        train(experiment(DIFFUSION), tmp_path, log=silent)
     assert [p.name for p in tmp_path.iterdir()] == ["precious.txt"]
 
 
 def test_resuming_with_a_changed_config_names_the_key(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    train(experiment(DIFFUSION), run_dir, tell=silent)
+    train(experiment(DIFFUSION), run_dir, log=silent)
     with pytest.raises(RunError, match=r"training.learning_rate \(0.0002 -> 0.001\)"):
-        train(experiment(DIFFUSION, learning_rate=1e-3), run_dir, resume=True, tell=silent)
-    train(experiment(DIFFUSION, budget_images=160), run_dir, resume=True, tell=silent)
+        train(experiment(DIFFUSION, learning_rate=1e-3), run_dir, resume=True, log=silent)
+    train(experiment(DIFFUSION, budget_images=160), run_dir, resume=True, log=silent)
     assert json.loads((run_dir / "summary.json").read_text())["images_seen"] == 160
     assert json.loads((run_dir / "config.json").read_text())["training"]["decay_images"] == 128
 
@@ -220,23 +220,23 @@ def test_resuming_on_changed_images_is_refused(tmp_path: Path) -> None:
     source, run_dir = tmp_path / "set.npz", tmp_path / "run"
     base = {**DIFFUSION, "data": {"source": str(source)}}
     np.savez(source, x=images)
-    train(experiment(base), run_dir, tell=silent)
+    train(experiment(base), run_dir, log=silent)
     longer = experiment(base, budget_images=160)
     np.savez(source, x=images ^ 1)
     with pytest.raises(RunError, match=r"no longer those it began with: digest \(.*--force"):
-        train(longer, run_dir, resume=True, tell=silent)
-    train(longer, run_dir, resume=True, force=True, tell=silent)
+        train(longer, run_dir, resume=True, log=silent)
+    train(longer, run_dir, resume=True, force=True, log=silent)
     assert json.loads((run_dir / "summary.json").read_text())["images_seen"] == 160
 
 
 def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    train(experiment(DIFFUSION), run_dir, tell=silent)
+    train(experiment(DIFFUSION), run_dir, log=silent)
     newest = max((run_dir / "checkpoints").glob("*.safetensors"))
     newest.write_bytes(newest.read_bytes()[:-100])
     heard: list[str] = []
     expected = load_file(run_dir / "final.safetensors")
-    train(experiment(DIFFUSION), run_dir, resume=True, tell=heard.append)
+    train(experiment(DIFFUSION), run_dir, resume=True, log=heard.append)
     assert "truncated or altered" in heard[0]
     assert "falling back" in heard[0]
     found = load_file(run_dir / "final.safetensors")
@@ -245,25 +245,25 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_config_is_refused(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    train(experiment(DIFFUSION), run_dir, tell=silent)
+    train(experiment(DIFFUSION), run_dir, log=silent)
     other = json.loads(json.dumps(DIFFUSION))
     other["model"]["network"]["channels"] = 16
     with pytest.raises(RunError, match=r"tensor 'denoiser.* is of another configuration"):
-        train(experiment(other), run_dir, resume=True, force=True, tell=silent)
+        train(experiment(other), run_dir, resume=True, force=True, log=silent)
 
 
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    train(experiment(DIFFUSION), run_dir, tell=silent)
+    train(experiment(DIFFUSION), run_dir, log=silent)
     with locked(run_dir), pytest.raises(RunError, match="another process is working on"):
-        train(experiment(DIFFUSION), run_dir, resume=True, tell=silent)
+        train(experiment(DIFFUSION), run_dir, resume=True, log=silent)
 
 
 @pytest.mark.parametrize("base", [DIFFUSION, GAN], ids=["diffusion", "gan"])
 def test_a_loaded_run_draws_an_image_from_its_seed_whatever_the_batch(
     base: dict[str, Any], tmp_path: Path
 ) -> None:
-    train(experiment(base), tmp_path / "run", tell=silent)
+    train(experiment(base), tmp_path / "run", log=silent)
     model = load_run(tmp_path / "run").model
     labels = torch.arange(7)
     together = sample_images(model, labels, range(7))
@@ -273,7 +273,7 @@ def test_a_loaded_run_draws_an_image_from_its_seed_whatever_the_batch(
 
 
 def test_an_override_of_the_sampler_needs_no_training(tmp_path: Path) -> None:
-    train(experiment(DIFFUSION), tmp_path / "run", tell=silent)
+    train(experiment(DIFFUSION), tmp_path / "run", log=silent)
     assert load_run(tmp_path / "run", ["model.sampler.steps=7"]).model.nfe == 7
     with pytest.raises(RunError, match="another configuration"):
         load_run(tmp_path / "run", ["model.network.channels=16"])
@@ -281,5 +281,5 @@ def test_an_override_of_the_sampler_needs_no_training(tmp_path: Path) -> None:
 
 def test_an_unconditional_model_of_labelled_data_ignores_the_labels(tmp_path: Path) -> None:
     config = replace(experiment(DIFFUSION), conditional=False)
-    train(config, tmp_path / "run", tell=silent)
+    train(config, tmp_path / "run", log=silent)
     assert load_run(tmp_path / "run").model.num_classes == 0

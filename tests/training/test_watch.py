@@ -12,16 +12,16 @@ import torch
 from sfumato.core.config import merge
 from sfumato.data.catalogue import load
 from sfumato.data.data_config import DataConfig
+from sfumato.experiment.experiment import build_model
 from sfumato.experiment.training_run import train
 from sfumato.gan.gan_model import GANConfig
 from sfumato.gan.losses import LeastSquaresLoss, NonSaturatingLoss, RelativisticLoss
 from sfumato.networks.dcgan import DCGANConfig
 from sfumato.runs.metrics_log import read_metrics
 from sfumato.training import doctor as doctors
-from sfumato.training.discriminator_probe import Watch, class_shares
-from sfumato.training.doctor import Doctor
-from sfumato.training.training_state import Position
-from support.experiments import GAN, experiment
+from sfumato.training.doctor import DiscriminatorProbe, Doctor, class_shares
+from sfumato.training.training_state import initial_state
+from support.experiments import DIFFUSION, GAN, experiment
 from support.processes import silent
 
 DISCRIMINATOR = {"kind": "dcgan", "channels": 4, "latent_dim": 8}
@@ -30,14 +30,15 @@ DISCRIMINATOR = {"kind": "dcgan", "channels": 4, "latent_dim": 8}
 def doctor(shares: list[float] | None = None) -> tuple[Doctor, list[str]]:
     heard: list[str] = []
     data = torch.randint(0, 256, (64, 1, 8, 8), generator=torch.Generator().manual_seed(0))
-    return Doctor(heard.append, data.to(torch.uint8), shares or [0.1] * 10), heard
+    return Doctor(initial_state(), heard.append, data.to(torch.uint8), shares or [0.1] * 10), heard
 
 
 def wins(steps: int, accuracy: float) -> list[str]:
     patient, heard = doctor()
     for step in range(0, steps + 1, 100):
         row = {"accuracy/real": accuracy, "accuracy/generated": 1.0, "logits/real": 5.0}
-        patient.check_discriminator(row, Position(images=64 * step, step=step))
+        patient.state.images, patient.state.step = 64 * step, step
+        patient.check_discriminator(row)
     return heard
 
 
@@ -54,7 +55,8 @@ def test_a_single_row_of_doubt_starts_the_count_anew() -> None:
     patient, heard = doctor()
     for step in range(0, 3000, 100):
         accuracy = 0.5 if step == 1500 else 1.0
-        patient.check_discriminator({"accuracy/pairs": accuracy}, Position(step=step))
+        patient.state.step = step
+        patient.check_discriminator({"accuracy/pairs": accuracy})
     assert heard == []
 
 
@@ -64,27 +66,29 @@ def test_three_of_ten_classes_are_a_collapse() -> None:
     fair = dict.fromkeys(names, 0.1)
     uneven = dict(zip(names, [0.3, 0.2, 0.1, 0.1, 0.1, *[0.04] * 5], strict=True))
     for shares in (fair, uneven, {}):
-        patient.check_classes(shares, Position(images=10))
+        patient.state.images = 10
+        patient.check_classes(shares)
     assert heard == []
     few = dict(zip(names, [0.02] * 7 + [0.4, 0.26, 0.2], strict=True))
-    patient.check_classes(few, Position(images=5000))
+    patient.state.images = 5000
+    patient.check_classes(few)
     assert heard[0].startswith("mode collapse: 3 of 10 classes make 86% of samples (7, 8, 9)")
 
 
 def test_classes_that_are_rare_in_the_data_may_be_rare_in_samples() -> None:
     patient, heard = doctor([0.7, 0.15, *[0.15 / 8] * 8])
     names = [str(k) for k in range(10)]
-    patient.check_classes(
-        dict(zip(names, [0.6, 0.3, *[0.1 / 8] * 8], strict=True)), Position(images=10)
-    )
+    patient.check_classes(dict(zip(names, [0.6, 0.3, *[0.1 / 8] * 8], strict=True)))
     assert heard == []
 
 
 def test_more_twins_than_among_real_images_are_told() -> None:
     patient, heard = doctor()
-    patient.check_duplicates(0.12, 0.05, Position(images=10))
+    patient.state.images = 10
+    patient.check_duplicates(0.12, 0.05)
     assert heard == []
-    patient.check_duplicates(0.4, 0.05, Position(images=10))
+    patient.state.images = 10
+    patient.check_duplicates(0.4, 0.05)
     assert "40% of samples have a twin among the others (of real images 5%)" in heard[0]
 
 
@@ -93,17 +97,18 @@ def test_looking_changes_nothing_and_sees_what_the_discriminator_says() -> None:
     torch.manual_seed(0)
     model = GANConfig(network=DCGANConfig(channels=4, latent_dim=8)).build((1, 8, 8), 10).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    found = Watch(splits).look(model, 32)
+    found = DiscriminatorProbe(splits).look(model, 32)
     assert model.training
     after = model.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert set(found) >= {"logits/seen", "logits/held_out", "logits/sampled"}
-    assert Watch(splits).look(torch.nn.Linear(1, 1), 32) == {}
+    diffusion = build_model(experiment(DIFFUSION), splits.train)
+    assert DiscriminatorProbe(splits).look(diffusion, 32) == {}
     # A discriminator that measures brightness says how bright the images are.
     model.logits = lambda batch: batch.images.mean((1, 2, 3))
     rows = np.unique(np.linspace(0, len(splits.held_out) - 1, 128).astype(int))
     bright = (splits.held_out.take(rows).float() / 127.5 - 1).mean().item()
-    found = Watch(splits).look(model, 32)
+    found = DiscriminatorProbe(splits).look(model, 32)
     assert found["logits/held_out"] == pytest.approx(bright, abs=1e-6)
     assert found["accuracy/held_out"] == 0  # digits are dark: below the boundary 0
 
@@ -125,7 +130,7 @@ def test_accuracies_of_images_it_is_not_trained_on(loss: Any, accuracies: dict[s
         [[0.4, 0.6, 0.9, -0.3], [-0.1, -0.2, 0.8, -0.5], [0.3, -0.1, 0.1, -0.4]]
     )  # of training images, held-out ones, and samples
     gan.logits = lambda batch: torch.tensor(next(answers)).repeat(len(batch) // 4)
-    found = Watch(splits).look(gan, 128)
+    found = DiscriminatorProbe(splits).look(gan, 128)
     assert {k: v for k, v in found.items() if k.startswith("accuracy/")} == {
         f"accuracy/{name}": value for name, value in accuracies.items()
     }
@@ -142,7 +147,7 @@ def tiny(model: dict[str, Any], **training: Any) -> Any:
 
 
 def heard_in(tmp_path: Path, config: Any) -> list[str]:
-    train(config, tmp_path / "run", tell=silent)
+    train(config, tmp_path / "run", log=silent)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     return [str(message) for message in summary["warnings"]]
 
@@ -192,7 +197,9 @@ def test_a_gan_of_two_classes_of_ten_has_collapsed_and_its_samples_have_twins(
 
 def test_held_out_images_that_look_generated_are_told() -> None:
     patient, heard = doctor()
-    patient.check_discriminator({"overfitting/r_v": 0.79}, Position(images=10))
+    patient.state.images = 10
+    patient.check_discriminator({"overfitting/r_v": 0.79})
     assert heard == []
-    patient.check_discriminator({"overfitting/r_v": 0.85}, Position(images=20))
-    assert "by heart: at 20 images it takes held-out images for generated ones" in heard[0]
+    patient.state.images = 20
+    patient.check_discriminator({"overfitting/r_v": 0.85})
+    assert "memorized its training images: at 20 images it takes held-out images" in heard[0]

@@ -95,7 +95,7 @@ def list_sets(options: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from sfumato.data.cache import cache_folder
+    from sfumato.core.files import cache_folder
     from sfumato.data.catalogue import CATALOGUE, OTHER_SOURCES
 
     table = Table("name", "images", "form", "from")

@@ -32,8 +32,7 @@ def run(options: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from sfumato.experiment.experiment import load_experiment
-    from sfumato.experiment.recipes import recipe_names
+    from sfumato.experiment.experiment import load_experiment, recipe_names
 
     if options.recipe is None:
         from sfumato.study.read import study_names

@@ -77,8 +77,8 @@ def run_forward(options: argparse.Namespace) -> None:
     from sfumato.core.errors import ConfigError
     from sfumato.data.catalogue import load
     from sfumato.experiment.experiment import Experiment, load_experiment
+    from sfumato.experiment.load import read_experiment
     from sfumato.explore import plots
-    from sfumato.runs.directory import read_experiment
 
     if Path(options.recipe).is_dir():
         recorded = to_mapping(read_experiment(Path(options.recipe)))

@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
 
     experiment = load_experiment(options.recipe, options.overrides)
     if options.dry_run:
-        from sfumato.experiment.dry_run import dry_run
+        from sfumato.experiment.training_run import dry_run
 
         print(dry_run(experiment))
         return
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
 
     distributed.start()
     run_dir: Path = options.output or Path("runs") / experiment.name
-    finished = train(experiment, run_dir, resume=options.resume, force=options.force, tell=say)
+    finished = train(experiment, run_dir, resume=options.resume, force=options.force, log=say)
     if distributed.is_main():
         summary = finished.summary
         print(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 from rich.console import Console
 from rich.progress import (
@@ -22,6 +23,12 @@ console = Console(stderr=True, highlight=False)
 def say(message: str) -> None:
     """Print a message as it is (no markup, no wrapping of paths)."""
     console.print(message, markup=False, soft_wrap=True)
+
+
+@cache
+def say_once(message: str) -> None:
+    """Print a message, once in a process."""
+    say(message)
 
 
 @contextmanager

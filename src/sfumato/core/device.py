@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 
 BUSY = 1.25
-"""Processes a core that want to work, over the last minute, above which a machine is busy."""
+"""Runnable processes per core, over the last minute, above which a machine is busy."""
 
 
 def default_device() -> torch.device:
@@ -37,10 +37,20 @@ def tf32(allowed: bool) -> Iterator[None]:
         matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
-def is_busy() -> bool:
-    """Whether others work on this machine: more want its cores than there are.
+def compute_threads() -> int:
+    """Threads that PyTorch computes with on the CPU."""
+    return torch.get_num_threads()
 
-    What is timed then says little of the machine.
+
+def gpu_name() -> str | None:
+    """The name of the current CUDA GPU; None without one."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+def is_busy() -> bool:
+    """Whether more processes want the cores of this machine than it has.
+
+    Timings then say little about the machine.
     """
     if not hasattr(os, "getloadavg"):  # Windows
         return False

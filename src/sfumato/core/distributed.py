@@ -1,4 +1,7 @@
-"""A thin layer over torch.distributed: one process unless started by torchrun or accelerate."""
+"""A thin layer over torch.distributed: one process unless started by torchrun or accelerate.
+
+A sharded tensor (FSDP2) is one of which every process holds a part.
+"""
 
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -6,7 +9,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfumato.core.errors import SfumatoError
 
@@ -106,7 +109,7 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
 
 
 def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Sum gradients over the processes, in one flat all-reduce a dtype and device.
+    """Sum gradients over the processes, in one flat all-reduce per dtype and device.
 
     The losses are already divided by the global batch, so the sum is the gradient of the mean.
     Sharded parameters are left out: their gradients are summed as they are scattered.
@@ -114,7 +117,8 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     if world_size() == 1:
         return
     reduced = [p for p in parameters if p.requires_grad and not hasattr(p, "full_tensor")]
-    # What has a gradient nowhere keeps none: a zero would let the optimizer's momentum move it.
+    # A parameter without a gradient in any process keeps none: with a zero gradient the
+    # optimizer's momentum would move it.
     present = torch.tensor([p.grad is not None for p in reduced], dtype=torch.uint8)
     dist.all_reduce(present, dist.ReduceOp.MAX)
     groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
@@ -130,3 +134,43 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
         torch._foreach_copy_(
             gradients, [p.view_as(g) for p, g in zip(parts, gradients, strict=True)]
         )
+
+
+def shard(modules: Iterable[nn.Module], device: torch.device) -> None:
+    """Spread the parameters of modules over the processes, inner modules first (FSDP2).
+
+    Each module is gathered when it is computed, and spread again afterwards. No effect with a
+    single process. Source: Zhao et al. 2023 (PyTorch FSDP).
+    """
+    if world_size() == 1:
+        return
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device.type, (world_size(),))
+    for module in modules:
+        fully_shard(module, mesh=mesh, reshard_after_forward=True)
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether any parameter is spread over the processes."""
+    return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
+
+
+def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The whole tensors, in every process. All processes must call this."""
+    return {
+        name: tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def sharded_like(tensor: Tensor, reference: Tensor) -> Tensor:
+    """`tensor`, of which every process has the whole, sharded as `reference` is."""
+    if not hasattr(reference, "full_tensor") or tensor.dim() == 0:
+        return tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(reference, DTensor)
+    to = tensor.to(reference.to_local().device)
+    return distribute_tensor(to, reference.device_mesh, reference.placements)

@@ -73,3 +73,12 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def cache_folder() -> Path:
+    """The folder SFUMATO_CACHE, or `sfumato` in the user's cache folder."""
+    if chosen := os.environ.get("SFUMATO_CACHE"):
+        return Path(chosen).expanduser()
+    import pooch  # slow to import, and packing processes come here too
+
+    return Path(pooch.os_cache("sfumato"))

@@ -22,13 +22,14 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     separate = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
     with explained(path), atomic_path(path) as temporary:
         temporary.touch()
-        permissions = temporary.stat().st_mode  # the user's; safetensors lets nobody else read
+        permissions = temporary.stat().st_mode  # the user's; safetensors makes files private
         save_file(separate, temporary)
         temporary.chmod(permissions)
 
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
+    """Turns errors of writing `path` into a RunError with a remedy."""
     try:
         yield
     except (SafetensorError, OSError) as error:
@@ -53,7 +54,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def check_tensors(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str) -> None:
-    """Refuse tensors whose names, shapes or types differ from the expected ones.
+    """Check that names, shapes and dtypes of tensors are the expected ones.
 
     Raises:
         RunError: names the first difference; the file is of another configuration.

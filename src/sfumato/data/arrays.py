@@ -12,8 +12,9 @@ from jaxtyping import UInt8
 from numpy.lib.npyio import NpzFile
 
 from sfumato.core.errors import DataError
+from sfumato.core.files import cache_folder
 from sfumato.data import source
-from sfumato.data.cache import cache_folder, content_digest, make_folder, require_space
+from sfumato.data.cache import content_digest, make_folder, require_space
 from sfumato.data.image_files import uncompressed, unpack_stream
 from sfumato.data.source import (
     ImageArray,

@@ -10,16 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from sfumato.core.errors import DataError
-from sfumato.core.files import write_json
-
-
-def cache_folder() -> Path:
-    """The folder SFUMATO_CACHE, or `sfumato` in the user's cache folder."""
-    if chosen := os.environ.get("SFUMATO_CACHE"):
-        return Path(chosen).expanduser()
-    import pooch  # slow to import, and packing processes import this module
-
-    return Path(pooch.os_cache("sfumato"))
+from sfumato.core.files import cache_folder, write_json
 
 
 def make_folder(folder: Path) -> Path:

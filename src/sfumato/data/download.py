@@ -15,8 +15,8 @@ from filelock import FileLock
 
 from sfumato.core.console import progress_bar
 from sfumato.core.errors import DataError
-from sfumato.core.files import write_json
-from sfumato.data.cache import cache_folder, make_folder
+from sfumato.core.files import cache_folder, write_json
+from sfumato.data.cache import make_folder
 
 pooch.get_logger().setLevel("WARNING")  # the progress bar is enough
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sfumato.core.errors import DataError
-from sfumato.data.cache import cache_folder
+from sfumato.core.files import cache_folder
 from sfumato.data.source import LabelArray, RawSplit, RawSplits, Records, Source
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from typing import IO, Any
 import numpy as np
 
 from sfumato.core.errors import DataError
-from sfumato.core.files import atomic_path
-from sfumato.data.cache import cache_folder, content_digest, make_folder
+from sfumato.core.files import atomic_path, cache_folder
+from sfumato.data.cache import content_digest, make_folder
 from sfumato.data.decode import SUFFIXES
 from sfumato.data.source import RawSplit, RawSplits, Records, Source
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sfumato.core.errors import DataError
+from sfumato.core.files import cache_folder
 from sfumato.data.arrays import NAMES, find_idx, idx_folder
-from sfumato.data.cache import cache_folder, make_folder, require_space
+from sfumato.data.cache import make_folder, require_space
 from sfumato.data.download import RemoteFile, fetch, md5_file
 from sfumato.data.image_files import check_name, tar_members, tar_records, unpack_stream
 from sfumato.data.source import RawSplit, RawSplits, Records, Source, joined

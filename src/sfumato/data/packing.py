@@ -12,8 +12,8 @@ from filelock import FileLock
 
 from sfumato.core.console import progress_bar
 from sfumato.core.errors import DataError
-from sfumato.core.files import sync_directory, write_json
-from sfumato.data.cache import cache_folder, content_digest, make_folder, require_space
+from sfumato.core.files import cache_folder, sync_directory, write_json
+from sfumato.data.cache import content_digest, make_folder, require_space
 from sfumato.data.data_config import DataConfig
 from sfumato.data.decode import Preparation, prepare_array
 from sfumato.data.packed import (

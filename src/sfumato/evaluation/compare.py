@@ -10,8 +10,9 @@ from jaxtyping import Int64
 
 from sfumato.core.console import say
 from sfumato.core.errors import ConfigError, SfumatoError
+from sfumato.core.files import cache_folder
 from sfumato.core.images import Shape, UInt8Images
-from sfumato.data.cache import cache_folder, make_folder
+from sfumato.data.cache import make_folder
 from sfumato.data.dataset import Dataset, Splits
 from sfumato.data.source import as_items
 from sfumato.evaluation.copies import Copies, Pictures, find_copies

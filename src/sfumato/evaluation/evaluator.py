@@ -12,9 +12,10 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from sfumato.core.errors import ConfigError
+from sfumato.core.files import cache_folder
 from sfumato.core.images import Labels, UInt8Images
 from sfumato.core.noise import derive_seed
-from sfumato.data.cache import cache_folder, make_folder
+from sfumato.data.cache import make_folder
 from sfumato.data.dataset import Splits
 from sfumato.data.source import as_items
 from sfumato.evaluation.copies import find_copies

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from sfumato.core.console import progress_bar
 from sfumato.core.errors import ConfigError
-from sfumato.core.files import atomic_path
-from sfumato.data.cache import cache_folder, make_folder
+from sfumato.core.files import atomic_path, cache_folder
+from sfumato.data.cache import make_folder
 from sfumato.data.dataset import Splits
 from sfumato.evaluation.evaluator import Evaluator
 from sfumato.evaluation.feature_cache import Observer

@@ -100,7 +100,7 @@ class ImageSet:
         seeds = range(self.first_seed, self.first_seed + count)
         done = 0
         with progress_bar(f"sampling {self.name}", count) as tell:
-            for images in sample_batches(model, labels, seeds):
+            for images in sample_batches(model, labels, seeds, plan=self.run.plan):
                 done += len(images)
                 tell(done)
                 yield images

@@ -18,10 +18,11 @@ from sfumato.core.config import to_mapping
 from sfumato.core.console import progress_bar
 from sfumato.core.device import default_device
 from sfumato.core.errors import ConfigError, RunError
+from sfumato.core.files import cache_folder
 from sfumato.core.images import Images, UInt8Images, from_uint8
 from sfumato.core.noise import derive_seed, generator
 from sfumato.core.tensors import load_into, read_tensors, write_tensors
-from sfumato.data.cache import cache_folder, make_folder
+from sfumato.data.cache import make_folder
 from sfumato.data.dataset import Dataset, EpochOrder
 from sfumato.networks.classifier import Classifier, ClassifierConfig
 

@@ -1,17 +1,34 @@
-"""An experiment: data, model, training and evaluation, as one config."""
+"""An experiment: data, model, training and evaluation as one config, and recipes of it."""
 
-from typing import Annotated
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
 
+import torch
 from pydantic import Field
 
-from sfumato.core.config import component, decides, may_change, override, parse
+from sfumato.core.config import (
+    component,
+    decides,
+    may_change,
+    merge,
+    override,
+    parse,
+    read_toml,
+)
+from sfumato.core.errors import ConfigError
+from sfumato.core.generative_model import GenerativeModel
+from sfumato.core.noise import derive_seed
 from sfumato.data.data_config import DataConfig
+from sfumato.data.dataset import Dataset, Form
 from sfumato.diffusion.diffusion_model import DiffusionConfig
 from sfumato.diffusion.guidance import NoisyClassifierConfig
 from sfumato.evaluation.protocol import EvaluationConfig
-from sfumato.experiment.recipes import read_recipe
 from sfumato.gan.gan_model import GANConfig
-from sfumato.training.training_config import TrainingConfig
+from sfumato.speed.plan import Plan
+from sfumato.training.training_config import PLAN_KEYS, TrainingConfig
 
 Model = Annotated[DiffusionConfig | GANConfig | NoisyClassifierConfig, Field(discriminator="kind")]
 
@@ -23,8 +40,8 @@ class Experiment:
     Args:
         name: of the run, for people.
         data: where the images come from.
-        model: a diffusion model, a GAN, or a classifier of noisy images to guide the former.
-        conditional: whether the model is told the class (where the data have classes).
+        model: a diffusion model, a GAN, or a classifier of noisy images that guides diffusion.
+        conditional: whether the model gets the class as input (where the data have classes).
         training: how to train.
         evaluation: how to score the samples.
     """
@@ -55,3 +72,71 @@ def load_experiment(name_or_path: str, overrides: list[str]) -> Experiment:
     """
     mapping = override(read_recipe(name_or_path), overrides)
     return parse(Experiment, mapping, source=name_or_path)
+
+
+def with_plan(experiment: Experiment, plan: Plan) -> Experiment:
+    """The experiment with every part of its plan fixed."""
+    keys = {key: getattr(plan, key) for key in PLAN_KEYS}
+    return replace(experiment, training=replace(experiment.training, **keys))
+
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+
+
+def recipe_names() -> list[str]:
+    """The names of the experiments that come with the package."""
+    names = (path.stem for path in RECIPES.glob("*.toml"))
+    return sorted(name for name in names if not is_study(read_toml(RECIPES / f"{name}.toml")))
+
+
+def is_study(mapping: Mapping[str, Any]) -> bool:
+    """Whether the mapping of a TOML file is a study: it has arms, or changes one that has."""
+    base = mapping.get("base")
+    if "arms" in mapping or base is None:
+        return "arms" in mapping
+    path = RECIPES / f"{base}.toml"
+    return path.exists() and is_study(read_toml(path))
+
+
+def read_recipe(name_or_path: str) -> dict[str, Any]:
+    """The mapping of a recipe given by name (`digits-ddpm`) or by path (`my/recipe.toml`).
+
+    A recipe may begin with `base = "other"`, whose keys it then changes. The config.json of a run
+    is a recipe too: the same run again.
+    Raises:
+        ConfigError: no such recipe, or not TOML.
+    """
+    path = Path(name_or_path)
+    if path.suffix == ".json":
+        return _read_config(path)
+    if path.suffix != ".toml":
+        path = RECIPES / f"{name_or_path}.toml"
+        if not path.exists():
+            raise ConfigError(
+                f"there is no recipe {name_or_path!r}; give a path ending in .toml, or one of: "
+                + ", ".join(recipe_names())
+            )
+    mapping = read_toml(path)
+    base = mapping.pop("base", None)
+    mapping.setdefault("name", path.stem)
+    return merge(read_recipe(base), mapping) if base else mapping
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        mapping = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}; check the path") from None
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(mapping, dict):
+        raise ConfigError(f"{path} holds no JSON object; give the config.json of a run")
+    return mapping
+
+
+def build_model(experiment: Experiment, dataset: Dataset | Form) -> GenerativeModel:
+    """The untrained model for a data set; its initialization depends on `training.seed` alone."""
+    num_classes = dataset.num_classes if experiment.conditional else 0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(experiment.training.seed, "initialization"))
+        return experiment.model.build(dataset.image_shape, num_classes)

@@ -1,35 +1,48 @@
 """A finished run, loaded: its experiment, its model and the description of its data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sfumato.core.config import override, parse, to_mapping
+from sfumato.core.config import (
+    changeable,
+    differences,
+    left_open,
+    override,
+    parse,
+    to_mapping,
+)
+from sfumato.core.console import say_once
 from sfumato.core.device import default_device
 from sfumato.core.errors import RunError
 from sfumato.core.generative_model import GenerativeModel
 from sfumato.core.tensors import load_into, read_tensors
-from sfumato.experiment.experiment import Experiment
-from sfumato.runs.directory import read_experiment, read_json
-from sfumato.speed.plan import apply_plan, available, plan_of, with_plan
-from sfumato.speed.sample_compiled import say_once
+from sfumato.data.dataset import Dataset
+from sfumato.experiment.experiment import Experiment, with_plan
+from sfumato.runs.directory import read_json
+from sfumato.speed.plan import Plan, apply_plan, available
+from sfumato.training.training_config import plan_of
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A trained model, its experiment, and the description of its data."""
+    """A trained model, its experiment, and the description of its data.
+
+    `plan` is how to compute with the model here; `data` holds what is in data.json.
+    """
 
     directory: Path
     experiment: Experiment
     model: GenerativeModel
     data: dict[str, Any]
+    plan: Plan
 
 
 def load_run(run_dir: Path, overrides: list[str] | None = None) -> LoadedRun:
     """The model of a finished run, with the weights it samples with, on the default device.
 
-    It computes by the performance plan of the run, as far as that can be had here; the experiment
-    that is returned says which plan that is.
+    The plan is that of the run, without what is unavailable here, and without compilation, which is
+    for training. The returned experiment has it too.
 
     Args:
         run_dir: a run directory.
@@ -53,10 +66,55 @@ def load_run(run_dir: Path, overrides: list[str] | None = None) -> LoadedRun:
     model = experiment.model.build(tuple(data["image_shape"]), num_classes)
     load_into(model, read_tensors(weights), str(weights))
     model.to(default_device()).eval().requires_grad_(False)
-    wanted = plan_of(experiment.training)
+    wanted = replace(plan_of(experiment.training), compile=False)
     plan = available(wanted)
     if plan != wanted:
-        say_once(f"computing by {plan}: for {wanted} there is no C++ compiler that works")
+        say_once(f"computing by {plan}: there is no C++ compiler that works, which {wanted} needs")
     apply_plan(model, plan)
     experiment = with_plan(experiment, plan)
-    return LoadedRun(run_dir, experiment, model, data)
+    return LoadedRun(run_dir, experiment, model, data, plan)
+
+
+def read_experiment(directory: Path) -> Experiment:
+    """The resolved experiment of a run directory.
+
+    Raises:
+        RunError: there is no run there.
+    """
+    return parse(Experiment, read_json(directory, "config.json"), str(directory / "config.json"))
+
+
+def check_same_experiment(directory: Path, experiment: Experiment, force: bool) -> None:
+    """Refuse to resume with a config that would change the steps still to come.
+
+    Raises:
+        RunError: names every key that changed, with both values.
+    """
+    recorded = to_mapping(read_experiment(directory))
+    given = to_mapping(experiment)
+    for key, open_value in left_open(type(experiment.training)).items():
+        if given["training"][key] == open_value:
+            given["training"][key] = recorded["training"][key]
+    changed = {
+        key: values
+        for key, values in differences(recorded, given).items()
+        if not changeable(Experiment, key, "resume")
+    }
+    if changed and not force:
+        listing = ", ".join(f"{key} ({old!r} -> {new!r})" for key, (old, new) in changed.items())
+        raise RunError(
+            f"cannot resume {directory}: the config differs from the recorded one in {listing}; "
+            "undo the change, start a new run, or pass --force"
+        )
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """The content of data.json: the shape and classes a model is built for, and a digest."""
+    return {
+        "source": dataset.name,
+        "train": len(dataset),
+        "image_shape": list(dataset.image_shape),
+        "num_classes": dataset.num_classes,
+        "class_names": list(dataset.class_names),
+        "digest": dataset.digest,
+    }

@@ -10,6 +10,7 @@ from sfumato.core.images import Labels, UInt8Images
 from sfumato.data.dataset import Splits
 from sfumato.evaluation.evaluator import EvaluationConfig, Evaluator
 from sfumato.evaluation.scores import class_histogram
+from sfumato.speed.plan import Plan
 from sfumato.speed.sampling import sample_images
 
 BATCH = 256
@@ -46,7 +47,8 @@ class Quality:
         SfumatoError: the data do not allow the protocol.
     """
 
-    def __init__(self, splits: Splits, config: EvaluationConfig) -> None:
+    def __init__(self, splits: Splits, config: EvaluationConfig, plan: Plan) -> None:
+        self._plan = plan
         self._evaluator: Evaluator | None = None
         self.labels, self.num_images = distributed.on_main(lambda: self._prepare(splits, config))
 
@@ -61,7 +63,7 @@ class Quality:
         with.
         """
         labels = self.labels if model.num_classes else None
-        images = sample_shared(model, labels, self.num_images)
+        images = sample_shared(model, labels, self.num_images, self._plan)
 
         def look() -> Look:
             evaluator = self._evaluator
@@ -80,16 +82,18 @@ class Quality:
         return distributed.on_main(look)
 
 
-def sample_shared(model: GenerativeModel, labels: Labels | None, number: int) -> UInt8Images:
+def sample_shared(
+    model: GenerativeModel, labels: Labels | None, number: int, plan: Plan
+) -> UInt8Images:
     """Images of seeds 0 to number - 1, each process drawing its part; whole in all of them."""
     if distributed.world_size() == 1:
-        return sample_images(model, labels, range(number))
+        return sample_images(model, labels, range(number), plan=plan)
     whole = -(-number // distributed.world_size()) * distributed.world_size()
     own = distributed.local_slice(whole)  # equal parts, so that sharded models keep in step
     padded = None if labels is None else labels[torch.arange(whole) % number]
     # All with the same number at once: sharded models keep in step.
     part = sample_images(
-        model, None if padded is None else padded[own], range(own.start, own.stop), BATCH
+        model, None if padded is None else padded[own], range(own.start, own.stop), BATCH, plan
     )
     images = torch.zeros(whole, *part.shape[1:], dtype=torch.uint8)
     images[own] = part

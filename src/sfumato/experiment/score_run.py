@@ -1,6 +1,7 @@
 """Scoring a run: draw the samples that the protocol asks for, and compare them with real ones."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from sfumato.evaluation.evaluator import Evaluator
 from sfumato.evaluation.score_store import Scores, save_draws
 from sfumato.experiment.experiment import Experiment
 from sfumato.experiment.load import LoadedRun, load_run
-from sfumato.speed.plan import plan_of
 from sfumato.speed.sampling import sample_images
+from sfumato.training.training_config import plan_of
 
 COLUMNS = 8
 ROWS = 10
@@ -89,8 +90,8 @@ def score_run(
     began = time.perf_counter()
     seeds = range(evaluator.num_images)
     given = labels if loaded.model.num_classes else None
-    with progress_bar(f"sampling {loaded.experiment.name}", len(seeds)) as tell:
-        images = sample_images(loaded.model, given, seeds, tell=tell)
+    with progress_bar(f"sampling {loaded.experiment.name}", len(seeds)) as show:
+        images = sample_images(loaded.model, given, seeds, plan=loaded.plan, on_progress=show)
     sample_seconds = time.perf_counter() - began
     results = evaluator.results(images, given)
     shown = preview_rows(labels, evaluator.num_images)
@@ -119,11 +120,11 @@ def protocol(evaluator: Evaluator, experiment: Experiment) -> dict[str, str | in
 
 def drawing(experiment: Experiment, seeds: range) -> dict[str, str]:
     """With what weights, by what plan and from what noise images are drawn."""
-    averages, plan = experiment.training.averages, plan_of(experiment.training)
+    averages = experiment.training.averages
+    plan = replace(plan_of(experiment.training), compile=False)  # sampling never compiles
     return {
         "weights": f"{averages[0].kind} moving average" if averages else "as trained",
-        # What is compiled hangs on the time it takes, by which no two runs shall differ.
-        "performance": str(plan) + " where it pays" * plan.compile,
+        "performance": str(plan),
         "sampling_seeds": f"{seeds.start} to {seeds.stop - 1}",
     }
 

@@ -1,24 +1,31 @@
-"""Training: from an experiment to a run directory."""
+"""Training: from an experiment to a run directory, or to an estimate of what that takes."""
 
 import contextlib
+import json
+import resource
+import statistics
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sfumato.core import distributed
-from sfumato.core.config import to_mapping
-from sfumato.core.device import default_device
+from sfumato.core.config import left_open, to_mapping
+from sfumato.core.device import compute_threads, default_device, gpu_name
 from sfumato.core.errors import RunError
 from sfumato.core.files import write_json
 from sfumato.data.catalogue import load
-from sfumato.experiment.build import build_model
-from sfumato.experiment.experiment import Experiment
+from sfumato.experiment.experiment import Experiment, build_model, with_plan
+from sfumato.experiment.load import check_same_experiment, describe, read_experiment
+from sfumato.experiment.online_scores import Quality
+from sfumato.experiment.plan_choice import choose_plan
 from sfumato.runs import directory as run_directory
-from sfumato.speed.plan import KEYS, with_plan
-from sfumato.speed.plan_search import choose_plan
-from sfumato.training.session import Session
+from sfumato.training.loop import TrainingLoop
 from sfumato.training.trainer import Trainer
+from sfumato.training.training_config import TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -30,16 +37,16 @@ class Run:
 
 
 def _as_begun(experiment: Experiment, run_dir: Path) -> Experiment:
-    """The experiment with what the run settled at its start, where it leaves that open.
+    """The experiment with the values that the run settled at its start, where it leaves them open.
 
-    That is the length of the decay and the performance plan.
+    These are the length of the decay and the performance plan.
     """
-    given, recorded = experiment.training, run_directory.read_experiment(run_dir).training
+    given, recorded = experiment.training, read_experiment(run_dir).training
     settled: dict[str, Any] = {
-        key: getattr(recorded, key) for key in KEYS if getattr(given, key) == "auto"
+        key: getattr(recorded, key)
+        for key, open_value in left_open(TrainingConfig).items()
+        if getattr(given, key) == open_value
     }
-    if given.decay_images is None:
-        settled["decay_images"] = recorded.decay_images
     return replace(experiment, training=replace(given, **settled))
 
 
@@ -63,51 +70,57 @@ def train(
     *,
     resume: bool = False,
     force: bool = False,
-    tell: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> Run:
     """Train a model and write its run directory.
 
-    In a process group every process calls this; the main one writes and speaks.
+    In a process group every process calls this; the main one writes files and messages.
 
     Args:
         experiment: what to train, on what, for how long.
         run_dir: must not exist yet, or hold an interrupted run when `resume` is true.
         resume: continue from the newest sound checkpoint (or from the start if there is none).
         force: resume in spite of a changed config, or of changed images.
-        tell: receives messages for the user.
+        log: receives messages for the user.
     Raises:
         RunError: the directory exists, is in use, or holds a run of another config or of
             other images; or training diverged, and again at a lower learning rate.
         Interrupted: stopped by Ctrl-C or SIGTERM, after saving a checkpoint.
     """
+    if not distributed.is_main():
+        log = _ignore
     experiment, resuming = distributed.on_main(
         lambda: _resolved(experiment, run_dir, resume, force)
     )
     splits, device = load(experiment.data), default_device()
     choice = choose_plan(experiment, splits.train, device)
     experiment = with_plan(experiment, choice.plan)
-    if choice.candidates and distributed.is_main():
-        tell(f"performance: {choice}")
+    if choice.candidates:
+        log(f"performance: {choice}")
     model = build_model(experiment, splits.train)
     trainer = Trainer(experiment.training, model, device, experiment.data.augment)
+    record, data = to_mapping(experiment), describe(splits.train)
 
     def open_directory() -> None:
         stack.enter_context(run_directory.locked(run_dir))
         if not resuming:
-            run_directory.create(run_dir, experiment)
-        run_directory.check_same_data(run_dir, splits.train, force)
+            machine = run_directory.environment(compute_threads(), gpu_name())
+            run_directory.create(run_dir, record, machine)
+        run_directory.check_same_data(run_dir, data, force)
         run_directory.clean(run_dir)
-        write_json(run_dir / "config.json", to_mapping(experiment))
+        write_json(run_dir / "config.json", record)
         if not (run_dir / "performance.json").exists():
             write_json(run_dir / "performance.json", choice.to_mapping())
-        write_json(run_dir / "data.json", run_directory.describe(splits.train))
+        write_json(run_dir / "data.json", data)
 
     with contextlib.ExitStack() as stack:
         distributed.on_main(open_directory)
-        heard = tell if distributed.is_main() else _say_nothing
-        session = Session(run_dir, experiment, trainer, splits, heard)
-        session.run()
-        summary = _summary(session)
+        score = None
+        if experiment.training.score_images:
+            log("preparing the evaluation: classifiers and the floor")
+            score = Quality(splits, experiment.evaluation, choice.plan).look
+        TrainingLoop(run_dir, record, trainer, splits, score, log).run()
+        summary = _summary(trainer)
         if distributed.is_main():
             write_json(run_dir / "summary.json", summary)
         distributed.barrier()
@@ -123,30 +136,100 @@ def _resolved(
             raise RunError(
                 f"{run_dir} is not a run directory: it has no config.json; check the path"
             )
-        run_directory.check_same_experiment(run_dir, experiment, force)
+        check_same_experiment(run_dir, experiment, force)
         return with_decay_fixed(_as_begun(experiment, run_dir)), True
     run_directory.check_new(run_dir)
     return with_decay_fixed(experiment), False
 
 
-def _summary(session: Session) -> dict[str, Any]:
-    """What summary.json says of a finished run."""
-    trainer, position = session.trainer, session.trainer.position
-    model = trainer.model
+def _summary(trainer: Trainer) -> dict[str, Any]:
+    """The content of summary.json of a finished run."""
+    model, state = trainer.model, trainer.state
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "sampled_parameters": sum(p.numel() for p in model.sampled_module.parameters()),
         "nfe": model.nfe,
-        "images_seen": position.images,
-        "steps": position.step,
-        "train_seconds": position.seconds,
-        "images_per_second": position.images / max(position.seconds, 1e-9),
+        "images_seen": state.images,
+        "steps": state.step,
+        "train_seconds": state.seconds,
+        "images_per_second": state.images / max(state.seconds, 1e-9),
         "processes": distributed.world_size(),
-        "rate_factor": trainer.rate_factor,
-        "best": None if session.best is None else to_mapping(session.best),
-        "warnings": session.doctor.warnings,
+        "rate_factor": state.rate_factor,
+        "best": None if state.best is None else to_mapping(state.best),
+        "warnings": state.warnings,
     }
 
 
-def _say_nothing(message: str) -> None:
-    """The main process speaks for all."""
+def _ignore(message: str) -> None:
+    """Only the main process writes messages."""
+
+
+WARM_UP = 2
+TIMED = 5
+
+
+def dry_run(experiment: Experiment) -> str:
+    """The resolved config, the parameter count, and estimates of time and memory, as text."""
+    experiment = with_decay_fixed(experiment)
+    splits = load(experiment.data)
+    choice = choose_plan(experiment, splits.train, default_device())
+    experiment = with_plan(experiment, choice.plan)
+    config = experiment.training
+    model = build_model(experiment, splits.train)
+    trainer = Trainer(config, model, default_device(), experiment.data.augment)
+    share = distributed.local_slice(config.batch_size)
+    batches = splits.train.batches(config.batch_size, config.seed, which=share)
+    times = []
+    for _ in range(WARM_UP + TIMED):
+        began = time.perf_counter()
+        trainer.step(trainer.prepare(*next(batches)))
+        trainer.means.means()  # waits for the device
+        times.append(time.perf_counter() - began)
+    seconds = statistics.median(times[WARM_UP:])
+    steps = _steps(experiment, seconds)
+    lines = [
+        *_assignments(to_mapping(experiment)),
+        "",
+        f"data        {len(splits.train):,} training and {len(splits.held_out):,} held-out images, "
+        f"{'x'.join(map(str, splits.train.image_shape))}, {splits.train.num_classes} classes",
+        f"parameters  {sum(p.numel() for p in trainer.model.parameters()):,}",
+        f"time        {_duration(steps * seconds)} for {steps:,} steps of {config.batch_size} "
+        f"images ({config.batch_size / seconds:,.0f} img/s, from {TIMED} timed steps)",
+        f"plan        {choice}",
+        f"memory      {_peak_memory(trainer.device) / 2**30:.1f} GiB at the peak of a step",
+    ]
+    return "\n".join(lines)
+
+
+def _steps(experiment: Experiment, seconds: float) -> int:
+    config = experiment.training
+    if config.budget_steps is not None:
+        return config.budget_steps
+    if config.budget_images is not None:
+        return -(-config.budget_images // config.batch_size)
+    assert config.budget_seconds is not None
+    return round(config.budget_seconds / seconds)
+
+
+def _assignments(mapping: dict[str, Any], prefix: str = "") -> list[str]:
+    """The config as lines that can be given as overrides."""
+    lines = []
+    for key, value in mapping.items():
+        if isinstance(value, dict):
+            lines += _assignments(value, f"{prefix}{key}.")
+        elif value is not None:
+            lines.append(f"{prefix}{key}={json.dumps(value)}")
+    return lines
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU where there is one, else the peak of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

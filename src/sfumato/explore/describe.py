@@ -17,11 +17,10 @@ from sfumato.core.generative_model import GenerativeModel, Phase
 from sfumato.core.images import Batch
 from sfumato.core.noise import TrainingNoise
 from sfumato.data.catalogue import form
-from sfumato.experiment.build import build_model
-from sfumato.experiment.experiment import Experiment
-from sfumato.speed.live_memory import LiveMemory
-from sfumato.speed.plan import computing, plan_of
-from sfumato.training.training_config import TrainingConfig
+from sfumato.experiment.experiment import Experiment, build_model
+from sfumato.speed.memory import LiveMemory
+from sfumato.speed.plan import computing
+from sfumato.training.training_config import TrainingConfig, plan_of
 
 SIZES = (2, 4)
 """Batches on which memory is counted; a line through both gives the memory of any batch."""

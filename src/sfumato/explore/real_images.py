@@ -21,7 +21,7 @@ from sfumato.diffusion.diffusion_model import DiffusionModel
 from sfumato.diffusion.editing import NoiseEstimate, Snapshot
 from sfumato.diffusion.grid import SIGMA_MAX, KarrasGrid, UniformGrid
 from sfumato.diffusion.noise_schedule import NoiseSchedule, TimeGrid
-from sfumato.experiment.build import build_model
+from sfumato.experiment.experiment import build_model
 from sfumato.experiment.load import LoadedRun
 
 Mask = Float[Tensor, "1 1 H W"]

@@ -21,7 +21,6 @@ from sfumato.data.output import file_name
 from sfumato.diffusion.diffusion_model import DiffusionModel
 from sfumato.diffusion.guidance import AutoGuided, ClassifierGuided, Interval, NoisyClassifier
 from sfumato.experiment.load import LoadedRun, load_run
-from sfumato.speed.plan import plan_in_force
 from sfumato.speed.sampling import balanced_labels, class_numbers, sample_batches, sample_images
 from sfumato.training.checkpoint import load_checkpoint
 
@@ -127,7 +126,6 @@ class GuidedModel(GenerativeModel):
             self.guide = guide  # a part of this model, so that both are on one device
         self.image_shape = model.image_shape
         self.num_classes = model.num_classes
-        self.performance_plan = plan_in_force(model)
 
     @property
     def nfe(self) -> int:
@@ -221,8 +219,10 @@ def write_samples(
         loaded = guide.apply(loaded)
     labels = labels_for(loaded, number, classes)
     seeds = range(first_seed, first_seed + number)
-    with progress_bar("sampling", number) as tell:
-        images = sample_images(loaded.model, labels, seeds, batch_size, tell=tell)
+    with progress_bar("sampling", number) as show:
+        images = sample_images(
+            loaded.model, labels, seeds, batch_size, loaded.plan, on_progress=show
+        )
     written = [_write_images(images, labels, seeds, loaded, output)]
     if grid is not None:
         with atomic_path(grid) as path:
@@ -288,7 +288,7 @@ def _write_animation(loaded: LoadedRun, labels: Labels | None, seeds: range, pat
         both = torch.cat([within_range(x_t), x_0], dim=3)
         frames.append(_picture(to_uint8(both).cpu()))
 
-    for _ in sample_batches(loaded.model, labels, seeds, ANIMATED, on_step=keep):
+    for _ in sample_batches(loaded.model, labels, seeds, ANIMATED, loaded.plan, on_step=keep):
         pass
     stride = -(-len(frames) // MAX_FRAMES)
     chosen = frames[::-1][::stride][::-1]  # the last one is always shown

@@ -20,19 +20,15 @@ import os
 import platform
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from sfumato.core.config import changeable, differences, left_open, parse, to_mapping
+from sfumato.core.config import differences
 from sfumato.core.errors import RunError
 from sfumato.core.files import partial_files, write_json
-from sfumato.data.dataset import Dataset
-from sfumato.experiment.experiment import Experiment
 
 LOCK = "lock"
 FOLDERS = ("checkpoints", "samples", "snapshots")
@@ -52,25 +48,29 @@ def check_new(directory: Path) -> None:
 
 
 def is_blank(directory: Path) -> bool:
-    """Whether nothing is there but what a run leaves that is killed as it begins."""
+    """Whether the directory holds at most what a run leaves that is killed as it begins."""
     left = {directory / LOCK, directory / "environment.json", *partial_files(directory)}
     return not directory.exists() or set(directory.iterdir()) <= left
 
 
-def create(directory: Path, experiment: Experiment) -> None:
+def create(directory: Path, config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
     """Begin a run in a directory that this process has locked.
 
+    Args:
+        directory: the run directory.
+        config: the resolved experiment, as plain values.
+        environment: see `environment`.
     Raises:
         RunError: it holds something already, or cannot be written.
     """
     check_new(directory)
     with _writable(directory):
-        write_json(directory / "environment.json", {"id": uuid.uuid4().hex[:12], **environment()})
-        write_json(directory / "config.json", to_mapping(experiment))
+        write_json(directory / "environment.json", {"id": uuid.uuid4().hex[:12], **environment})
+        write_json(directory / "config.json", config)
 
 
 def clean(directory: Path) -> None:
-    """Remove what a process that was killed left half-written. The caller holds the lock."""
+    """Remove incomplete files of a process that was killed. The caller holds the lock."""
     for folder in (directory, *(directory / name for name in FOLDERS)):
         for path in partial_files(folder):
             path.unlink(missing_ok=True)
@@ -85,15 +85,6 @@ def _writable(directory: Path) -> Iterator[None]:
             f"cannot write run directory {directory}: {error.strerror}; "
             "choose a writable place with --output"
         ) from None
-
-
-def read_experiment(directory: Path) -> Experiment:
-    """The resolved experiment of a run directory.
-
-    Raises:
-        RunError: there is no run there.
-    """
-    return parse(Experiment, read_json(directory, "config.json"), str(directory / "config.json"))
 
 
 def read_json(directory: Path, name: str) -> dict[str, Any]:
@@ -116,39 +107,19 @@ def read_json(directory: Path, name: str) -> dict[str, Any]:
     return content
 
 
-def check_same_experiment(directory: Path, experiment: Experiment, force: bool) -> None:
-    """Refuse to resume with a config that would change the steps still to come.
-
-    Raises:
-        RunError: names every key that changed, with both values.
-    """
-    recorded = to_mapping(read_experiment(directory))
-    given = to_mapping(experiment)
-    for key, open_value in left_open(type(experiment.training)).items():
-        if given["training"][key] == open_value:
-            given["training"][key] = recorded["training"][key]
-    changed = {
-        key: values
-        for key, values in differences(recorded, given).items()
-        if not changeable(Experiment, key, "resume")
-    }
-    if changed and not force:
-        listing = ", ".join(f"{key} ({old!r} -> {new!r})" for key, (old, new) in changed.items())
-        raise RunError(
-            f"cannot resume {directory}: the config differs from the recorded one in {listing}; "
-            "undo the change, start a new run, or pass --force"
-        )
-
-
-def check_same_data(directory: Path, dataset: Dataset, force: bool) -> None:
+def check_same_data(directory: Path, data: Mapping[str, Any], force: bool) -> None:
     """Refuse to resume on other images than the run began with.
 
+    Args:
+        directory: the run directory.
+        data: the description of the images now, as in data.json.
+        force: accept other images.
     Raises:
         RunError: names what changed.
     """
     if not (directory / "data.json").exists():  # killed before it was written
         return
-    changed = differences(read_json(directory, "data.json"), describe(dataset))
+    changed = differences(read_json(directory, "data.json"), data)
     if changed and not force:
         listing = ", ".join(f"{key} ({old!r} -> {new!r})" for key, (old, new) in changed.items())
         raise RunError(
@@ -159,7 +130,7 @@ def check_same_data(directory: Path, dataset: Dataset, force: bool) -> None:
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold the run directory: a second process is refused until this one ends, however it ends.
+    """Lock the run directory: a second process is refused until this one ends in any way.
 
     The directory is made if it does not exist.
     Raises:
@@ -184,38 +155,31 @@ def locked(directory: Path) -> Iterator[None]:
         yield
 
 
-def environment() -> dict[str, Any]:
-    """Versions, machine and commit."""
+def environment(threads: int, gpu: str | None) -> dict[str, Any]:
+    """Versions, machine and commit.
+
+    Args:
+        threads: that compute on the CPU.
+        gpu: the name of the GPU; None without one.
+    """
     return {
         "sfumato": version("sfumato"),
-        "torch": torch.__version__,
+        "torch": version("torch"),
         "python": platform.python_version(),
         "numpy": version("numpy"),
         "platform": platform.platform(),
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": threads,
+        "gpu": gpu,
         "commit": _commit(),
     }
 
 
 def run_id(directory: Path) -> str:
-    """A name that no other run has, wherever it lies."""
+    """A name that no other run has, in whatever folder."""
     name = directory.resolve().name
     return "-".join([name, str(read_json(directory, "environment.json").get("id", ""))]).strip("-")
-
-
-def describe(dataset: Dataset) -> dict[str, Any]:
-    """What data.json says: the shape and classes a model is built for, and the content."""
-    return {
-        "source": dataset.name,
-        "train": len(dataset),
-        "image_shape": list(dataset.image_shape),
-        "num_classes": dataset.num_classes,
-        "class_names": list(dataset.class_names),
-        "digest": dataset.digest,
-    }
 
 
 def _cpu_name() -> str:
@@ -228,7 +192,7 @@ def _cpu_name() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the source tree that the package runs from, if it is one."""
+    """The commit of the source tree that the package runs from; None outside a repository."""
     here = Path(__file__).parent
     try:
         found = subprocess.run(

@@ -1,4 +1,4 @@
-"""metrics.jsonl: the numbers of a run, a row of JSON at each position that is logged."""
+"""metrics.jsonl: the numbers of a run, one row of JSON for each position that is logged."""
 
 import json
 import os
@@ -11,7 +11,7 @@ Row = Mapping[str, float]
 
 
 class MetricsLog:
-    """Appends rows to metrics.jsonl, and takes back those of steps that will be done again."""
+    """Appends rows to metrics.jsonl, and removes those of steps that will be done again."""
 
     def __init__(self, path: Path, rows: int) -> None:
         """Open the log and drop all but its first `rows` rows, and any torn last line."""
@@ -36,7 +36,7 @@ class MetricsLog:
         fault_point("appended", self._path)
 
     def sync(self) -> None:
-        """Have the rows on the disk: before a checkpoint counts on them."""
+        """Force the rows to the disk, before a checkpoint depends on them."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -45,7 +45,7 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The complete rows of a metrics.jsonl."""
+    """The complete rows of a metrics.jsonl; [] if there is none. A torn last line is left out."""
     rows: list[dict[str, float]] = []
     if path.exists():
         for line in path.read_text(encoding="utf-8").splitlines():

@@ -1,29 +1,25 @@
 """The performance plan: how the numbers of a run are computed, apart from what they mean.
 
-Precision, memory layout, own kernels, compilation. `speed/plan_search.py` chooses a plan by timing.
-The config of the run then records it, so that a resumed run keeps it, a study can compare it, and
-samples are drawn with it.
+Precision, memory layout, own kernels, compilation. `plan_search.py` chooses one by timing. The
+config of the run records it, so that a resumed run keeps it, a study can compare it, and samples
+are drawn with it. Functions that compute with a model take the plan as an argument.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
 
 from sfumato.core.config import component
 from sfumato.core.device import autocast, default_device, tf32
+from sfumato.core.files import cache_folder
 from sfumato.core.generative_model import Phase
-from sfumato.data.cache import cache_folder
-from sfumato.experiment.experiment import Experiment
-from sfumato.speed.allocator import keep_freed_memory
 from sfumato.speed.kernels.fused_layers import use_kernels
 from sfumato.speed.kernels.norm import NoCompiler, find_compiler, norm_kernel
-from sfumato.training.training_config import TrainingConfig
-
-KEYS = ("precision", "layout", "kernels", "compile")
+from sfumato.speed.memory import keep_freed_memory
 
 
 @component
@@ -37,8 +33,11 @@ class Plan:
         precision: of convolutions and matrix products; weights stay float32. float16 scales the
             loss.
         layout: of images and weights in memory.
-        kernels: own compiled kernels for normalization, and direct attention, on a CPU.
-        compile: networks through torch.compile; phases that differentiate a gradient stay eager.
+        kernels: own compiled kernels for channels-last normalization, and direct attention, on a
+            CPU.
+        compile: training through torch.compile, where the config asks for it; never chosen by
+            itself: on a CPU the kernels are faster (docs/results/speed/train_step_tried.md).
+            Phases that differentiate a gradient and sampling stay eager.
     """
 
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -61,31 +60,8 @@ class Plan:
 REFERENCE = Plan()
 
 
-def fixed_plan(config: TrainingConfig) -> Plan | None:
-    """The plan that a config names in full; None where something is left to be chosen."""
-    if config.performance == "reference":
-        return REFERENCE
-    if any(getattr(config, key) == "auto" for key in KEYS):
-        return None
-    return plan_of(config)
-
-
-def plan_of(config: TrainingConfig) -> Plan:
-    """The plan of a config; what is not chosen yet is that of the reference."""
-    if config.performance == "reference":
-        return REFERENCE
-    given = {key: value for key in KEYS if (value := getattr(config, key)) != "auto"}
-    return replace(REFERENCE, **given)
-
-
-def with_plan(experiment: Experiment, plan: Plan) -> Experiment:
-    """The experiment with every part of its plan fixed."""
-    keys = {key: getattr(plan, key) for key in KEYS}
-    return replace(experiment, training=replace(experiment.training, **keys))
-
-
 def available(plan: Plan) -> Plan:
-    """The plan as far as it can be had on this machine, which a compiler decides."""
+    """The plan without what is unavailable on this machine: kernels need a C++ compiler."""
     if plan.compile and not can_compile(default_device()):
         plan = replace(plan, compile=False)
     if not plan.kernels:
@@ -112,9 +88,10 @@ def compiling_fails(device: torch.device) -> str | None:
 
 
 def apply_plan(model: nn.Module, plan: Plan) -> None:
-    """Put a model's weights and layers under a plan; precision comes with `computing`.
+    """Lay out the weights of a model and choose the kernels of its layers as a plan says.
 
-    From here on this process does without TF32 but where `computing` or a `Trainer` allows it.
+    Call it once a model is on its device. Precision comes with `computing`. From here on this
+    process does not use TF32, except where `computing` or a `Trainer` allows it.
 
     Raises:
         NoCompiler: the plan has kernels, and they cannot be built.
@@ -131,13 +108,7 @@ def apply_plan(model: nn.Module, plan: Plan) -> None:
                 # keep the first layers contiguous.
                 laid_out = torch.empty_like(parameter.data, memory_format=layout)
                 parameter.data = laid_out.copy_(parameter.data)
-    model.performance_plan = plan  # type: ignore[assignment]
     use_kernels(model, norm_kernel(cache_folder() / "kernels") if plan.kernels else None)
-
-
-def plan_in_force(model: nn.Module) -> Plan:
-    """The plan that a model was put under."""
-    return getattr(model, "performance_plan", REFERENCE)
 
 
 @contextmanager
@@ -147,20 +118,16 @@ def computing(device: torch.device, plan: Plan) -> Iterator[None]:
         yield
 
 
-def compiled_forwards(phases: Sequence[Phase]) -> dict[nn.Module, Callable[..., Any]]:
-    """The networks that the phases train, with their forward through torch.compile."""
+def compile_networks(phases: Sequence[Phase]) -> None:
+    """Let the networks that the phases train compute through torch.compile.
+
+    Use `eagerly` where they must not.
+    """
     modules = {phase.module for phase in phases}
-    networks = {getattr(module, "network", module) for module in modules}  # a denoiser has one
-    return {network: torch.compile(network.forward, dynamic=False) for network in networks}
+    for network in {getattr(module, "network", module) for module in modules}:  # of a denoiser
+        network.compile(dynamic=False)
 
 
-@contextmanager
-def in_place_of(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
-    """Inside the context the modules compute by these functions."""
-    for module, forward in forwards.items():
-        module.forward = forward
-    try:
-        yield
-    finally:
-        for module in forwards:
-            del module.forward  # the method of its class shows again
+def eagerly() -> AbstractContextManager[object]:
+    """A context in which compiled networks compute without the compiler."""
+    return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]

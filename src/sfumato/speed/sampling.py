@@ -1,23 +1,15 @@
-"""Drawing images from a trained run."""
+"""Drawing images from a trained model, in batches."""
 
-import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
-from torch import nn
 
 from sfumato.core.errors import RunError
 from sfumato.core.generative_model import GenerativeModel, OnStep
 from sfumato.core.images import Labels, UInt8Images, to_uint8
 from sfumato.core.noise import Noise
-from sfumato.speed.plan import (
-    computing,
-    in_place_of,
-    plan_in_force,
-)
-from sfumato.speed.sample_compiled import worth_compiling
-from sfumato.speed.sample_memory import images_at_once
+from sfumato.speed.memory import images_at_once
+from sfumato.speed.plan import REFERENCE, Plan, computing
 
 
 def sample_batches(
@@ -25,32 +17,26 @@ def sample_batches(
     labels: Labels | None,
     seeds: range,
     batch_size: int | None = None,
+    plan: Plan = REFERENCE,
     on_step: OnStep | None = None,
 ) -> Iterator[UInt8Images]:
     """Generate one image (uint8, on the CPU) for each seed, in batches.
 
-    Image i depends on seeds[i] and labels[i] alone. Computes by the plan that the model is under;
-    where that compiles, the first batch and a smaller one at the end are eager all the same.
+    Image i depends on seeds[i] and labels[i] alone.
 
     Args:
         batch_size: None: as many as fit into memory, at most 128 on a CPU.
+        plan: how to compute; for a run that of `load_run`.
     """
-    device, plan = next(model.parameters()).device, plan_in_force(model)
+    device = next(model.parameters()).device
     if batch_size is None:
         with torch.inference_mode(), computing(device, plan):
             batch_size = images_at_once(model, labels)
-    whole = len(seeds) // batch_size  # another size would be compiled by itself
-    compiled: dict[nn.Module, Callable[..., Any]] = {}
-    for number in range(-(-len(seeds) // batch_size)):
-        part = slice(number * batch_size, (number + 1) * batch_size)
+    for start in range(0, len(seeds), batch_size):
+        part = slice(start, start + batch_size)
         chosen = None if labels is None else labels[part]
-        forwards = compiled if number < whole else {}
-        began = time.perf_counter()
-        with torch.inference_mode(), computing(device, plan), in_place_of(forwards):
+        with torch.inference_mode(), computing(device, plan):
             images = to_uint8(model.sample(chosen, Noise(seeds[part]), on_step)).cpu()
-        if number == 0:
-            seconds = time.perf_counter() - began
-            compiled = worth_compiling(model, seconds * (whole - 1))
         yield images
 
 
@@ -59,16 +45,21 @@ def sample_images(
     labels: Labels | None,
     seeds: range,
     batch_size: int | None = None,
-    tell: Callable[[int], None] | None = None,
+    plan: Plan = REFERENCE,
+    on_progress: Callable[[int], None] | None = None,
 ) -> UInt8Images:
-    """All images of `sample_batches`; `tell` hears the number done after each batch."""
+    """All images of `sample_batches`.
+
+    Args:
+        on_progress: receives the number of images drawn so far, after each batch.
+    """
     parts: list[UInt8Images] = []
     done = 0
-    for images in sample_batches(model, labels, seeds, batch_size):
+    for images in sample_batches(model, labels, seeds, batch_size, plan):
         parts.append(images)
         done += len(images)
-        if tell is not None:
-            tell(done)
+        if on_progress is not None:
+            on_progress(done)
     return torch.cat(parts)
 
 
@@ -81,7 +72,7 @@ def class_numbers(names: list[str], class_names: list[str]) -> list[int]:
     """Numbers of classes given by name or number.
 
     Raises:
-        RunError: names a class that does not exist, and those that do.
+        RunError: there is no such class; lists those that exist.
     """
     numbers = []
     for name in names:

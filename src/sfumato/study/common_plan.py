@@ -8,10 +8,12 @@ from pathlib import Path
 from sfumato.core.device import default_device
 from sfumato.data.catalogue import load
 from sfumato.experiment.experiment import Experiment
-from sfumato.speed.plan import KEYS, REFERENCE, Plan, fixed_plan, plan_of
-from sfumato.speed.plan_search import Choice, choose_plan, with_plans_tried
+from sfumato.experiment.plan_choice import choose_plan, with_plans_tried
+from sfumato.speed.plan import REFERENCE, Plan
+from sfumato.speed.plan_search import Choice
 from sfumato.study.study import Study
 from sfumato.study.task import read_study
+from sfumato.training.training_config import PLAN_KEYS, fixed_plan, plan_of
 
 
 def with_common_plan(study: Study, directory: Path, tell: Callable[[str], None]) -> Study:
@@ -70,5 +72,5 @@ def _recorded(directory: Path, undecided: Sequence[str]) -> Plan | None:
 def _settled(experiment: Experiment, plan: Plan) -> Experiment:
     """The experiment with what it leaves open as in `plan`."""
     training = experiment.training
-    given = {key: getattr(plan, key) for key in KEYS if getattr(training, key) == "auto"}
+    given = {key: getattr(plan, key) for key in PLAN_KEYS if getattr(training, key) == "auto"}
     return replace(experiment, training=replace(training, **given))

@@ -15,10 +15,10 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from sfumato.core.errors import ConfigError, RunError
+from sfumato.core.stop import Interrupted, StopRequest
 from sfumato.study.evaluators import Evaluators
 from sfumato.study.study import Study
 from sfumato.study.task import run_task
-from sfumato.training.stop import Interrupted, StopRequest
 
 Task = tuple[str, int]
 """An arm and a seed."""

@@ -62,7 +62,9 @@ def _sampler_curve(
             changed = load_run(loaded.directory, [f"model.sampler.steps={steps}"])
             labels = _labels(changed, evaluator)
             began = time.perf_counter()
-            images = sample_images(changed.model, labels, range(evaluator.num_images))
+            images = sample_images(
+                changed.model, labels, range(evaluator.num_images), plan=changed.plan
+            )
         except ConfigError as error:
             warnings.append(f"no score with {steps} sampling steps: {error}")
             continue
@@ -95,7 +97,9 @@ def _keep_samples(loaded: LoadedRun, evaluator: Evaluator, path: Path) -> None:
     """The first samples and their features, to be compared with those of another arm."""
     labels = _labels(loaded, evaluator)
     count = min(COMPARED_IMAGES, evaluator.num_images)
-    with progress_bar(f"samples of {loaded.experiment.name} to compare", count) as tell:
+    with progress_bar(f"samples of {loaded.experiment.name} to compare", count) as show:
         chosen = None if labels is None else labels[:count]
-        images = sample_images(loaded.model, chosen, range(count), tell=tell)
+        images = sample_images(
+            loaded.model, chosen, range(count), plan=loaded.plan, on_progress=show
+        )
     write_tensors(path, {"images": images, "features": evaluator.network(images)})

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.core.errors import ConfigError, RunError, SfumatoError
+from sfumato.core.stop import Interrupted, StopRequest
 from sfumato.study.evaluators import Evaluators
 from sfumato.study.launchers import Task
 from sfumato.study.study import Study
-from sfumato.training.stop import Interrupted, StopRequest
 
 MOST_DEATHS = 20
 """A run whose workers die so often is given up: something in it kills them."""

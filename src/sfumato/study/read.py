@@ -8,7 +8,7 @@ from typing import Any
 
 from sfumato.core.config import differences, merge, override, parse, read_toml
 from sfumato.core.errors import ConfigError
-from sfumato.experiment.recipes import RECIPES, is_study, read_recipe
+from sfumato.experiment.experiment import RECIPES, is_study, read_recipe
 from sfumato.study.study import Study
 from sfumato.study.sweep import OptunaSearch, SweepTable, expanded
 

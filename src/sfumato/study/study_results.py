@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from sfumato.core.config import to_mapping
+from sfumato.core.device import compute_threads, gpu_name
 from sfumato.core.files import atomic_path
 from sfumato.data.dataset import Dataset, Splits
 from sfumato.evaluation.evaluation_results import metric_columns, plain
@@ -59,7 +60,7 @@ def study_results(
         "preset": study.preset,
         "hours": study.hours,
         "shrunk": list(study.shrunk),
-        "machine": environment(),
+        "machine": environment(compute_threads(), gpu_name()),
         "data": _data(splits) | {"grid": "real.png", "grid_rows": real_rows},
         "budget": {k: v for k, v in to_mapping(study.budget).items() if v is not None},
         "factors": list(study.factors),

@@ -14,9 +14,10 @@ from sfumato.core.config import parse
 from sfumato.core.errors import SfumatoError, TrainingDiverged
 from sfumato.core.files import write_json
 from sfumato.data.catalogue import load
+from sfumato.experiment.load import check_same_experiment
 from sfumato.experiment.score_run import score_run
 from sfumato.experiment.training_run import train, with_decay_fixed
-from sfumato.runs.directory import check_same_experiment, read_json
+from sfumato.runs.directory import read_json
 from sfumato.study.evaluators import Evaluators
 from sfumato.study.measure import MEASURED, measure_run
 from sfumato.study.study import Study
@@ -74,7 +75,7 @@ def run_task(
     with _announced(directory, arm, seed):
         if not (run_dir / "summary.json").exists():
             try:
-                train(experiment, run_dir, resume=run_dir.exists(), tell=tell)
+                train(experiment, run_dir, resume=run_dir.exists(), log=tell)
             except TrainingDiverged as error:
                 write_json(run_dir / FAILED, {"reason": str(error)})
                 return

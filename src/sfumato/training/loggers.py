@@ -1,25 +1,28 @@
-"""Other places that the numbers of a run go to: TensorBoard, Weights & Biases."""
+"""The log of a run: metrics.jsonl, TensorBoard, Weights & Biases."""
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from sfumato.core.config import to_mapping
+from sfumato.core import distributed
 from sfumato.core.errors import RunError
-from sfumato.experiment.experiment import Experiment
 from sfumato.runs.directory import run_id
+from sfumato.runs.metrics_log import MetricsLog
+from sfumato.training.training_config import TrainingConfig
+from sfumato.training.training_state import TrainingState
 
 WITH_FLOOR = {"quality": {"Frechet distance": ["Multiline", ["frechet_distance", "frechet_floor"]]}}
 """A chart of TensorBoard's tab "custom scalars": the distance with the floor in the same axes."""
 PLACES = ("images", "step")
-"""What says where a row is: no curves of their own."""
+"""Keys that locate a row: they have no curves of their own."""
 
 
 class TensorBoard:
     """The rows of metrics.jsonl as TensorBoard reads them; its steps are images seen."""
 
     def __init__(self, run_dir: Path, images: int) -> None:
-        """Continue at position `images`: what was written after it is hidden."""
+        """Continue at `images` images seen: what was written after it is hidden."""
         from torch.utils.tensorboard import SummaryWriter
 
         later = images + 1 if images else None
@@ -40,7 +43,7 @@ class TensorBoard:
 class WeightsAndBiases:
     """Sends the rows to Weights & Biases; the run's id is that of its directory."""
 
-    def __init__(self, run_dir: Path, experiment: Experiment) -> None:
+    def __init__(self, run_dir: Path, record: Mapping[str, Any]) -> None:
         """Begin or continue the run.
 
         Raises:
@@ -55,11 +58,11 @@ class WeightsAndBiases:
             ) from None
         self._run: Any = wandb.init(
             project="sfumato",
-            name=experiment.name,
+            name=record["name"],
             dir=str(run_dir),
             id=run_id(run_dir),
             resume="allow",
-            config=to_mapping(experiment),
+            config=dict(record),
         )
 
     def write(self, row: Mapping[str, float]) -> None:
@@ -71,24 +74,102 @@ class WeightsAndBiases:
         self._run.finish()
 
 
-Board = TensorBoard | WeightsAndBiases
+Logger = TensorBoard | WeightsAndBiases | MetricsLog
 
 
-def open_boards(run_dir: Path, experiment: Experiment, images: int) -> list[Board]:
-    """The boards that the config asks for, continued at position `images`.
+def open_loggers(
+    run_dir: Path, config: TrainingConfig, record: Mapping[str, Any], images: int
+) -> list[Logger]:
+    """The loggers that the config asks for beside metrics.jsonl, continued at `images` images.
 
+    Args:
+        run_dir: the run directory.
+        config: of training.
+        record: the resolved config of the whole run, as plain values.
+        images: images seen.
     Raises:
         RunError: a package is not installed.
     """
-    boards: list[Board] = []
-    if experiment.training.tensorboard:
+    loggers: list[Logger] = []
+    if config.tensorboard:
         try:
-            boards.append(TensorBoard(run_dir, images))
+            loggers.append(TensorBoard(run_dir, images))
         except ImportError:
             raise RunError(
                 "training.tensorboard = true needs the package tensorboard; install it with "
                 "pip install tensorboard, or set training.tensorboard=false"
             ) from None
-    if experiment.training.wandb:
-        boards.append(WeightsAndBiases(run_dir, experiment))
-    return boards
+    if config.wandb:
+        loggers.append(WeightsAndBiases(run_dir, record))
+    return loggers
+
+
+class RunLog:
+    """Writes rows of numbers to all loggers of a run. Only the main process writes.
+
+    Args:
+        run_dir: the run directory.
+        config: of training.
+        record: the resolved config of the whole run, as plain values.
+    """
+
+    def __init__(self, run_dir: Path, config: TrainingConfig, record: Mapping[str, Any]) -> None:
+        self.last_losses = ""
+        """Images per second and losses of the last row, for people."""
+        self._run_dir, self._config, self._record = run_dir, config, record
+        self._metrics: MetricsLog | None = None
+        self._loggers: list[Logger] = []
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        for logger in self._loggers:
+            logger.close()
+
+    def rewind(self, state: TrainingState) -> None:
+        """Open the log at a state: later rows are taken back."""
+        if not distributed.is_main():
+            return
+        self._close()
+        self._metrics = MetricsLog(self._run_dir / "metrics.jsonl", state.rows)
+        state.rows = self._metrics.rows
+        others = open_loggers(self._run_dir, self._config, self._record, state.images)
+        self._loggers = [self._metrics, *others]
+
+    def write_losses(self, state: TrainingState, means: Mapping[str, float]) -> None:
+        """Write the mean losses since the last row."""
+        seconds = max(state.seconds - state.row_seconds, 1e-9)
+        rate = (state.images - state.row_images) / seconds
+        state.row_images, state.row_seconds = state.images, state.seconds
+        self.write(state, {"images_per_second": round(rate, 2), **means})
+        self.last_losses = f"{rate:,.0f} img/s  " + "  ".join(
+            f"{name.removeprefix('loss/')} {value:.4g}"
+            for name, value in means.items()
+            if name.startswith("loss/")
+        )
+
+    def write(self, state: TrainingState, values: Mapping[str, float]) -> None:
+        """Write a row."""
+        row = {
+            "images": state.images,
+            "step": state.step,
+            "seconds": round(state.seconds, 3),
+            **values,
+        }
+        for logger in self._loggers:
+            logger.write(row)
+        state.rows += 1
+
+    def sync(self) -> None:
+        """Have metrics.jsonl on the disk."""
+        if self._metrics is not None:
+            self._metrics.sync()

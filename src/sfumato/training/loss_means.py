@@ -20,9 +20,9 @@ BIN_NAMES = tuple(
 
 
 class LossMeans:
-    """Sums of losses and numbers of images, kept on the device so that a step waits for nothing.
+    """Sums of losses and numbers of images, kept on the device so that no step waits for it.
 
-    The totals are spread over the processes: only their sum means something.
+    Each process has totals of its own; only their sum over processes has a meaning.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -35,7 +35,7 @@ class LossMeans:
         self.observe(f"loss/{phase}", losses)
 
     def observe(self, name: str, values: Float[Tensor, " B"]) -> None:
-        """Count values of any kind, one an image."""
+        """Count values of any kind, one per image."""
         total = self._total(name, 1)
         total[0] += values.detach().float().sum()
         total[1] += len(values)
@@ -53,7 +53,7 @@ class LossMeans:
         return self._totals[name]
 
     def gather(self) -> None:
-        """Bring the totals together in the main process; the others begin again at zero."""
+        """Move the totals of all processes to the main one; the others start again at zero."""
         for name in sorted(self._totals):
             total = distributed.all_reduce_sum(self._totals[name])
             if not distributed.is_main():

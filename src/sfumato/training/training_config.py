@@ -1,5 +1,6 @@
 """How a model is trained, as config."""
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from sfumato.core.config import (
@@ -11,7 +12,8 @@ from sfumato.core.config import (
     decides,
     may_change,
 )
-from sfumato.training.ema import AverageProfile, ExponentialAverage
+from sfumato.speed.plan import REFERENCE, Plan
+from sfumato.training.averages import AverageProfile, ExponentialAverage
 from sfumato.training.optimizer import Adam, ConstantRate, Optimizer, RateSchedule
 
 
@@ -22,35 +24,35 @@ class TrainingConfig:
     Args:
         seed: of the initialization, the order of the images and the noise.
         batch_size: images in an optimizer step, over all processes.
-        micro_batch_size: images in memory at once in a process; the gradients of micro-batches
+        micro_batch_size: images per forward pass in each process; the gradients of micro-batches
             are accumulated. None: the whole share of the process.
         budget_images, budget_steps, budget_seconds: where to stop; exactly one is given.
         learning_rate: after the warm-up.
         optimizer: one is built for each module that is trained.
         rate: how the learning rate changes.
-        warmup_images: the learning rate rises linearly from 0 over so many images.
-        decay_images: the position at which `rate` ends. None: the budget of the first start,
-            which is recorded, so that extending the budget does not stretch the decay.
+        warmup_images: the learning rate rises linearly from 0 over that many images.
+        decay_images: images seen at the end of `rate`. None: the budget of the first start, which
+            is recorded, so that extending the budget does not stretch the decay.
         clip_gradient: largest norm of the gradient of a module; None: no clipping.
         averages: weight averages kept during training; the first is the one sampled with.
-        performance: "auto" chooses by timing what is "auto" in the next four, at the start of a
-            run; "reference" switches all of it off, whatever they say: float32, contiguous, eager,
-            without own kernels, fused optimizers or TF32.
+        performance: "auto" chooses by timing, at the start of a run, those of the next four that
+            are "auto". "reference" overrules all four: float32, contiguous, eager, without own
+            kernels, fused optimizers or TF32.
         precision: of the forward and backward pass; weights stay float32. float16 scales the loss.
         layout: of images and weights in memory.
-        kernels: own compiled kernels on a CPU; need a C++ compiler.
-        compile: networks through torch.compile, in sampling where it pays; for a CPU it needs a C++
-            compiler.
-        recompute_activations: keep less for the backward pass and compute it again: less memory,
+        kernels: own compiled kernels on a CPU; they need a C++ compiler.
+        compile: train networks through torch.compile; for a CPU it needs a C++ compiler. "auto" is
+            false.
+        recompute_activations: keep only the inputs of blocks for the backward pass: less memory,
             more time, the same results.
-        shard: spread a diffusion model over the processes (FSDP2); nothing happens with one.
-        log_images, sample_images, checkpoint_images: images between rows of the log, pictures of
-            samples (0: none), checkpoints.
+        shard: spread a diffusion model over the processes (FSDP2); no effect with a single process.
+        log_images, sample_images, checkpoint_images: images between two rows of the log, pictures
+            of samples (0: none), checkpoints.
         score_images: images between measurements of the Fréchet distance, by the protocol of
             `evaluation` (0: none). The checkpoint with the smallest is kept.
         snapshot_images: images between snapshots of the power averages, from which averages of
             other widths can be reconstructed (0: none).
-        keep_checkpoints: how many to keep, beside the best.
+        keep_checkpoints: number of checkpoints to keep besides the best.
         tensorboard: write the log for TensorBoard too.
         wandb: send the log to Weights & Biases.
     """
@@ -103,3 +105,24 @@ class TrainingConfig:
             )
         if self.shard and self.precision == "float16":
             raise ValueError("training.shard and float16 do not go together; use bfloat16")
+
+
+PLAN_KEYS = ("precision", "layout", "kernels", "compile")
+"""The fields of a config that are the fields of its plan, where they are not "auto"."""
+
+
+def fixed_plan(config: TrainingConfig) -> Plan | None:
+    """The plan that a config names in full; None where something is left to be chosen."""
+    if config.performance == "reference":
+        return REFERENCE
+    if any(getattr(config, key) == "auto" for key in PLAN_KEYS):
+        return None
+    return plan_of(config)
+
+
+def plan_of(config: TrainingConfig) -> Plan:
+    """The plan of a config; what is not chosen yet is that of the reference."""
+    if config.performance == "reference":
+        return REFERENCE
+    given = {key: value for key in PLAN_KEYS if (value := getattr(config, key)) != "auto"}
+    return replace(REFERENCE, **given)

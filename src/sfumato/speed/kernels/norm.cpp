@@ -3,8 +3,7 @@
 //
 //     y = act(x_hat * a + b),   x_hat = (x - mean) * rstd
 //
-// x, y: N images, contiguous (N, C, P) or channels last (N, P, C), P pixels, in float, bfloat16 or
-// double. a, b: of each channel (stride 0) or of each channel and image (stride C). Sums and all
+// x, y: N images, channels last (N, P, C), P pixels, in float, bfloat16 or double. a, b: of each channel (stride 0) or of each channel and image (stride C). Sums and all
 // arithmetic in float (double for double). act is nothing, SiLU or GELU.
 //
 // Backward: with dz = dy act'(z), S1 = sum(a dz), S2 = sum(a dz x_hat) over a group of M numbers,
@@ -112,83 +111,7 @@ inline Real slope(Real z) {
     return Real(1);
 }
 
-// Contiguous images: a channel is a run of P numbers, a group one of M.
-template <class T, class Real, Activation act>
-void forward_planes(const T* x, const Real* a, const Real* b, T* y, Real* means, Real* rstds,
-                    Index N, Index C, Index P, Index G, Index stride, Real eps) {
-    const Index D = C / G, M = D * P;
-#pragma omp parallel for
-    for (Index task = 0; task < N * G; task++) {
-        const Index n = task / G, c0 = task % G * D;
-        const T* in = x + task * M;
-        T* out = y + task * M;
-        Real sum = 0, squares = 0;
-#pragma omp simd reduction(+ : sum)
-        for (Index i = 0; i < M; i++) sum += load(in[i]);
-        const Real mean = sum / M;
-#pragma omp simd reduction(+ : squares)
-        for (Index i = 0; i < M; i++) {
-            const Real d = load(in[i]) - mean;
-            squares += d * d;
-        }
-        const Real rstd = Real(1) / std::sqrt(squares / M + eps);
-        means[task] = mean;
-        rstds[task] = rstd;
-        for (Index c = 0; c < D; c++) {
-            const Real scale = a[n * stride + c0 + c] * rstd;
-            const Real shift = b[n * stride + c0 + c] - mean * scale;
-            const T* from = in + c * P;
-            T* to = out + c * P;
-#pragma omp simd
-            for (Index i = 0; i < P; i++)
-                store(to[i], activate<act>(load(from[i]) * scale + shift));
-        }
-    }
-}
-
-template <class T, class Real, Activation act>
-void backward_planes(const T* dy, const T* x, const Real* a, const Real* b, const Real* means,
-                     const Real* rstds, T* dx, Real* da, Real* db, Index N, Index C, Index P,
-                     Index G, Index stride) {
-    const Index D = C / G, M = D * P;
-#pragma omp parallel for
-    for (Index task = 0; task < N * G; task++) {
-        const Index n = task / G, c0 = task % G * D;
-        const Real mean = means[task], rstd = rstds[task];
-        Real s1 = 0, s2 = 0;
-        for (Index c = 0; c < D; c++) {
-            const Real weight = a[n * stride + c0 + c];
-            const Real scale = weight * rstd, shift = b[n * stride + c0 + c] - mean * scale;
-            const T *in = x + task * M + c * P, *grad = dy + task * M + c * P;
-            T* out = dx + task * M + c * P;
-            Real plain = 0, times_x = 0;
-#pragma omp simd reduction(+ : plain, times_x)
-            for (Index i = 0; i < P; i++) {
-                const Real value = load(in[i]);
-                const Real dz = load(grad[i]) * slope<act>(value * scale + shift);
-                plain += dz;
-                times_x += dz * (value - mean);
-                store(out[i], dz);
-            }
-            da[n * C + c0 + c] = times_x * rstd;
-            db[n * C + c0 + c] = plain;
-            s1 += weight * plain;
-            s2 += weight * times_x * rstd;
-        }
-        const Real on_x = -rstd * rstd * s2 / M;
-        const Real constant = -rstd * s1 / M - mean * on_x;
-        for (Index c = 0; c < D; c++) {
-            const Real on_dz = a[n * stride + c0 + c] * rstd;
-            const T* in = x + task * M + c * P;
-            T* out = dx + task * M + c * P;
-#pragma omp simd
-            for (Index i = 0; i < P; i++)
-                store(out[i], load(out[i]) * on_dz + load(in[i]) * on_x + constant);
-        }
-    }
-}
-
-// Channels last: a pixel is a run of C numbers. One task is some whole groups of an image.
+// A pixel is a run of C numbers. One task is some whole groups of an image.
 template <class Real>
 struct Rows {  // of per-channel numbers
     std::vector<Real> numbers;
@@ -210,7 +133,7 @@ Index groups_of_a_task(Index N, Index C, Index P, Index G) {
 }
 
 template <class T, class Real, Activation act>
-void forward_pixels(const T* x, const Real* a, const Real* b, T* y, Real* means, Real* rstds,
+void forward(const T* x, const Real* a, const Real* b, T* y, Real* means, Real* rstds,
                     Index N, Index C, Index P, Index G, Index stride, Real eps) {
     const Index D = C / G, some = groups_of_a_task<T>(N, C, P, G), W = some * D, parts = G / some;
 #pragma omp parallel
@@ -267,7 +190,7 @@ void forward_pixels(const T* x, const Real* a, const Real* b, T* y, Real* means,
 }
 
 template <class T, class Real, Activation act>
-void backward_pixels(const T* dy, const T* x, const Real* a, const Real* b, const Real* means,
+void backward(const T* dy, const T* x, const Real* a, const Real* b, const Real* means,
                      const Real* rstds, T* dx, Real* da, Real* db, Index N, Index C, Index P,
                      Index G, Index stride) {
     const Index D = C / G, some = groups_of_a_task<T>(N, C, P, G), W = some * D, parts = G / some;
@@ -336,18 +259,15 @@ void backward_pixels(const T* dy, const T* x, const Real* a, const Real* b, cons
 #define EXPORT(name, T, Real)                                                                    \
     extern "C" void forward_##name(const T* x, const Real* a, const Real* b, T* y, Real* mean,   \
                                    Real* rstd, Index N, Index C, Index P, Index G, Index stride, \
-                                   double eps, int act, int channels_last) {                     \
-        auto* run = channels_last ? CHOOSE(forward_pixels, T, Real)                              \
-                                  : CHOOSE(forward_planes, T, Real);                             \
-        run(x, a, b, y, mean, rstd, N, C, P, G, stride, static_cast<Real>(eps));                 \
+                                   double eps, int act) {                                        \
+        CHOOSE(forward, T, Real)                                                                 \
+        (x, a, b, y, mean, rstd, N, C, P, G, stride, static_cast<Real>(eps));                    \
     }                                                                                            \
     extern "C" void backward_##name(const T* dy, const T* x, const Real* a, const Real* b,       \
                                     const Real* mean, const Real* rstd, T* dx, Real* da,         \
                                     Real* db, Index N, Index C, Index P, Index G, Index stride,  \
-                                    int act, int channels_last) {                                \
-        auto* run = channels_last ? CHOOSE(backward_pixels, T, Real)                             \
-                                  : CHOOSE(backward_planes, T, Real);                            \
-        run(dy, x, a, b, mean, rstd, dx, da, db, N, C, P, G, stride);                            \
+                                    int act) {                                                   \
+        CHOOSE(backward, T, Real)(dy, x, a, b, mean, rstd, dx, da, db, N, C, P, G, stride);      \
     }
 
 EXPORT(float, float, float)

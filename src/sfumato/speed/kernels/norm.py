@@ -1,9 +1,14 @@
 """A compiled kernel: group normalization, scale and shift, and an activation in one pass.
 
-PyTorch's GroupNorm is many times slower in channels-last bfloat16 on a CPU than in the contiguous
-format, and eats what channels-last convolutions gain. The kernel is plain C++ (norm.cpp):
-compiled in seconds by whatever compiler there is, once for a machine, and called through ctypes.
-Without a compiler everything works, by PyTorch's own operations (`reference`).
+On a CPU PyTorch's GroupNorm is many times slower in channels-last bfloat16 than in the contiguous
+format, which undoes the gain of channels-last convolutions. The kernel is for channels last alone.
+It is plain C++ (norm.cpp), compiled once per machine in seconds and called through ctypes. Without
+a compiler PyTorch's own operations take its place (`reference`).
+
+Gain, with channels last, over bfloat16 contiguous without kernels: training steps are 1.14, 0.93,
+1.14 and 1.28 times as fast, network evaluations 1.20, 1.03, 1.05 and 1.32 times, on four networks
+(docs/results/speed/train_step.md, sample_step.md; GroupNorm by itself: norm.md). The plan search
+leaves it out where it does not pay.
 """
 
 import ctypes
@@ -28,8 +33,8 @@ ACTIVATIONS: tuple[Activation, ...] = ("none", "silu", "gelu")  # numbered as in
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 FLAGS = ("-O3", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
-# Threads are those of the OpenMP library that PyTorch has loaded, hence no library is linked:
-# two thread pools would fight for the cores.
+# The threads are those of the OpenMP library that PyTorch has loaded. No other one is linked: two
+# thread pools would compete for the cores.
 THREADS = ("-Xpreprocessor", "-fopenmp")
 MACHINE = ("-march=native", "-mcpu=native")
 COMPILERS = ("c++", "g++", "clang++")
@@ -37,7 +42,7 @@ KINDS = {torch.float32: "float", torch.bfloat16: "bfloat16", torch.float64: "dou
 
 
 class NoCompiler(SfumatoError):
-    """The kernel cannot be built here."""
+    """The kernel is unavailable: it cannot be built here."""
 
 
 def find_compiler() -> str | None:
@@ -51,20 +56,21 @@ class NormKernel:
     def __init__(self, library: Path) -> None:
         loaded = ctypes.CDLL(str(library))
         pointer, size = ctypes.c_void_p, ctypes.c_int64
-        sizes, switches = [size] * 5, [ctypes.c_int] * 2
+        sizes = [size] * 5
         self._forward: dict[torch.dtype, Any] = {}
         self._backward: dict[torch.dtype, Any] = {}
         for dtype, kind in KINDS.items():
             forward = getattr(loaded, f"forward_{kind}")
-            forward.argtypes = [*[pointer] * 6, *sizes, ctypes.c_double, *switches]
+            forward.argtypes = [*[pointer] * 6, *sizes, ctypes.c_double, ctypes.c_int]
             backward = getattr(loaded, f"backward_{kind}")
-            backward.argtypes = [*[pointer] * 9, *sizes, *switches]
+            backward.argtypes = [*[pointer] * 9, *sizes, ctypes.c_int]
             forward.restype = backward.restype = None
             self._forward[dtype], self._backward[dtype] = forward, backward
 
     def takes(self, x: Tensor) -> bool:
-        """Whether the kernel can do it: float32, bfloat16 or float64 images on the CPU."""
-        return x.device.type == "cpu" and x.ndim == 4 and x.dtype in KINDS and x.numel() > 0
+        """Whether the kernel can do it: channels-last images on the CPU, of a dtype in KINDS."""
+        is_image = x.device.type == "cpu" and x.ndim == 4 and x.numel() > 0
+        return is_image and x.dtype in KINDS and x.is_contiguous(memory_format=torch.channels_last)
 
     def __call__(
         self,
@@ -75,11 +81,9 @@ class NormKernel:
         eps: float,
         activation: Activation,
     ) -> Float[Tensor, "B C H W"]:
-        """`reference`, in one pass. The result has the memory format and dtype of x."""
+        """`reference`, in one pass. The result is channels last and has the dtype of x."""
         real = torch.float64 if x.dtype == torch.float64 else torch.float32
         a, b = a.to(real).contiguous(), b.to(real).contiguous()
-        if not _is_channels_last(x):
-            x = x.contiguous()
         return _Normalize.apply(x, a, b, groups, eps, activation, self)  # type: ignore[no-any-return]
 
     def run_forward(
@@ -89,8 +93,7 @@ class NormKernel:
         y = torch.empty_like(x)
         mean, rstd = a.new_empty(len(x), groups), a.new_empty(len(x), groups)
         pointers = [t.data_ptr() for t in (x, a, b, y, mean, rstd)]
-        sizes, switches = _numbers(x, a, groups, activation)
-        self._forward[x.dtype](*pointers, *sizes, eps, *switches)
+        self._forward[x.dtype](*pointers, *_sizes(x, a, groups), eps, ACTIVATIONS.index(activation))
         return y, mean, rstd
 
     def run_backward(
@@ -107,8 +110,8 @@ class NormKernel:
         dx = torch.empty_like(x)
         da, db = a.new_empty(x.shape[:2]), a.new_empty(x.shape[:2])
         pointers = [t.data_ptr() for t in (dy, x, a, b, mean, rstd, dx, da, db)]
-        sizes, switches = _numbers(x, a, mean.shape[1], activation)
-        self._backward[x.dtype](*pointers, *sizes, *switches)
+        sizes = _sizes(x, a, mean.shape[1])
+        self._backward[x.dtype](*pointers, *sizes, ACTIVATIONS.index(activation))
         return (dx, da, db) if a.ndim == 2 else (dx, da.sum(0), db.sum(0))
 
 
@@ -124,7 +127,7 @@ def reference(
 
     Args:
         x: images.
-        a, b: one number a channel, shape [C], or a channel and image, [B, C].
+        a, b: one number per channel, shape [C], or per channel and image, [B, C].
         groups: of channels that are normalized together.
         eps: added to the variance.
         activation: applied at the end.
@@ -138,7 +141,7 @@ def reference(
 
 
 def activate(h: Tensor, activation: Activation) -> Tensor:
-    """The activation of a given name."""
+    """An activation by name."""
     if activation == "none":
         return h
     return F.silu(h) if activation == "silu" else F.gelu(h)
@@ -167,30 +170,21 @@ class _Normalize(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, a, b, mean, rstd = ctx.saved_tensors
         groups, eps, activation, kernel = ctx.given
-        if torch.is_grad_enabled():  # somebody wants to differentiate the gradient
+        if torch.is_grad_enabled():  # the gradient will be differentiated
             inputs = [t for t in (x, a, b) if t.requires_grad]
             y = reference(x, a, b, groups, eps, activation)
             found = iter(torch.autograd.grad(y, inputs, dy, create_graph=True))
             grads = [next(found) if t.requires_grad else None for t in (x, a, b)]
         else:
-            layout = torch.channels_last if _is_channels_last(x) else torch.contiguous_format
-            dy = dy.to(x.dtype).contiguous(memory_format=layout)
+            dy = dy.to(x.dtype).contiguous(memory_format=torch.channels_last)
             grads = [*kernel.run_backward(dy, x, a, b, mean, rstd, activation)]
         return (*grads, None, None, None, None)
 
 
-def _is_channels_last(x: Tensor) -> bool:
-    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-
-
-def _numbers(
-    x: Tensor, a: Tensor, groups: int, activation: Activation
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The sizes and switches that both directions take."""
+def _sizes(x: Tensor, a: Tensor, groups: int) -> tuple[int, ...]:
+    """The sizes that both directions take."""
     count, channels, height, width = x.shape
-    stride = channels if a.ndim == 2 else 0
-    switches = ACTIVATIONS.index(activation), int(_is_channels_last(x))
-    return (count, channels, height * width, groups, stride), switches
+    return count, channels, height * width, groups, channels if a.ndim == 2 else 0
 
 
 @cache
@@ -209,11 +203,11 @@ def norm_kernel(folder: Path) -> NormKernel:
     try:
         return NormKernel(library)
     except OSError as error:
-        raise NoCompiler(f"cannot load {library}: {error}; delete it to have it built") from None
+        raise NoCompiler(f"cannot load {library}: {error}; delete it to build it again") from None
 
 
 def _cpu_features() -> str:
-    """What distinguishes processors that share a home folder."""
+    """Distinguishes processors that share a home folder."""
     info = Path("/proc/cpuinfo")
     if not info.exists():
         return ""
@@ -233,7 +227,7 @@ def _build(library: Path) -> None:
             try:
                 library.parent.mkdir(parents=True, exist_ok=True)
                 subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-                ctypes.CDLL(str(partial))  # whether OpenMP is there shows only now
+                ctypes.CDLL(str(partial))  # fails here if OpenMP is missing
                 partial.replace(library)
                 return
             except subprocess.CalledProcessError as error:

@@ -1,4 +1,4 @@
-"""Stopping a run politely, and at once when asked again."""
+"""Stopping a run: the first signal lets it save, a second one ends it at once."""
 
 import os
 import signal
@@ -12,10 +12,10 @@ from sfumato.core.errors import SfumatoError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ECHO_SECONDS = 1.0
-"""In a process group a second signal this soon is the launcher passing on the first: a scheduler
-or a terminal may have sent it to launcher and processes alike."""
+"""In a process group a second signal this soon is the first one, passed on by the launcher: a
+scheduler or a terminal may send it to both launcher and processes."""
 SHOW_CURSOR = b"\x1b[?25h"
-LEAVING = b"sfumato: left at once; the last checkpoint is whole, go on with --resume\n"
+LEAVING = b"sfumato: stopped at once; the last checkpoint is complete, continue with --resume\n"
 
 
 class Interrupted(SfumatoError):
@@ -26,7 +26,7 @@ class StopRequest:
     """Turns the first SIGINT or SIGTERM into a request; a second one ends the process at once.
 
     Python runs signal handlers between its own instructions, so a process inside a long backward
-    pass would not hear the second one. A thread does: the interpreter writes the number of every
+    pass would not notice the second one. A thread does: the interpreter writes the number of every
     signal into a pipe the moment it arrives.
     """
 
@@ -77,14 +77,14 @@ class StopRequest:
                 _leave(arrived[0])
 
     def interrupted(self, run_dir: Path) -> Interrupted:
-        """The exception that says how to go on."""
+        """The exception to raise; its message explains how to continue."""
         return Interrupted(
             f"stopped; everything is saved in {run_dir}. To go on, repeat the command with --resume"
         )
 
 
 def _leave(number: int) -> None:
-    """End the process now. What it was writing stays half-written beside the whole files."""
+    """End the process now. A file that was being written stays, incomplete, beside the others."""
     if os.isatty(2):
         os.write(2, SHOW_CURSOR + b"\n")
     if distributed.is_main():
