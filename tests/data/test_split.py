@@ -145,7 +145,7 @@ def test_class_that_does_not_exist(tmp_path: Path, images: Any) -> None:
 
 def test_unlabelled_sets_have_no_classes_to_choose(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=RNG.integers(0, 256, (9, 4, 4), dtype=np.uint8))
-    with pytest.raises(DataError, match="has no labels"):
+    with pytest.raises(DataError, match="needs labels, and a has none"):
         loaded(tmp_path / "a.npz", classes=("cat",))
 
 

@@ -268,7 +268,6 @@ def run_interpolate(options: argparse.Namespace) -> None:
 
 def run_truncation(options: argparse.Namespace) -> None:
     """Sample at several truncations."""
-    from sfumato.core.generative_model import GenerativeModel
     from sfumato.explore.interpolation import truncation_sweep
     from sfumato.explore.plots import write_truncation
 
