@@ -41,7 +41,7 @@ def in_several_rooms(places: dict[str, set[str]]) -> dict[str, list[str]]:
     return {name: sorted(rooms) for name, rooms in places.items() if len(rooms) > 1}
 
 
-CROWDED = {"data", "diffusion", "evaluation"}
+CROWDED = {"diffusion", "evaluation"}
 """Rooms that are too large until merged."""
 
 

@@ -192,7 +192,7 @@ def test_nothing_left_is_explained(tmp_path: Path, images: Any) -> None:
         ({"limit": 0}, "'limit' is 0; it should be"),
         ({"classes": [1, 1]}, "names a class twice"),
         ({"source": ""}, "source is empty"),
-        ({"augment": {"shift": -1}}, "shift is -1"),
+        ({"augment": {"shift": -1}}, "shift' is -1; it should be"),
         ({"clases": ["cat"]}, "did you mean 'classes'"),
         ({"fit": "stretch"}, "fit"),
     ],
