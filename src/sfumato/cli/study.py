@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
 def launcher(options: argparse.Namespace) -> object:
     """Where the runs happen, as the options say."""
     from sfumato.study.launchers import InProcess, Processes
-    from sfumato.study.ray_launcher import RayCluster
+    from sfumato.study.launchers import RayCluster
 
     if options.launcher == "ray":
         return RayCluster(options.address, options.cpus, options.gpus)

@@ -9,6 +9,8 @@ from sfumato.core.config import changeable, differences, to_mapping
 from sfumato.core.errors import RunError
 from sfumato.core.files import write_json
 from sfumato.runs.directory import locked, read_json
+from sfumato.runs.result_files import read_record, write_record
+from sfumato.runs.results import Results
 from sfumato.study.common_plan import with_common_plan
 from sfumato.study.evaluators import Evaluators
 from sfumato.study.launchers import InProcess, Launcher
@@ -23,7 +25,7 @@ def run_study(
     directory: Path,
     tell: Callable[[str], None] = print,
     launcher: Launcher = InProcess(),
-) -> dict[str, Any]:
+) -> Results:
     """Train, score and measure what is not done yet; the results are written after each run.
 
     Args:
@@ -32,7 +34,7 @@ def run_study(
         tell: hears messages for the user.
         launcher: where the runs happen.
     Returns:
-        The results, as results.json has them.
+        What results.json holds.
     Raises:
         RunError: the directory holds another study.
         Interrupted: stopped; the same command goes on.
@@ -45,7 +47,7 @@ def run_study(
             return recorder.run(study, launcher)
         search = Search(study, study.search)
         if not search.trials_in(directory):
-            search.propose(directory, {}, launcher.at_once)
+            search.propose(directory, None, launcher.at_once)
         while True:
             grown = search.grown(directory)
             _open(grown, directory)
@@ -64,25 +66,25 @@ class _Recorder:
         self._before = _recorded_seconds(directory)
         self._evaluators: tuple[Study, Evaluators] | None = None
 
-    def run(self, study: Study, launcher: Launcher) -> dict[str, Any]:
+    def run(self, study: Study, launcher: Launcher) -> Results:
         directory = self._directory
         waiting = [task for task in study.tasks if not is_done(directory, study, *task)]
         done = len(study.tasks) - len(waiting)
         if done:
             self._tell(f"{done} of {len(study.tasks)} runs are done already")
         evaluators = self._prepared(study)
-        results: dict[str, Any] | None = None
+        results: Results | None = None
         for arm, seed in launcher.run(study, directory, waiting, evaluators, self._tell):
             results = self.record(study)
             done += 1
             self._tell(f"{done} of {len(study.tasks)} runs: {arm}, seed {seed}")
         return self.record(study) if results is None else results
 
-    def record(self, study: Study) -> dict[str, Any]:
+    def record(self, study: Study) -> Results:
         """Write results.json from the runs that are finished."""
         seconds = self._before + time.monotonic() - self._began
         results = study_results(study, self._directory, self._prepared(study), seconds)
-        write_json(self._directory / "results.json", results)
+        write_record(self._directory / "results.json", results)
         return results
 
     def _prepared(self, study: Study) -> Evaluators:
@@ -132,6 +134,5 @@ def _changed(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, A
 
 
 def _recorded_seconds(directory: Path) -> float:
-    if not (directory / "results.json").exists():
-        return 0.0
-    return float(read_json(directory, "results.json")["seconds"])
+    path = directory / "results.json"
+    return (read_record(Results, path).seconds or 0.0) if path.exists() else 0.0

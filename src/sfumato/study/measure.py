@@ -10,7 +10,7 @@ import torch
 from sfumato.core.config import to_mapping
 from sfumato.core.console import progress_bar
 from sfumato.core.errors import ConfigError
-from sfumato.core.files import atomic_path, write_json
+from sfumato.core.files import atomic_path
 from sfumato.core.images import to_uint8
 from sfumato.core.pictures import image_grid
 from sfumato.core.tensors import write_tensors
@@ -19,6 +19,9 @@ from sfumato.evaluation.evaluator import Evaluator
 from sfumato.experiment.load import LoadedRun, load_run
 from sfumato.explore.interpolation import walks_between_noises
 from sfumato.explore.nll import LikelihoodConfig, nll
+from sfumato.metrics.estimate import Estimate
+from sfumato.runs.result_files import to_record, write_record
+from sfumato.runs.results import Measurements, SamplerPoint, ScoreRecord
 from sfumato.speed.sampling import sample_images
 from sfumato.study.study import Study
 
@@ -29,32 +32,38 @@ COMPARED_IMAGES = 256
 WALK_POINTS = 8
 
 
+def recorded(estimate: Estimate) -> ScoreRecord:
+    """An estimate as it is written to JSON: without its jackknife terms."""
+    return ScoreRecord.model_validate(estimate.to_mapping())
+
+
 def measure_run(
     run_dir: Path, study: Study, arm: str, evaluator: Evaluator, splits: Splits
-) -> dict[str, Any]:
+) -> None:
     """Measure what the study asks for and the model has; writes measurements.json last of all."""
     loaded = load_run(run_dir)
     wanted = study.measure
-    found: dict[str, Any] = {}
+    curve: list[SamplerPoint] = []
+    likelihood: dict[str, Any] | None = None
     warnings: list[str] = []
     if wanted.sampler_steps and "sampler" in to_mapping(loaded.experiment)["model"]:
-        found["sampler_curve"] = _sampler_curve(loaded, evaluator, wanted.sampler_steps, warnings)
+        curve = _sampler_curve(loaded, evaluator, wanted.sampler_steps, warnings)
     if wanted.likelihood_images and loaded.experiment.model.kind == "diffusion":
         config = LikelihoodConfig(num_images=wanted.likelihood_images, ode=False)
         result = nll(loaded, splits, config)
-        found["likelihood"] = {key: result[key] for key in ("train", "held_out", "gap")}
+        likelihood = {key: result[key] for key in ("train", "held_out", "gap")}
     if wanted.walks:
         _save_walks(loaded, wanted.walks, run_dir / "walks.png")
     if any(arm in pair for pair in study.compare):
         _keep_samples(loaded, evaluator, run_dir / COMPARED)
-    found["warnings"] = warnings
-    write_json(run_dir / MEASURED, found)
-    return found
+    content = {"likelihood": likelihood, "warnings": warnings}
+    found = to_record(Measurements, content, MEASURED).model_copy(update={"sampler_curve": curve})
+    write_record(run_dir / MEASURED, found)
 
 
 def _sampler_curve(
     loaded: LoadedRun, evaluator: Evaluator, counts: tuple[int, ...], warnings: list[str]
-) -> list[dict[str, Any]]:
+) -> list[SamplerPoint]:
     """The Fréchet distance with each number of steps, from the same noise."""
     points = []
     for steps in sorted(set(counts)):
@@ -69,12 +78,12 @@ def _sampler_curve(
         seconds = time.perf_counter() - began
         distance = evaluator.score(images, labels)["frechet_distance"]
         points.append(
-            {
-                "steps": steps,
-                "nfe": changed.model.nfe,
-                "sample_seconds": seconds,
-                "frechet_distance": distance.to_mapping(),
-            }
+            SamplerPoint(
+                steps=steps,
+                nfe=changed.model.nfe,
+                sample_seconds=seconds,
+                frechet_distance=recorded(distance),
+            )
         )
     return points
 

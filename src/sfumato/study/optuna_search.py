@@ -1,6 +1,5 @@
 """A search for good values by Optuna, whose trials are arms of the study."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from sfumato.core.files import write_json
 from sfumato.evaluation.evaluator import METRICS
 from sfumato.experiment.experiment import Experiment
 from sfumato.runs.directory import read_json
+from sfumato.runs.results import Results
 from sfumato.study.study import Study
 from sfumato.study.sweep import OptunaSearch, Range, Value, changed, point_name
 
@@ -47,12 +47,12 @@ class Search:
             return {}
         return read_json(directory, TRIALS)
 
-    def propose(self, directory: Path, results: Mapping[str, Any], at_once: int) -> bool:
+    def propose(self, directory: Path, results: Results | None, at_once: int) -> bool:
         """Add the trials of the next round to trials.json; False when the search is over.
 
         Args:
             directory: of the study.
-            results: as in results.json, with all trials so far; {} before the first round.
+            results: of all trials so far; None before the first round.
             at_once: trials proposed together for an arm, since they run at the same time.
         """
         trials = self.trials_in(directory)
@@ -111,13 +111,13 @@ class Search:
         )
 
 
-def _scores(results: Mapping[str, Any], metric: str) -> dict[str, float]:
+def _scores(results: Results | None, metric: str) -> dict[str, float]:
     """The mean score over the training seeds of every arm that finished them all."""
     found = {}
-    for arm in results.get("arms", []):
-        values = [run["scores"][metric]["value"] for run in arm["runs"] if metric in run["scores"]]
-        if values and len(values) == len(arm["runs"]):
-            found[arm["name"]] = sum(values) / len(values)
+    for arm in results.arms if results else []:
+        scores = [score.value for run in arm.runs if (score := run.scores.get(metric))]
+        if scores and len(scores) == len(arm.runs):
+            found[arm.name] = sum(scores) / len(scores)
     return found
 
 

@@ -6,7 +6,6 @@ as images of different seeds do.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -50,22 +49,19 @@ def _ratio(matched: Tensor, unmatched: Tensor, n: int) -> Tensor:
     return (matched / n) / (unmatched / (n * (n - 1))).clamp_min(1e-300)
 
 
-def compare_runs(a: Path, b: Path, picture: Path) -> dict[str, Any]:
+def compare_runs(a: Path, b: Path, picture: Path) -> tuple[Estimate, Estimate]:
     """Compare the samples that two runs keep, and draw them in alternating rows.
 
     Args:
         a, b: files of `measure`.
         picture: where to draw.
     Returns:
-        The change of pixels and of features, as plain values.
+        The change of pixels and of features.
     """
     left, right = read_tensors(a), read_tensors(b)
     pixels = [side["images"].flatten(1).float() for side in (left, right)]
     _draw(left["images"], right["images"], picture)
-    return {
-        "pixels": change(pixels[0], pixels[1]).to_mapping(),
-        "features": change(left["features"], right["features"]).to_mapping(),
-    }
+    return change(pixels[0], pixels[1]), change(left["features"], right["features"])
 
 
 def _draw(a: UInt8Images, b: UInt8Images, path: Path) -> None:
