@@ -62,8 +62,7 @@ def run(options: argparse.Namespace) -> None:
 
 def launcher(options: argparse.Namespace) -> object:
     """Where the runs happen, as the options say."""
-    from sfumato.study.launchers import InProcess, Processes
-    from sfumato.study.launchers import RayCluster
+    from sfumato.study.launchers import InProcess, Processes, RayCluster
 
     if options.launcher == "ray":
         return RayCluster(options.address, options.cpus, options.gpus)

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from markupsafe import Markup, escape
 
+from sfumato.core.numbers import number
 from sfumato.report.axes import Axis, Number, limits, push_apart
-from sfumato.report.numbers import number, spread
-from sfumato.report.records import Estimate, Metric, Results
+from sfumato.report.spread import spread
+from sfumato.runs.results import MetricColumn, Results, ScoreRecord
 
 TEMPLATES = Path(__file__).parent / "templates"
 WIDTH = 460
@@ -40,7 +41,7 @@ def standalone(svg: str) -> str:
     return styled.replace("<svg ", head, 1)
 
 
-def score_figure(results: Results, metric: Metric) -> Markup:
+def score_figure(results: Results, metric: MetricColumn) -> Markup:
     """A dot and its interval for every run, the floor as a dashed line; empty without scores."""
     rows = [(arm, arm.values(metric.key)) for arm in results.arms]
     scores = [run.scores.get(metric.key) for arm, _ in rows for run in arm.runs]
@@ -50,7 +51,7 @@ def score_figure(results: Results, metric: Metric) -> Markup:
     names = [textwrap.wrap(arm.name, 17) or [""] for arm, _ in rows]
     left = 14 + 8.9 * max(len(line) for name in names for line in name)
     known = [*shown, metric.floor] if metric.floor else shown
-    values = [v for e in known for v in (e.value, *((e.low, e.high) if e.has_interval else ()))]
+    values = [v for e in known for v in (e.value, *(e.interval or ()))]
     low, high = limits([v for v in values if v is not None], metric.better == "lower")
     if metric.better == "higher" and max(e.value for e in known) <= 1:
         high = min(high, 1.0)
@@ -87,7 +88,7 @@ def curve_figure(
     title: str,
     x_label: str,
     curves: Sequence[Curve],
-    floor: Estimate | None = None,
+    floor: ScoreRecord | None = None,
     x_from_zero: bool = True,
 ) -> Markup:
     """Lines named at their right ends; the y axis is logarithmic where the data ask for it."""
@@ -202,13 +203,14 @@ def _y_axis(axis: Axis, right: Number) -> str:
     return "".join(parts)
 
 
-def _floor_line(axis: Axis, metric: Metric, bottom: Number) -> str:
+def _floor_line(axis: Axis, metric: MetricColumn, bottom: Number) -> str:
     floor = metric.floor
     assert floor is not None
     x = axis(floor.value)
     parts = []
-    if floor.low is not None and floor.high is not None and floor.has_interval:
-        start, end = axis(max(floor.low, axis.low)), axis(min(floor.high, axis.high))
+    if floor.interval:
+        low, high = floor.interval
+        start, end = axis(max(low, axis.low)), axis(min(high, axis.high))
         parts.append(
             f'<rect class="haze" x="{start:.1f}" y="{_TOP - 8}" width="{end - start:.1f}" '
             f'height="{bottom - _TOP + 8:.1f}"/>'
@@ -225,11 +227,12 @@ def _floor_line(axis: Axis, metric: Metric, bottom: Number) -> str:
     return "".join(parts)
 
 
-def _dot(axis: Axis, score: Estimate, y: Number, colour: int, name: str) -> str:
+def _dot(axis: Axis, score: ScoreRecord, y: Number, colour: int, name: str) -> str:
     x = axis(score.value)
     parts = [f"<g><title>{escape(name)}: {number(score.value)}</title>"]
-    if score.low is not None and score.high is not None and score.has_interval:
-        low, high = axis(max(score.low, axis.low)), axis(min(score.high, axis.high))
+    if score.interval:
+        low, high = score.interval
+        low, high = axis(max(low, axis.low)), axis(min(high, axis.high))
         parts.append(
             f'<rect class="span c{colour}" x="{low:.1f}" y="{y - 5:.1f}" '
             f'width="{high - low:.1f}" height="10" rx="5"/>'

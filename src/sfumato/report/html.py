@@ -6,13 +6,13 @@ import jinja2
 
 from sfumato.core.errors import RunError
 from sfumato.core.files import write_bytes
+from sfumato.core.numbers import duration
 from sfumato.report.figures import TEMPLATES, standalone
 from sfumato.report.markdown import to_markdown
-from sfumato.report.numbers import duration
-from sfumato.report.results import load
 from sfumato.report.sections import COMPARED, SHRUNK
 from sfumato.report.tables import to_csv
 from sfumato.report.view import View, build
+from sfumato.runs.result_files import read_results
 
 
 def write_report(directory: Path) -> Path:
@@ -29,7 +29,7 @@ def write_report(directory: Path) -> Path:
         RunError: the directory holds no results, they cannot be understood, or the report cannot
             be written.
     """
-    view = build(load(directory), directory)
+    view = build(read_results(directory), directory)
     path = directory / "report.html"
     try:
         (directory / "figures").mkdir(exist_ok=True)

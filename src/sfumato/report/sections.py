@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from sfumato.core.numbers import MISSING, number
 from sfumato.report.figures import NUM_COLOURS
 from sfumato.report.inline_pictures import Picture, read_picture
-from sfumato.report.numbers import MISSING, interval, number, spread
-from sfumato.report.records import Arm, Comparison, Results
+from sfumato.report.spread import bounds, spread
+from sfumato.runs.results import ArmRecord, Comparison, Results
 
 COMPARED = (
     "Samples of two arms from the same noise: their mean squared distance, over that of samples "
@@ -42,7 +43,7 @@ def published_rows(results: Results) -> list[list[str]]:
             rows.append([*row, *_losses(arm, figure.metric), MISSING])
         elif figure.arm is None and metric is not None and metric.floor is not None:
             floor = metric.floor
-            rows.append([*row[:2], "real images", number(floor.value), interval(floor), MISSING])
+            rows.append([*row[:2], "real images", number(floor.value), bounds(floor), MISSING])
         elif arm is not None and metric is not None:
             floor_here = number(metric.floor.value if metric.floor else None)
             ours = [number(arm.mean(metric.key)), spread(arm, metric.key)]
@@ -52,7 +53,7 @@ def published_rows(results: Results) -> list[list[str]]:
     return rows
 
 
-def _losses(arm: Arm, key: str) -> list[str]:
+def _losses(arm: ArmRecord, key: str) -> list[str]:
     """The mean training loss at the end, over the seeds, and its range."""
     values = [run.final_losses[key] for run in arm.runs if key in run.final_losses]
     if not values:
@@ -69,7 +70,7 @@ def compared_lines(results: Results) -> list[str]:
 def _compared(found: Comparison, several: bool) -> str:
     seed = f" (training seed {found.seed})" if several else ""
     by = "; ".join(
-        f"by {name} {number(estimate.value)} [{interval(estimate)}]"
+        f"by {name} {number(estimate.value)} [{bounds(estimate)}]"
         for name, estimate in (("pixels", found.pixels), ("features", found.features))
     )
     return f"{found.a} against {found.b}{seed}: {by}"

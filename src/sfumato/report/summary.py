@@ -1,12 +1,13 @@
 """The result in plain words, saying no more than the verdicts do."""
 
-from sfumato.report.numbers import count, duration, interval, join, number, ratio_to_floor
-from sfumato.report.records import Metric, Results
+from sfumato.core.numbers import count, duration, listed, number
+from sfumato.report.spread import bounds, ratio_to_floor
+from sfumato.runs.results import MetricColumn, Results
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
-def best_arm(results: Results, metric: Metric) -> str | None:
+def best_arm(results: Results, metric: MetricColumn) -> str | None:
     """The arm that is shown to be better than every other one, if there is one."""
     names = {arm.name for arm in results.arms}
     beaten = _beaten(results, metric)
@@ -50,13 +51,13 @@ def _what_was_done(results: Results) -> str:
     return f"{arms.capitalize()} {noun} trained{where}{size}{until}{seeds}."
 
 
-def _single(results: Results, metric: Metric) -> str:
+def _single(results: Results, metric: MetricColumn) -> str:
     arm = results.arms[0]
     value = arm.mean(metric.key)
     if value is None:
         return f"It has no {metric.label} yet."
-    bounds = interval(arm.runs[0].scores.get(metric.key)) if len(arm.runs) == 1 else ""
-    details = [part for part in (f"95\u00a0% interval {bounds}" if bounds else "",
+    reach = bounds(arm.runs[0].scores.get(metric.key)) if len(arm.runs) == 1 else ""
+    details = [part for part in (f"95\u00a0% interval {reach}" if reach else "",
                                  ratio_to_floor(value, metric)) if part]  # fmt: skip
     aside = f" ({'; '.join(details)})" if details else ""
     return (
@@ -64,7 +65,7 @@ def _single(results: Results, metric: Metric) -> str:
     )
 
 
-def _best(results: Results, metric: Metric) -> str:
+def _best(results: Results, metric: MetricColumn) -> str:
     scored = {arm.name: arm.mean(metric.key) for arm in results.arms}
     values = {name: value for name, value in scored.items() if value is not None}
     if not values:
@@ -90,10 +91,10 @@ def _best(results: Results, metric: Metric) -> str:
     losers = set().union(*beaten.values()) if beaten else set()
     leaders = [name for name in values if name not in losers]
     leaders.sort(key=lambda name: values[name], reverse=metric.better == "higher")
-    quoted = join([f"“{name}” ({number(values[name])})" for name in leaders]) if leaders else ""
+    quoted = listed([f"“{name}” ({number(values[name])})" for name in leaders]) if leaders else ""
     if not losers or not leaders:
         return f"No arm is shown to be better than another by its {metric.label}."
-    below = join([f"“{arm.name}”" for arm in results.arms if arm.name in losers])
+    below = listed([f"“{arm.name}”" for arm in results.arms if arm.name in losers])
     if len(leaders) == 1:
         return (
             f"By {metric.label} no arm is shown to beat {quoted}, which is not shown to beat "
@@ -112,7 +113,7 @@ def _best(results: Results, metric: Metric) -> str:
     )
 
 
-def _other(results: Results, metric: Metric) -> str:
+def _other(results: Results, metric: MetricColumn) -> str:
     """One sentence on a further metric: its range, and real images beside it."""
     values = [v for v in (arm.mean(metric.key) for arm in results.arms) if v is not None]
     if not values:
@@ -127,7 +128,7 @@ def _other(results: Results, metric: Metric) -> str:
     return f"{text}{real}{shown}."
 
 
-def _beaten(results: Results, metric: Metric) -> dict[str, set[str]]:
+def _beaten(results: Results, metric: MetricColumn) -> dict[str, set[str]]:
     """For every arm the arms that it is shown to be better than."""
     beaten: dict[str, set[str]] = {}
     for verdict in results.verdicts:

@@ -3,7 +3,7 @@
 import csv
 import io
 
-from sfumato.report.records import Results
+from sfumato.runs.results import Results
 
 
 def to_csv(results: Results) -> str:

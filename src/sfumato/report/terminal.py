@@ -2,17 +2,16 @@
 
 import shutil
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from sfumato.core.numbers import MISSING
 from sfumato.report.evaluation import class_table, copies_text, histogram_text, score_table
-from sfumato.report.numbers import MISSING
-from sfumato.report.records import Results
-from sfumato.report.results import load
 from sfumato.report.rows import arm_rows, columns, floor_cells
 from sfumato.report.sections import published_rows
 from sfumato.report.summary import summarize
+from sfumato.runs.result_files import read_record, read_results
+from sfumato.runs.results import EvaluationRecord, Results
 
 Column = list[tuple[str, str]]
 """For the heading and then each row: the text, and the small print on the line below."""
@@ -24,35 +23,35 @@ def print_table(directory: Path) -> None:
     Raises:
         RunError: the directory holds no results, or they cannot be understood.
     """
-    print(to_text(load(directory), shutil.get_terminal_size((100, 24)).columns))
+    print(to_text(read_results(directory), shutil.get_terminal_size((100, 24)).columns))
 
 
-def print_run(directory: Path, evaluation: Mapping[str, Any]) -> None:
+def print_run(directory: Path) -> None:
     """Print what `evaluate RUN` found: scores beside their floors, classes, copies, notes.
 
-    Args:
-        directory: of the run.
-        evaluation: as written to its evaluation.json.
+    Raises:
+        RunError: the run has no evaluation.json, or it cannot be understood.
     """
-    print(run_text(load(directory), evaluation, directory))
+    evaluation = read_record(EvaluationRecord, directory / "evaluation.json")
+    print(run_text(read_results(directory), evaluation, directory))
 
 
-def run_text(results: Results, evaluation: Mapping[str, Any], directory: Path) -> str:
-    """A run that was scored: what it is and costs, then its scores, every one once."""
-    protocol = evaluation["protocol"]
+def run_text(results: Results, evaluation: EvaluationRecord, directory: Path) -> str:
+    """A scored run: its name, its costs, then every score once."""
+    protocol = evaluation.protocol
     heading = (
         f"{results.name}\n{_costs(results)}\n"
         f"{protocol['num_images']:,} samples against {protocol['reference_images']:,} images of "
         f"{protocol['reference']}, features: {protocol['features']}"
     )
     blocks = [heading, score_table(evaluation)]
-    if evaluation["classes"]:
+    if evaluation.classes:
         blocks.append(class_table(evaluation))
-    if evaluation["class_histogram"]:
-        blocks.append(histogram_text(evaluation["class_histogram"]))
-    if evaluation["copies"]:
-        blocks.append(copies_text(evaluation["copies"], directory / "memorization.png"))
-    blocks += [f"note: {warning}" for warning in evaluation["warnings"]]
+    if evaluation.class_histogram:
+        blocks.append(histogram_text(evaluation.class_histogram))
+    if evaluation.copies:
+        blocks.append(copies_text(evaluation.copies, directory / "memorization.png"))
+    blocks += [f"note: {warning}" for warning in evaluation.warnings]
     return "\n\n".join(blocks)
 
 
