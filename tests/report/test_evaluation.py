@@ -9,7 +9,8 @@ from PIL import Image
 
 from report.fixture import ARMS, results, write_study
 from sfumato.report import write_report
-from sfumato.report.evaluation import class_rows, class_table, copies_lines
+from sfumato.report.sections import class_rows, copies_lines
+from sfumato.report.terminal import class_table
 from sfumato.runs.result_files import to_record
 from sfumato.runs.results import CopiesRecord, EvaluationRecord
 

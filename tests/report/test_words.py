@@ -14,9 +14,8 @@ from sfumato.cli import main
 from sfumato.core.errors import RunError
 from sfumato.core.numbers import duration, number, short_count
 from sfumato.report import write_report
-from sfumato.report.spread import ratio_to_floor
-from sfumato.report.summary import best_arm, summarize
-from sfumato.report.tables import to_csv
+from sfumato.report.html import to_csv
+from sfumato.report.summary import best_arm, ratio_to_floor, summarize
 from sfumato.report.terminal import print_run, to_text
 from sfumato.runs.result_files import to_record
 from sfumato.runs.results import MetricColumn, Results, ScoreRecord

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from sfumato.runs.results import FrontPoint
-from sfumato.study.paired_images import change
-from sfumato.study.pareto import front
+from sfumato.study.measure import change
+from sfumato.study.study_results import front
 
 
 def test_equal_images_have_not_changed_and_unrelated_ones_have_changed_completely() -> None:

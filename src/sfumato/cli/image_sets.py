@@ -63,7 +63,7 @@ def compare_sets(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(mapping, indent=2))
         return
-    from sfumato.report.evaluation import (
+    from sfumato.report.terminal import (
         class_table,
         copies_text,
         histogram_text,
@@ -112,7 +112,7 @@ def draw_floors(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(mapping, indent=2))
         return
-    from sfumato.report.evaluation import floor_table
+    from sfumato.report.terminal import floor_table
 
     print(floor_table(mapping))
     print(f"\n{path}\n{path.with_suffix('.json')}")

@@ -1,4 +1,4 @@
-"""From the rows of metrics.jsonl to curves: losses phase by phase, quality metric by metric."""
+"""From the rows of metrics.jsonl to curves: losses, quality, what was watched of a GAN."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,8 +6,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from sfumato.report.axes import Number
-from sfumato.report.figures import NUM_COLOURS, Curve, curve_figure
+from sfumato.report.figures import NUM_COLOURS, Curve, Number, curve_figure
 from sfumato.runs.metrics_log import read_metrics
 from sfumato.runs.results import Results, ScoreRecord
 
@@ -15,6 +14,15 @@ MAX_POINTS = 80
 LEVELS = "loss_by_log_snr/"
 OPEN = 3.0
 """How wide the open bins of log-SNR are drawn."""
+KINDS = {
+    "logits": "Logits of the discriminator",
+    "accuracy": "Accuracy of the discriminator",
+    "overfitting": "Overfitting of the discriminator (r_v: 0 none, 1 by heart)",
+    "ada": "Adaptive augmentation",
+    "class_share": "Classes of samples (share)",
+    "duplicates": "Samples with a twin (share)",
+}
+"""The part of a column's name before the slash, and the title of its figure."""
 Rows = Sequence[Mapping[str, float]]
 Figure = tuple[str, Markup]
 """A name that can be that of a file, and the SVG."""
@@ -147,3 +155,31 @@ def value_of(row: Mapping[str, float], key: str) -> Number | None:
     """A finite number of a row."""
     value = row.get(key)
     return None if value is None or not math.isfinite(value) else float(value)
+
+
+def watch_figures(logs: Sequence[tuple[str, int, Rows]]) -> list[Group]:
+    """Columns of one kind share a figure, since they are to be compared with each other."""
+    groups = []
+    for kind, title in KINDS.items():
+        figures = [
+            figure
+            for number, (name, _, rows) in enumerate(logs)
+            if (figure := _figure(kind, f"{title}: {name}", f"{kind}-{number}", rows))[1]
+        ]
+        if figures:
+            groups.append((title, figures))
+    return groups
+
+
+def _figure(kind: str, title: str, file: str, rows: Rows) -> Figure:
+    keys = dict.fromkeys(key for row in rows for key in row if key.partition("/")[0] == kind)
+    curves = []
+    for index, key in enumerate(keys):
+        found = [(row.get("images"), value_of(row, key)) for row in rows]
+        points = [(x, y) for x, y in found if x is not None and y is not None]
+        if points:
+            x, y, band = merged(points)
+            label = (key.partition("/")[2] or key).replace("_", " ")
+            many = band if len(points) > len(x) else None
+            curves.append(Curve(label, index % NUM_COLOURS, x, y, many))
+    return file, curve_figure(title, "images seen", curves)

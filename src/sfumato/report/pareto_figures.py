@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from markupsafe import Markup, escape
 
 from sfumato.core.numbers import duration, listed, number
-from sfumato.report.axes import Axis, Number, limits
 from sfumato.report.curves import Figure
 from sfumato.report.figures import (
     NUM_COLOURS,
     WIDTH,
+    Axis,
+    Number,
     axis_below,
     axis_left,
     figure_svg,
     floor_across,
     legend,
+    limits,
 )
 from sfumato.runs.results import FrontPoint, MetricColumn, Results
 

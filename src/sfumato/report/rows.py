@@ -1,12 +1,10 @@
-"""The lines of the tables: for every arm its scores and what they cost."""
+"""The rows of the tables: for every arm its scores and what they cost."""
 
 from dataclasses import dataclass
 
 from sfumato.core.numbers import MISSING, count, duration, number, short_count
-from sfumato.report.axes import Number
-from sfumato.report.figures import NUM_COLOURS
-from sfumato.report.spread import above_floor, bounds, ratio_to_floor, spread
-from sfumato.report.summary import best_arm
+from sfumato.report.figures import NUM_COLOURS, Number
+from sfumato.report.summary import above_floor, best_arm, bounds, ratio_to_floor, spread
 from sfumato.runs.results import ArmRecord, MetricColumn, Results, RunRecord
 
 

@@ -15,15 +15,14 @@ from sfumato.report.curves import (
     loss_figures,
     quality_figures,
     sampler_figures,
+    watch_figures,
 )
-from sfumato.report.evaluation import class_rows, copies_lines
 from sfumato.report.figures import NUM_COLOURS, score_figure
 from sfumato.report.inline_pictures import Film, Picture, read_film, read_picture
 from sfumato.report.pareto_figures import front_figures, front_lines
 from sfumato.report.rows import Cell, Row, arm_rows, columns, floor_cells, run_rows
-from sfumato.report.sections import Sample
+from sfumato.report.sections import Sample, class_rows, copies_lines
 from sfumato.report.summary import summarize
-from sfumato.report.watching import watch_figures
 from sfumato.runs.results import ArmRecord, MetricColumn, Results, Verdict
 
 
