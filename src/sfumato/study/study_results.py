@@ -61,7 +61,10 @@ def study_results(study: Study, directory: Path, evaluators: Evaluators, seconds
         *_class_columns(study, evaluators),
     ]
     scores = {name: arm_scores(study, directory, name, evaluators) for name in study.arms}
-    found = [_arm(study, directory, name, scores[name], evaluators) for name in study.arms]
+    found = [
+        _arm(study, directory, name, scores[name], evaluators).model_copy(update={"config": own})
+        for name, own in study.distinctions().items()
+    ]
     arms = [arm for arm in found if arm.runs]
     if any(BITS.key in run.scores for runs in scores.values() for run in runs.values()):
         columns.append(MetricColumn(**asdict(BITS)))
@@ -137,7 +140,7 @@ def _arm(
     scores: Mapping[int, Scores],
     evaluators: Evaluators,
 ) -> ArmRecord:
-    """One arm with its finished and scored runs."""
+    """One arm with its finished and scored runs; without its `config`."""
     runs, diverged = [], []
     parameters, nfe = None, None
     for seed in study.seeds:
@@ -179,14 +182,7 @@ def _arm(
             ],
         )
         runs.append(run)
-    return ArmRecord(
-        name=name,
-        parameters=parameters,
-        nfe=nfe,
-        runs=runs,
-        diverged=diverged,
-        config=study.distinctions()[name],
-    )
+    return ArmRecord(name=name, parameters=parameters, nfe=nfe, runs=runs, diverged=diverged)
 
 
 def final_losses(run_dir: Path) -> dict[str, float]:
