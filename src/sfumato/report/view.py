@@ -277,8 +277,8 @@ def _terms(results: Results) -> list[tuple[str, str]]:
         terms.append(
             (
                 "Floor",
-                "The same score for real images that the models never saw. A perfect "
-                "model would reach it; nothing can be expected to do better.",
+                "The score of real images that the models never saw, at the same N. A "
+                "perfect model would reach it. “Floor + x” gives the excess x over it.",
             )
         )
     if keys:
