@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from sfumato.report.numbers import number
 
 from sfumato.core.files import cache_folder, write_json
 from sfumato.core.noise import derive_seed
@@ -32,8 +33,7 @@ from sfumato.evaluation.scores import Reference, scores_of
 from sfumato.metrics.estimate import Estimate
 from sfumato.metrics.memorization import memorization
 from sfumato.metrics.pretrained import EfficientNetFeatures
-from sfumato.report.evaluation import aligned, floor_table
-from sfumato.report.numbers import number
+from sfumato.report.terminal import aligned, floor_table
 
 METRICS = ("frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage")
 

@@ -174,7 +174,7 @@ def results(seeds: tuple[int, ...] = (0,)) -> dict[str, Any]:
                 {"what": "real images", "value": 3.5, "metric": "frechet_distance"},
                 {"what": "DCGAN", "value": 22.5, "arm": "dcgan", "metric": "frechet_distance"},
                 {"what": "loss", "value": 0.04, "arm": "ddpm-cosine", "metric": "loss/denoiser"},
-                {"what": "another network", "value": 9.5},
+                {"what": "another network", "value": 9.5, "metric": None},
             ],
         },
         "commands": ["pip install sfumato", "sfumato study demo --output studies/demo"],

@@ -9,7 +9,10 @@ from PIL import Image
 
 from report.fixture import ARMS, results, write_study
 from sfumato.report import write_report
-from sfumato.report.evaluation import class_rows, class_table, copies_lines
+from sfumato.report.sections import class_rows, copies_lines
+from sfumato.report.terminal import class_table
+from sfumato.runs.result_files import to_record
+from sfumato.runs.results import CopiesRecord, EvaluationRecord
 
 
 def estimate(value: float, n: int = 50) -> dict[str, Any]:
@@ -54,22 +57,33 @@ COPIES: dict[str, Any] = {
 }
 
 
+def evaluation(**changes: Any) -> EvaluationRecord:
+    return to_record(EvaluationRecord, EVALUATION | changes, "evaluation")
+
+
+def rows_of(found: EvaluationRecord) -> list[list[str]]:
+    return class_rows(found.classes, found.class_floors, found.metrics)
+
+
 def test_a_class_stands_beside_its_own_floor() -> None:
-    assert class_rows(EVALUATION) == [
+    assert rows_of(evaluation()) == [
         ["class", "N", "Fréchet distance", "floor", "× floor", "kernel distance (floor)",
          "label accuracy (floor)"],
         ["cat", "50", "6.00", "4.00", "1.50", "0.020 (0.001)", "0.900 (0.950)"],
         ["<dog>", "4", "–", "–", "–", "–", "0.500"],
     ]  # fmt: skip
-    assert class_rows(EVALUATION | {"class_floors": {}})[0][-1] == "label accuracy"
+    assert rows_of(evaluation(class_floors={}))[0][-1] == "label accuracy"
     fid = EVALUATION["metrics"][0] | {"label": "FID"}
-    assert class_rows(EVALUATION | {"metrics": [fid]})[0][2] == "FID"
-    lines = class_table(EVALUATION).splitlines()
+    assert rows_of(evaluation(metrics=[fid]))[0][2] == "FID"
+    lines = class_table(evaluation()).splitlines()
     assert len({len(line) for line in lines[2:]}) == 1  # the numbers stand below one another
 
 
 def test_copies_are_told_beside_held_out_images() -> None:
-    assert [line.replace("\u00a0", " ") for line in copies_lines(COPIES)] == [
+    assert [
+        line.replace("\u00a0", " ")
+        for line in copies_lines(to_record(CopiesRecord, COPIES, "copies"))
+    ] == [
         "suspected copies of training images, by features: 1.0 % (up to 2.5 %); of held-out images "
         "0.0 % (up to 0.6 %); nearest training image at 0.97 times the distance of held-out images",
         "suspected copies of training images, by pixels: 3.0 % (up to 5.0 %); of held-out images "

@@ -6,10 +6,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from sfumato.report.axes import Axis, limits, push_apart
-from sfumato.report.curves import MAX_POINTS, loss_figures, merged
-from sfumato.report.figures import Curve, curve_figure, standalone
-from sfumato.report.watching import watch_figures
+from sfumato.report.curves import MAX_POINTS, loss_figures, merged, watch_figures
+from sfumato.report.figures import Axis, Curve, curve_figure, limits, push_apart, standalone
 
 
 @pytest.mark.parametrize(

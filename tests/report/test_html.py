@@ -19,8 +19,8 @@ from report.fixture import ACCURACY, ARMS, FLOOR, FRECHET, write_run, write_stud
 from sfumato.core.errors import RunError
 from sfumato.report import write_report
 from sfumato.report.curves import level_figures
-from sfumato.report.results import load
 from sfumato.report.sections import published_rows
+from sfumato.runs.result_files import read_results
 
 VOID = {"meta", "link", "img", "input", "br", "hr"}
 
@@ -129,7 +129,7 @@ def test_sections_come_in_order(page: Page) -> None:
 
 def test_published_figures_stand_beside_ours(study: Path) -> None:
     """The floor for real images, the mean score of an arm, its last training loss; or nothing."""
-    rows = published_rows(load(study))[1:]
+    rows = published_rows(read_results(study))[1:]
     assert [row[0] for row in rows] == ["real images", "DCGAN", "loss", "another network"]
     assert [row[1] for row in rows] == ["3.50", "22.5", "0.040", "9.50"]
     assert [row[3] for row in rows] == ["4.41", "18.4", "0.081", "–"]
@@ -290,8 +290,12 @@ def test_single_run_before_and_after_its_evaluation(tmp_path: Path) -> None:
     [
         ('{"name": "x", "arms": [', r"results\.json is not valid JSON .*; it may be cut short"),
         ("[1, 2]", r"results\.json holds \[1, 2\] where a JSON object belongs"),
-        ('{"name": "x"}', r"results\.json: key 'arms' is missing; run the study"),
-        ('{"name": "x", "arms": []}', r"'arms' is \[\]: .*at least 1 item"),
+        ('{"name": "x"}', r"results\.json: key 'arms' is missing; repeat the study"),
+        (
+            '{"name": "x", "arms": []}',
+            r"results\.json has no arm with results; run `sfumato study`",
+        ),
+        ('{"version": 99, "name": "x", "arms": []}', r"written by a newer version .*schema 99"),
         (
             '{"name": "x", "arms": [{"name": "a", "parameters": "many"}]}',
             r"'arms\.0\.parameters' is 'many': .*valid integer",

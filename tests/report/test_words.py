@@ -12,12 +12,13 @@ import pytest
 from report.fixture import ARMS, FLOOR, FRECHET, results, write_study
 from sfumato.cli import main
 from sfumato.core.errors import RunError
+from sfumato.core.numbers import duration, number, short_count
 from sfumato.report import write_report
-from sfumato.report.numbers import duration, number, ratio_to_floor, short_count
-from sfumato.report.records import Estimate, Metric, Results
-from sfumato.report.summary import best_arm, summarize
-from sfumato.report.tables import to_csv
+from sfumato.report.html import to_csv
+from sfumato.report.summary import best_arm, ratio_to_floor, summarize
 from sfumato.report.terminal import print_run, to_text
+from sfumato.runs.result_files import to_record
+from sfumato.runs.results import MetricColumn, Results, ScoreRecord
 
 
 def _with(verdicts: list[tuple[str, str, str]], arms: int = 3) -> Results:
@@ -27,7 +28,7 @@ def _with(verdicts: list[tuple[str, str, str]], arms: int = 3) -> Results:
         {"metric": "frechet_distance", "a": a, "b": b, "verdict": verdict}
         for a, verdict, b in verdicts
     ]
-    return Results.model_validate(content)
+    return to_record(Results, content, "results")
 
 
 LINEAR, COSINE, DCGAN = ARMS
@@ -89,14 +90,14 @@ def test_numbers_keep_what_matters() -> None:
 
 
 def test_a_large_ratio_to_the_floor_is_a_plain_number() -> None:
-    metric = Metric(key="fd", label="FD", better="lower", floor=Estimate(value=0.5))
+    metric = MetricColumn(key="fd", label="FD", better="lower", floor=ScoreRecord(value=0.5))
     ratios = [ratio_to_floor(value, metric) for value in (0.6, 21.4, 51.9, 1234.0)]
     assert ratios == ["1.2 × floor", "43 × floor", "104 × floor", "2,468 × floor"]
 
 
 def test_csv_keeps_every_digit() -> None:
     content = results(seeds=(0, 1))
-    rows = list(csv.DictReader(io.StringIO(to_csv(Results.model_validate(content)))))
+    rows = list(csv.DictReader(io.StringIO(to_csv(to_record(Results, content, "results")))))
     assert [(row["arm"], row["seed"]) for row in rows] == [(a, s) for a in ARMS for s in "01"]
     for row, run in zip(rows, (run for arm in content["arms"] for run in arm["runs"]), strict=True):
         score: dict[str, Any] = run["scores"]["frechet_distance"]
@@ -138,7 +139,7 @@ def test_a_published_report_has_all_it_links_to_and_nothing_else(tmp_path: Path)
 
 
 def test_terminal_table_is_aligned() -> None:
-    text = to_text(Results.model_validate(results()), width=110)
+    text = to_text(to_record(Results, results(), "results"), width=110)
     head, _, first = text.splitlines()[2:5]
     assert head.split("  ")[-1] == "NFE"
     for heading, value in (("Fréchet distance", "8.13"), ("× floor", "1.8"), ("NFE", "50")):
@@ -152,7 +153,7 @@ def test_terminal_table_is_aligned() -> None:
 def test_narrow_terminal_gets_the_columns_below_one_another() -> None:
     content = results()
     content["verdicts"] = []
-    wide, narrow = (to_text(Results.model_validate(content), width) for width in (110, 60))
+    wide, narrow = (to_text(to_record(Results, content, "results"), width) for width in (110, 60))
     assert max(map(len, narrow.splitlines())) <= 60
     assert (wide.count("dcgan  "), narrow.count("dcgan  ")) == (1, 2)
     assert sorted(re.findall(r"[\d.]{2,}", narrow)) == sorted(re.findall(r"[\d.]{2,}", wide))
@@ -182,7 +183,7 @@ def test_terminal_tables_of_a_run_say_every_score_once(
     (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
     (tmp_path / "config.json").write_text('{"name": "mine"}')
     (tmp_path / "summary.json").write_text('{"train_seconds": 64.4, "images_per_second": 3100}')
-    print_run(tmp_path, evaluation)
+    print_run(tmp_path)
     assert capsys.readouterr().out.splitlines() == [
         "mine",
         "Training 64 s (3.1 k images/s) · NFE 50 (sampled in 8.0 s)",
@@ -203,4 +204,4 @@ def test_terminal_tables_of_a_run_say_every_score_once(
     evaluation["metrics"][0]["better"] = "up"
     (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
     with pytest.raises(RunError, match=r"'metrics.0.better' is 'up'"):
-        print_run(tmp_path, evaluation)
+        print_run(tmp_path)

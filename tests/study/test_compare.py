@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from sfumato.study.paired_images import change
-from sfumato.study.pareto import Point, front
+from sfumato.runs.results import FrontPoint
+from sfumato.study.measure import change
+from sfumato.study.study_results import front
 
 
 def test_equal_images_have_not_changed_and_unrelated_ones_have_changed_completely() -> None:
@@ -37,7 +38,7 @@ def test_the_standard_error_is_the_spread_over_draws() -> None:
 
 
 def test_a_front_keeps_what_nothing_dominates() -> None:
-    points = [Point("a", 1, 9), Point("b", 2, 5), Point("c", 3, 7), Point("d", 4, 4),
-              Point("e", 2, 6), Point("f", 5, 4)]  # fmt: skip
+    known = [("a", 1, 9), ("b", 2, 5), ("c", 3, 7), ("d", 4, 4), ("e", 2, 6), ("f", 5, 4)]
+    points = [FrontPoint(arm=arm, cost=cost, quality=quality) for arm, cost, quality in known]
     assert [p.arm for p in front(points) if p.on_front] == ["a", "b", "d"]
     assert [p.arm for p in front(points, lower_is_better=False) if p.on_front] == ["a"]

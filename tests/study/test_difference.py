@@ -14,8 +14,7 @@ from sfumato.metrics.frechet import FrechetReference
 from sfumato.metrics.frechet_interval import frechet_estimate
 from sfumato.metrics.jackknife import LeftOut
 from sfumato.metrics.kernel import kernel_estimate
-from sfumato.study.difference import Difference, Spread
-from sfumato.study.statistics import advise, verdict, verdicts
+from sfumato.study.verdicts import Difference, Spread, advise, verdict, verdicts
 
 D = 8
 

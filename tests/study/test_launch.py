@@ -54,23 +54,23 @@ def test_a_search_proposes_arms_goes_on_where_it_was_stopped_and_ends(tmp_path: 
     results = run_study(load_study(path, []), output, say_nothing)
     trials = json.loads((output / "trials.json").read_text())
     assert list(trials)[:2] == list(early)
-    assert [arm["name"] for arm in results["arms"]] == list(trials)
+    assert [arm.name for arm in results.arms] == list(trials)
     rates = [trial["values"]["training.learning_rate"] for trial in trials.values()]
     assert len(set(rates)) == 3
     assert all(1e-4 <= rate <= 1e-2 for rate in rates)
-    for arm in results["arms"]:
-        assert arm["runs"][0]["images_seen"] == 64
+    for arm in results.arms:
+        assert arm.runs[0].images_seen == 64
 
 
 def test_a_run_that_diverges_is_a_finding_and_stops_nothing(tmp_path: Path) -> None:
     path = write(tmp_path, text=TINY.replace("seeds = [0, 1]", "seeds = [0]"))
     study = load_study(path, ["arms.ddpm.training.learning_rate=1e12", "budget.images=160"])
     results = run_study(study, tmp_path / "study", say_nothing)
-    (failure,) = results["diverged"]
-    assert failure["arm"] == "ddpm"
-    assert "learning rate" in failure["reason"]
-    assert [arm["name"] for arm in results["arms"]] == ["dcgan"]
-    assert results["waiting"] == 0
+    (failure,) = results.diverged
+    assert failure.arm == "ddpm"
+    assert "learning rate" in failure.reason
+    assert [arm.name for arm in results.arms] == ["dcgan"]
+    assert results.waiting == 0
 
 
 def test_seeds_may_be_added_and_nothing_is_done_twice(
@@ -87,7 +87,7 @@ def test_seeds_may_be_added_and_nothing_is_done_twice(
     )  # fmt: skip
     results = run_study(load_study(path, []), output, say_nothing)
     assert done == [("ddpm", 1), ("dcgan", 1)]
-    assert [[run["seed"] for run in arm["runs"]] for arm in results["arms"]] == [[0, 1], [0, 1]]
+    assert [[run.seed for run in arm.runs] for arm in results.arms] == [[0, 1], [0, 1]]
 
 
 def test_every_process_gets_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +115,7 @@ def test_several_processes_and_a_failure_that_is_told(tmp_path: Path) -> None:
         run_study(study, output, say_nothing, Processes(2))
     (strange / "precious.txt").unlink()
     results = run_study(study, output, say_nothing, Processes(2))
-    assert [arm["name"] for arm in results["arms"]] == ["ddpm", "dcgan"]
+    assert [arm.name for arm in results.arms] == ["ddpm", "dcgan"]
     assert "denoiser" not in results_of(output)
 
 

@@ -22,12 +22,11 @@ from sfumato.metrics.estimate import Estimate, MetricError
 from sfumato.metrics.features import FeatureNetwork
 from sfumato.runs.directory import read_json
 from sfumato.study.arm_scores import BITS, arm_scores, class_key, left_out_classes
-from sfumato.study.difference import Difference
 from sfumato.study.evaluators import Evaluators
 from sfumato.study.measure import MEASURED
 from sfumato.study.read import load_study
-from sfumato.study.statistics import verdict
 from sfumato.study.task import is_done, run_dir_of, run_task
+from sfumato.study.verdicts import Difference, verdict
 from study.studies import write
 
 D = 8

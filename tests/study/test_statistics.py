@@ -11,8 +11,7 @@ from sfumato.core.noise import derive_seed, generator
 from sfumato.metrics.estimate import Estimate, with_standard_error
 from sfumato.metrics.frechet import FrechetReference
 from sfumato.metrics.frechet_interval import frechet_estimate
-from sfumato.study.difference import Difference, Spread
-from sfumato.study.statistics import Better, advise, verdict, verdicts
+from sfumato.study.verdicts import Better, Difference, Spread, advise, verdict, verdicts
 
 
 def scores(values: list[float], error: float = 0.0, n: int = 1000) -> list[Estimate]:

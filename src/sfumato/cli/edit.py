@@ -272,7 +272,6 @@ def run_truncation(options: argparse.Namespace) -> None:
     from sfumato.explore.plots import write_truncation
 
     loaded, _, path = _load(options)
-    assert isinstance(loaded.model, GenerativeModel)
     seeds = range(options.seed, options.seed + options.num_images)
     label = 0 if loaded.model.num_classes else None
     found = truncation_sweep(loaded.model, seeds, options.psi, label)

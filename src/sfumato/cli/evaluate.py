@@ -102,7 +102,7 @@ def score_a_run(options: argparse.Namespace) -> None:
         named = [f"evaluation.metrics={json.dumps(scores)}"] if scores else []
         result = evaluate_run(options.run_dir, [*options.overrides, *named])
         if not options.json:
-            print_run(options.run_dir, result)
+            print_run(options.run_dir)
     if "nll" in names:
         from sfumato.experiment.score_run import load_with_data
         from sfumato.explore.nll import LikelihoodConfig, nll, nll_table

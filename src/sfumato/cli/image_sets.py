@@ -63,22 +63,25 @@ def compare_sets(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(mapping, indent=2))
         return
-    from sfumato.report.evaluation import (
+    from sfumato.report.terminal import (
         class_table,
         copies_text,
         histogram_text,
         protocol_lines,
         score_table,
     )
+    from sfumato.runs.result_files import to_record
+    from sfumato.runs.results import EvaluationRecord
 
+    record = to_record(EvaluationRecord, mapping, "the evaluation")
     print(f"{a.name} against {b.name}\n")
-    print(score_table(mapping))
-    if results.classes:
-        print("\n" + class_table(mapping))
-    if results.class_histogram:
-        print("\n" + histogram_text(results.class_histogram))
-    if results.copies is not None:
-        print("\n" + copies_text(results.copies.to_mapping(), pairs))
+    print(score_table(record))
+    if record.classes:
+        print("\n" + class_table(record))
+    if record.class_histogram:
+        print("\n" + histogram_text(record.class_histogram))
+    if record.copies is not None:
+        print("\n" + copies_text(record.copies, pairs))
     print("\n" + protocol_lines(results.protocol))
     for warning in results.warnings:
         print(f"\nnote: {warning}")
@@ -109,7 +112,7 @@ def draw_floors(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(mapping, indent=2))
         return
-    from sfumato.report.evaluation import floor_table
+    from sfumato.report.terminal import floor_table
 
     print(floor_table(mapping))
     print(f"\n{path}\n{path.with_suffix('.json')}")

@@ -26,8 +26,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the report and print where it is."""
-    from sfumato.report.html import write_report
-    from sfumato.report.publish import publish
+    from sfumato.report.html import publish, write_report
 
     if options.publish is not None:
         print(publish(options.directory, options.publish))

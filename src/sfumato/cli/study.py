@@ -11,14 +11,14 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = add_verb(
         subparsers,
         "study",
-        "train several models under one budget, score them alike and compare them",
+        "train several models under one budget, score them by one protocol and compare them",
         "sfumato study demo\n"
         "sfumato study schedules --preset cpu\n"
         "sfumato study my-study.toml --output studies/mine\n"
         "sfumato study demo budget.images=50000 seeds=[0,1] --jobs 2\n"
         "sfumato study bedrooms --launcher ray --cpus 8 --gpus 1\n"
         "sfumato study cats --dry-run --preset cpu\n"
-        "(the same command again continues an interrupted study and skips what is done)",
+        "(repeat the command to continue an interrupted study; finished runs are skipped)",
     )
     parser.add_argument(
         "study", help="name of a study (sfumato info lists them), or path of a .toml file"
@@ -26,16 +26,18 @@ def add_parser(subparsers: Subparsers) -> None:
     add_overrides(parser)
     parser.add_argument(
         "--preset", default="", metavar="NAME",
-        help="changes that the study's file has ready: cpu ends within the stated hours on 2 cores",
+        help="a preset of the study's file; cpu ends within the stated hours on 2 cores",
     )  # fmt: skip
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and end")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the arms, budget and runs, then exit"
+    )
     parser.add_argument(
         "--launcher", choices=("local", "ray"), default="local",
         help="where the runs happen: on this machine (default), or on a Ray cluster",
     )  # fmt: skip
     parser.add_argument(
         "--jobs", type=int, default=1, metavar="N",
-        help="local: so many runs at once, each with its share of the cores and GPUs (default: 1)",
+        help="local: number of runs at once; they share the cores and GPUs (default: 1)",
     )  # fmt: skip
     parser.add_argument("--address", help="ray: the cluster (default: RAY_ADDRESS, or a local one)")
     parser.add_argument("--cpus", type=float, default=1, help="ray: cores of a run (default: 1)")
@@ -61,9 +63,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def launcher(options: argparse.Namespace) -> object:
-    """Where the runs happen, as the options say."""
-    from sfumato.study.launchers import InProcess, Processes
-    from sfumato.study.ray_launcher import RayCluster
+    """Where the runs happen, by the options."""
+    from sfumato.study.launchers import InProcess, Processes, RayCluster
 
     if options.launcher == "ray":
         return RayCluster(options.address, options.cpus, options.gpus)

@@ -1,6 +1,5 @@
 """Pictures of noise schedules, and tables of images with words beside them."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from sfumato.core.errors import ConfigError
 from sfumato.core.files import atomic_path
 from sfumato.core.images import Batch, Images, UInt8Images, from_uint8, to_uint8, within_range
 from sfumato.core.noise import Noise
+from sfumato.core.numbers import significant
 from sfumato.core.pictures import image_grid, save_animation
 from sfumato.data.dataset import Dataset
 from sfumato.diffusion.editing import NoiseEstimate, Snapshot
@@ -146,7 +146,7 @@ def plot_forward(
         ConfigError: as `forward_images`, or another suffix than .png, .svg or .pdf.
     """
     columns = forward_images(schedule, from_uint8(images), times)
-    titles = [f"t = {t:g}\nlog-SNR {three_digits(log_snr_at(schedule, t))}" for t in times]
+    titles = [f"t = {t:g}\nlog-SNR {significant(log_snr_at(schedule, t))}" for t in times]
     rows = [
         ("", [column[k : k + 1] for column in columns], titles if k == 0 else None)
         for k in range(len(images))
@@ -207,11 +207,6 @@ def save_figure(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format=suffix[1:], dpi=150)
-
-
-def three_digits(value: float) -> str:
-    """Three digits, and infinity as a sign."""
-    return f"{value:.3g}" if math.isfinite(value) else ("∞" if value > 0 else "-∞")
 
 
 def one_of_each_class(dataset: Dataset, count: int) -> list[int]:
@@ -333,7 +328,7 @@ def write_image_to_image(
 
 def write_strip(frames: Sequence[Snapshot], path: Path) -> dict[str, Any]:
     """Two rows for each image, x_t and the predicted x_0, and one column per time."""
-    titles = [f"t = {three_digits(frame.t)}" for frame in frames]
+    titles = [f"t = {significant(frame.t)}" for frame in frames]
     rows: list[TableRow] = []
     for k in range(len(frames[0].x_t)):
         states = [within_range(frame.x_t[k : k + 1]) for frame in frames]
@@ -347,7 +342,7 @@ def write_noise(
     before: Sequence[NoiseEstimate], after: Sequence[NoiseEstimate], path: Path
 ) -> dict[str, Any]:
     """For each image x_t, the true noise and both predictions, under their standard deviations."""
-    times = [f"t = {three_digits(row.t)}" for row in after]
+    times = [f"t = {significant(row.t)}" for row in after]
     rows: list[TableRow] = []
     for k in range(len(after[0].x_t)):
         one = slice(k, k + 1)

@@ -1,34 +1,41 @@
-"""From the rows of metrics.jsonl to curves: losses phase by phase, quality metric by metric."""
+"""From the rows of metrics.jsonl to curves: losses, quality, what was watched of a GAN."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
-from sfumato.report.axes import Number
-from sfumato.report.figures import NUM_COLOURS, Curve, curve_figure
-from sfumato.report.records import Estimate, Results
-from sfumato.report.results import read_history
+from sfumato.report.figures import NUM_COLOURS, Curve, Number, curve_figure
+from sfumato.runs.metrics_log import read_metrics
+from sfumato.runs.results import Results, ScoreRecord
 
 MAX_POINTS = 80
 LEVELS = "loss_by_log_snr/"
 OPEN = 3.0
 """How wide the open bins of log-SNR are drawn."""
-Rows = list[dict[str, Any]]
+KINDS = {
+    "logits": "Logits of the discriminator",
+    "accuracy": "Accuracy of the discriminator",
+    "overfitting": "Overfitting of the discriminator (r_v: 0 none, 1 by heart)",
+    "ada": "Adaptive augmentation",
+    "class_share": "Classes of samples (share)",
+    "duplicates": "Samples with a twin (share)",
+}
+"""The part of a column's name before the slash, and the title of its figure."""
+Rows = Sequence[Mapping[str, float]]
 Figure = tuple[str, Markup]
 """A name that can be that of a file, and the SVG."""
 Group = tuple[str, list[Figure]]
 """A heading and its figures."""
 
 
-def histories(results: Results, directory: Path) -> list[tuple[str, int, Rows]]:
+def histories(results: Results, directory: Path) -> Sequence[tuple[str, int, Rows]]:
     """(arm, colour, rows) of every run that has a training history."""
     found = []
     for index, arm in enumerate(results.arms):
         for run in arm.runs:
-            rows = read_history(directory / run.directory)
+            rows = read_metrics(directory / run.directory / "metrics.jsonl")
             if rows:
                 found.append((arm.name, index % NUM_COLOURS, rows))
     return found
@@ -107,7 +114,9 @@ def quality_figures(results: Results, logs: Sequence[tuple[str, int, Rows]]) -> 
     return [group for group in groups if group[1]]
 
 
-def merged(points: Sequence[tuple[Number, Number]]) -> tuple[list[Number], list[Number], list[Any]]:
+def merged(
+    points: Sequence[tuple[Number, Number]],
+) -> tuple[list[Number], list[Number], list[tuple[Number, Number]]]:
     """At most MAX_POINTS points: neighbours become their mean, with their (min, max) kept."""
     size = -(-len(points) // MAX_POINTS)
     x, y, band = [], [], []
@@ -122,7 +131,7 @@ def merged(points: Sequence[tuple[Number, Number]]) -> tuple[list[Number], list[
 
 
 def _pair(
-    key: str, title: str, logs: Sequence[tuple[str, int, Rows]], floor: Estimate | None
+    key: str, title: str, logs: Sequence[tuple[str, int, Rows]], floor: ScoreRecord | None
 ) -> list[Figure]:
     longest = max((row["seconds"] for _, _, rows in logs for row in rows if "seconds" in row),
                   default=0)  # fmt: skip
@@ -142,10 +151,35 @@ def _pair(
     return [figure for figure in figures if figure[1]]
 
 
-def value_of(row: dict[str, Any], key: str) -> Number | None:
-    """A finite number of a row; an estimate counts as its value."""
+def value_of(row: Mapping[str, float], key: str) -> Number | None:
+    """A finite number of a row."""
     value = row.get(key)
-    if isinstance(value, dict):
-        value = value.get("value")
-    good = isinstance(value, Number) and math.isfinite(value)
-    return float(value) if good else None  # type: ignore[arg-type]
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def watch_figures(logs: Sequence[tuple[str, int, Rows]]) -> list[Group]:
+    """Columns of one kind share a figure, since they are to be compared with each other."""
+    groups = []
+    for kind, title in KINDS.items():
+        figures = [
+            figure
+            for number, (name, _, rows) in enumerate(logs)
+            if (figure := _figure(kind, f"{title}: {name}", f"{kind}-{number}", rows))[1]
+        ]
+        if figures:
+            groups.append((title, figures))
+    return groups
+
+
+def _figure(kind: str, title: str, file: str, rows: Rows) -> Figure:
+    keys = dict.fromkeys(key for row in rows for key in row if key.partition("/")[0] == kind)
+    curves = []
+    for index, key in enumerate(keys):
+        found = [(row.get("images"), value_of(row, key)) for row in rows]
+        points = [(x, y) for x, y in found if x is not None and y is not None]
+        if points:
+            x, y, band = merged(points)
+            label = (key.partition("/")[2] or key).replace("_", " ")
+            many = band if len(points) > len(x) else None
+            curves.append(Curve(label, index % NUM_COLOURS, x, y, many))
+    return file, curve_figure(title, "images seen", curves)

@@ -11,14 +11,90 @@ from pathlib import Path
 
 from markupsafe import Markup, escape
 
-from sfumato.report.axes import Axis, Number, limits, push_apart
-from sfumato.report.numbers import number, spread
-from sfumato.report.records import Estimate, Metric, Results
+from sfumato.core.numbers import number
+from sfumato.report.summary import spread
+from sfumato.runs.results import MetricColumn, Results, ScoreRecord
 
 TEMPLATES = Path(__file__).parent / "templates"
+Number = int | float
 WIDTH = 460
 NUM_COLOURS = 8
 _ROW, _SEED, _TOP, _BOTTOM = 46, 28, 36, 46
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Maps data in [low, high] to pixels in [start, end].
+
+    Args:
+        low, high: the data shown; both above 0 when `log`.
+        start, end: pixels; end < start for an axis that points up.
+        log: logarithmic.
+    """
+
+    low: Number
+    high: Number
+    start: Number
+    end: Number
+    log: bool = False
+
+    def __call__(self, value: Number) -> float:
+        """The pixel of a value."""
+        low, high = self.low, self.high
+        if self.log:
+            low, high, value = math.log(low), math.log(high), math.log(max(value, low))
+        return self.start + (value - low) / (high - low) * (self.end - self.start)
+
+    def ticks(self, at_most: int = 5) -> list[Number]:
+        """Round values within the axis."""
+        return _log_ticks(self.low, self.high) if self.log else self._linear_ticks(at_most)
+
+    def _linear_ticks(self, at_most: int) -> list[Number]:
+        step = nice_step((self.high - self.low) / at_most)
+        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        return [round(k * step, 12) for k in range(first, last + 1)]
+
+
+def nice_step(rough: Number) -> float:
+    """The smallest of 1, 2, 2.5, 5 times a power of ten that is at least `rough`."""
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * (1 - 1e-9))
+
+
+def _log_ticks(low: Number, high: Number) -> list[Number]:
+    """Powers of ten, with 2 and 5 between them while there are few."""
+    for multiples in ((1, 2, 5), (1,)):
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        ticks = [m * 10.0**p for p in powers for m in multiples if low <= m * 10.0**p <= high]
+        if len(ticks) <= 6:
+            return ticks
+    return ticks[:: math.ceil(len(ticks) / 6)]
+
+
+def limits(values: list[Number], from_zero: bool) -> tuple[Number, Number]:
+    """Bounds that hold all values with some air; from 0 where that does not waste the space."""
+    low, high = min(values), max(values)
+    if from_zero and low >= 0 and (low < 0.5 * high or high == 0):
+        low = 0.0
+    air = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
+    return (low if low == 0 and from_zero else low - air), high + air
+
+
+def push_apart(positions: list[Number], gap: Number, low: Number, high: Number) -> list[Number]:
+    """Move labels as little as needed so that neighbours are `gap` apart, within [low, high]."""
+    order = sorted(range(len(positions)), key=lambda i: positions[i])
+    gap = min(gap, (high - low) / max(len(positions) - 1, 1))
+    placed: list[Number] = []
+    for i in order:
+        placed.append(max(positions[i], placed[-1] + gap if placed else low))
+    bottom = high
+    for k in reversed(range(len(placed))):
+        placed[k] = min(placed[k], bottom)
+        bottom = placed[k] - gap
+    result = [0.0] * len(positions)
+    for k, i in enumerate(order):
+        result[i] = placed[k]
+    return result
 
 
 @dataclass(frozen=True)
@@ -40,7 +116,7 @@ def standalone(svg: str) -> str:
     return styled.replace("<svg ", head, 1)
 
 
-def score_figure(results: Results, metric: Metric) -> Markup:
+def score_figure(results: Results, metric: MetricColumn) -> Markup:
     """A dot and its interval for every run, the floor as a dashed line; empty without scores."""
     rows = [(arm, arm.values(metric.key)) for arm in results.arms]
     scores = [run.scores.get(metric.key) for arm, _ in rows for run in arm.runs]
@@ -50,7 +126,7 @@ def score_figure(results: Results, metric: Metric) -> Markup:
     names = [textwrap.wrap(arm.name, 17) or [""] for arm, _ in rows]
     left = 14 + 8.9 * max(len(line) for name in names for line in name)
     known = [*shown, metric.floor] if metric.floor else shown
-    values = [v for e in known for v in (e.value, *((e.low, e.high) if e.has_interval else ()))]
+    values = [v for e in known for v in (e.value, *(e.interval or ()))]
     low, high = limits([v for v in values if v is not None], metric.better == "lower")
     if metric.better == "higher" and max(e.value for e in known) <= 1:
         high = min(high, 1.0)
@@ -87,7 +163,7 @@ def curve_figure(
     title: str,
     x_label: str,
     curves: Sequence[Curve],
-    floor: Estimate | None = None,
+    floor: ScoreRecord | None = None,
     x_from_zero: bool = True,
 ) -> Markup:
     """Lines named at their right ends; the y axis is logarithmic where the data ask for it."""
@@ -202,13 +278,14 @@ def _y_axis(axis: Axis, right: Number) -> str:
     return "".join(parts)
 
 
-def _floor_line(axis: Axis, metric: Metric, bottom: Number) -> str:
+def _floor_line(axis: Axis, metric: MetricColumn, bottom: Number) -> str:
     floor = metric.floor
     assert floor is not None
     x = axis(floor.value)
     parts = []
-    if floor.low is not None and floor.high is not None and floor.has_interval:
-        start, end = axis(max(floor.low, axis.low)), axis(min(floor.high, axis.high))
+    if floor.interval:
+        low, high = floor.interval
+        start, end = axis(max(low, axis.low)), axis(min(high, axis.high))
         parts.append(
             f'<rect class="haze" x="{start:.1f}" y="{_TOP - 8}" width="{end - start:.1f}" '
             f'height="{bottom - _TOP + 8:.1f}"/>'
@@ -225,11 +302,12 @@ def _floor_line(axis: Axis, metric: Metric, bottom: Number) -> str:
     return "".join(parts)
 
 
-def _dot(axis: Axis, score: Estimate, y: Number, colour: int, name: str) -> str:
+def _dot(axis: Axis, score: ScoreRecord, y: Number, colour: int, name: str) -> str:
     x = axis(score.value)
     parts = [f"<g><title>{escape(name)}: {number(score.value)}</title>"]
-    if score.low is not None and score.high is not None and score.has_interval:
-        low, high = axis(max(score.low, axis.low)), axis(min(score.high, axis.high))
+    if score.interval:
+        low, high = score.interval
+        low, high = axis(max(low, axis.low)), axis(min(high, axis.high))
         parts.append(
             f'<rect class="span c{colour}" x="{low:.1f}" y="{y - 5:.1f}" '
             f'width="{high - low:.1f}" height="10" rx="5"/>'

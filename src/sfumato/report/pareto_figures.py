@@ -5,19 +5,21 @@ from collections.abc import Sequence
 
 from markupsafe import Markup, escape
 
-from sfumato.report.axes import Axis, Number, limits
+from sfumato.core.numbers import duration, listed, number
 from sfumato.report.curves import Figure
 from sfumato.report.figures import (
     NUM_COLOURS,
     WIDTH,
+    Axis,
+    Number,
     axis_below,
     axis_left,
     figure_svg,
     floor_across,
     legend,
+    limits,
 )
-from sfumato.report.numbers import duration, join, number
-from sfumato.report.records import FrontPoint, Metric, Results
+from sfumato.runs.results import FrontPoint, MetricColumn, Results
 
 COSTS = {
     "train_seconds": ("seconds of training", "training"),
@@ -64,7 +66,7 @@ def front_text(points: Sequence[FrontPoint], short: str) -> str:
     ]
     if len(parts) > 6:
         parts = [*parts[:3], f"{len(parts) - 5} more", *parts[-2:]]
-    return join(parts)
+    return listed(parts)
 
 
 def _cost(cost: Number, short: str) -> str:
@@ -72,7 +74,7 @@ def _cost(cost: Number, short: str) -> str:
 
 
 def _figure(
-    results: Results, metric: Metric, points: Sequence[FrontPoint], label: str, short: str
+    results: Results, metric: MetricColumn, points: Sequence[FrontPoint], label: str, short: str
 ) -> Markup:
     costs, qualities = [p.cost for p in points], [p.quality for p in points]
     known = qualities + ([metric.floor.value] if metric.floor else [])
@@ -94,7 +96,7 @@ def _figure(
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in steps)
     parts.append(f'<polyline class="front" points="{path}"/>')
     for point in points:
-        colour = results.colour(point.arm) % NUM_COLOURS
+        colour = results.place_of(point.arm) % NUM_COLOURS
         x, y = x_axis(point.cost), y_axis(point.quality)
         about = f"{point.arm}: {number(point.quality)} at {_cost(point.cost, short)}"
         style = "dot" if point.on_front else "ring"
@@ -103,7 +105,7 @@ def _figure(
             f'cy="{y:.1f}" r="{4.5 if point.on_front else 3.5}"/></g>'
         )
     names = list(dict.fromkeys(point.arm for point in points))
-    key, height = legend([(n, results.colour(n) % NUM_COLOURS) for n in names], bottom + 60)
+    key, height = legend([(n, results.place_of(n) % NUM_COLOURS) for n in names], bottom + 60)
     parts.append(key)
     title = f"{metric.label} against {label}. The front: {front_text(points, short)}."
     return figure_svg(title, height, parts)

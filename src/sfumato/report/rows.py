@@ -1,22 +1,11 @@
-"""The lines of the tables: for every arm its scores and what they cost."""
+"""The rows of the tables: for every arm its scores and what they cost."""
 
 from dataclasses import dataclass
 
-from sfumato.report.axes import Number
-from sfumato.report.figures import NUM_COLOURS
-from sfumato.report.numbers import (
-    MISSING,
-    above_floor,
-    count,
-    duration,
-    interval,
-    number,
-    ratio_to_floor,
-    short_count,
-    spread,
-)
-from sfumato.report.records import Arm, Metric, Results, RunRecord
-from sfumato.report.summary import best_arm
+from sfumato.core.numbers import MISSING, count, duration, number, short_count
+from sfumato.report.figures import NUM_COLOURS, Number
+from sfumato.report.summary import above_floor, best_arm, bounds, ratio_to_floor, spread
+from sfumato.runs.results import ArmRecord, MetricColumn, Results, RunRecord
 
 
 @dataclass(frozen=True)
@@ -58,7 +47,7 @@ def arm_rows(results: Results) -> list[Row]:
     return [_arm_row(results, arm, index) for index, arm in enumerate(results.arms)]
 
 
-def _arm_row(results: Results, arm: Arm, index: int) -> Row:
+def _arm_row(results: Results, arm: ArmRecord, index: int) -> Row:
     cells = [_score(arm, metric) for metric in results.metrics]
     seconds = [run.train_seconds for run in arm.runs if run.train_seconds is not None]
     seen = [run.images_seen for run in arm.runs if run.images_seen is not None]
@@ -81,7 +70,7 @@ def _arm_row(results: Results, arm: Arm, index: int) -> Row:
     return Row(arm.name, index % NUM_COLOURS, best, cells)
 
 
-def _score(arm: Arm, metric: Metric) -> Cell:
+def _score(arm: ArmRecord, metric: MetricColumn) -> Cell:
     mean = arm.mean(metric.key)
     ratio, excess = ratio_to_floor(mean, metric), above_floor(mean, metric)
     return Cell(number(mean), spread(arm, metric.key), mean, ratio, excess)
@@ -91,7 +80,7 @@ def floor_cells(results: Results) -> list[Cell] | None:
     floors = [metric.floor for metric in results.metrics]
     if not any(floors):
         return None
-    cells = [Cell(number(f.value), interval(f)) if f else Cell(MISSING) for f in floors]
+    cells = [Cell(number(f.value), bounds(f)) if f else Cell(MISSING) for f in floors]
     return [*cells, *[Cell("")] * 4]
 
 
@@ -106,5 +95,5 @@ def run_rows(results: Results) -> list[Row]:
 
 def _run_cells(results: Results, run: RunRecord) -> list[Cell]:
     scores = [run.scores.get(metric.key) for metric in results.metrics]
-    cells = [Cell(number(s.value), interval(s)) if s else Cell(MISSING) for s in scores]
+    cells = [Cell(number(s.value), bounds(s)) if s else Cell(MISSING) for s in scores]
     return [*cells, Cell(duration(run.train_seconds)), Cell(count(run.images_seen))]

@@ -1,13 +1,25 @@
-"""The parts of a report that only studies have: what is published, what was shrunk, comparisons."""
+"""Parts of a report in words: published figures, comparisons, classes, suspected copies."""
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sfumato.core.numbers import MISSING, number
 from sfumato.report.figures import NUM_COLOURS
 from sfumato.report.inline_pictures import Picture, read_picture
-from sfumato.report.numbers import MISSING, interval, number, spread
-from sfumato.report.records import Arm, Comparison, Results
+from sfumato.report.summary import bounds, spread
+from sfumato.runs.results import (
+    ArmRecord,
+    Comparison,
+    CopiesRecord,
+    MetricColumn,
+    Results,
+    ScoreRecord,
+    Scores,
+)
 
+CLASS_HEADINGS = {"frechet_infinity": "N → ∞"}
 COMPARED = (
     "Samples of two arms from the same noise: their mean squared distance, over that of samples "
     "from different noise. 0 means the same images; 1 means that nothing is left of them."
@@ -42,7 +54,7 @@ def published_rows(results: Results) -> list[list[str]]:
             rows.append([*row, *_losses(arm, figure.metric), MISSING])
         elif figure.arm is None and metric is not None and metric.floor is not None:
             floor = metric.floor
-            rows.append([*row[:2], "real images", number(floor.value), interval(floor), MISSING])
+            rows.append([*row[:2], "real images", number(floor.value), bounds(floor), MISSING])
         elif arm is not None and metric is not None:
             floor_here = number(metric.floor.value if metric.floor else None)
             ours = [number(arm.mean(metric.key)), spread(arm, metric.key)]
@@ -52,7 +64,7 @@ def published_rows(results: Results) -> list[list[str]]:
     return rows
 
 
-def _losses(arm: Arm, key: str) -> list[str]:
+def _losses(arm: ArmRecord, key: str) -> list[str]:
     """The mean training loss at the end, over the seeds, and its range."""
     values = [run.final_losses[key] for run in arm.runs if key in run.final_losses]
     if not values:
@@ -69,7 +81,7 @@ def compared_lines(results: Results) -> list[str]:
 def _compared(found: Comparison, several: bool) -> str:
     seed = f" (training seed {found.seed})" if several else ""
     by = "; ".join(
-        f"by {name} {number(estimate.value)} [{interval(estimate)}]"
+        f"by {name} {number(estimate.value)} [{bounds(estimate)}]"
         for name, estimate in (("pixels", found.pixels), ("features", found.features))
     )
     return f"{found.a} against {found.b}{seed}: {by}"
@@ -106,3 +118,68 @@ def status(results: Results) -> str:
         return ""
     runs = "run is" if results.waiting == 1 else "runs are"
     return f"{results.waiting} {runs} still to be done: what stands here is provisional."
+
+
+def class_rows(
+    classes: Mapping[str, Scores],
+    class_floors: Mapping[str, Scores],
+    metrics: Sequence[MetricColumn],
+) -> list[list[str]]:
+    """A heading, and a line for each class: its distance beside its own floor, then every other
+    metric that was asked for, the floor of the class in brackets.
+    """
+    keys = dict.fromkeys(key for scores in classes.values() for key in scores)
+    others = [key for key in keys if key != "frechet_distance"]
+    beside = {key for floors in class_floors.values() for key in floors}
+    headings = [
+        CLASS_HEADINGS.get(key, key.replace("_", " ")) + (" (floor)" if key in beside else "")
+        for key in others
+    ]
+    labels = {metric.key: metric.label for metric in metrics}
+    distance = labels.get("frechet_distance", "Fréchet distance")
+    rows = [["class", "N", distance, "floor", "× floor", *headings]]
+    for name, scores in classes.items():
+        floors = class_floors.get(name, {})
+        score, floor = scores.get("frechet_distance"), floors.get("frechet_distance")
+        ratio = score.value / floor.value if score and floor and floor.value else None
+        rows.append(
+            [
+                name,
+                str(next(iter(scores.values())).n),
+                number(score.value if score else None),
+                number(floor.value if floor else None),
+                number(ratio),
+                *(_beside(scores.get(key), floors.get(key)) for key in others),
+            ]
+        )
+    return rows
+
+
+def _beside(score: ScoreRecord | None, floor: ScoreRecord | None) -> str:
+    """A value with its floor in brackets."""
+    if score is None:
+        return MISSING
+    return number(score.value) + (f" ({number(floor.value)})" if floor else "")
+
+
+def copies_lines(copies: CopiesRecord) -> list[str]:
+    """Suspected copies, twins and variety in a few lines."""
+    lines = []
+    for kind, found in (("features", copies.features), ("pixels", copies.pixels)):
+        lines.append(
+            f"suspected copies of training images, by {kind}: {_share(found.copies)}; "
+            f"of held-out images {_share(found.held_out)}; nearest training image at "
+            f"{found.median_ratio:.2f} times the distance of held-out images"
+        )
+    lines.append(
+        f"twins among the samples: {_share(copies.duplicates)}; among held-out images "
+        f"{_share(copies.real_duplicates)}"
+    )
+    lines.append(f"variety: {copies.diversity:.2f} times that of held-out images")
+    return lines
+
+
+def _share(share: ScoreRecord) -> str:
+    """A percentage with the end of its interval; no line breaks between a number and its %."""
+    upper = math.nan if share.high is None else share.high
+    return f"{100 * share.value:.1f}\u00a0% (up to {100 * upper:.1f}\u00a0%)"

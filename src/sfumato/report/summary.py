@@ -1,12 +1,14 @@
 """The result in plain words, saying no more than the verdicts do."""
 
-from sfumato.report.numbers import count, duration, interval, join, number, ratio_to_floor
-from sfumato.report.records import Metric, Results
+import math
+
+from sfumato.core.numbers import count, duration, interval, listed, number
+from sfumato.runs.results import ArmRecord, MetricColumn, Results, ScoreRecord
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
-def best_arm(results: Results, metric: Metric) -> str | None:
+def best_arm(results: Results, metric: MetricColumn) -> str | None:
     """The arm that is shown to be better than every other one, if there is one."""
     names = {arm.name for arm in results.arms}
     beaten = _beaten(results, metric)
@@ -50,13 +52,13 @@ def _what_was_done(results: Results) -> str:
     return f"{arms.capitalize()} {noun} trained{where}{size}{until}{seeds}."
 
 
-def _single(results: Results, metric: Metric) -> str:
+def _single(results: Results, metric: MetricColumn) -> str:
     arm = results.arms[0]
     value = arm.mean(metric.key)
     if value is None:
         return f"It has no {metric.label} yet."
-    bounds = interval(arm.runs[0].scores.get(metric.key)) if len(arm.runs) == 1 else ""
-    details = [part for part in (f"95\u00a0% interval {bounds}" if bounds else "",
+    reach = bounds(arm.runs[0].scores.get(metric.key)) if len(arm.runs) == 1 else ""
+    details = [part for part in (f"95\u00a0% interval {reach}" if reach else "",
                                  ratio_to_floor(value, metric)) if part]  # fmt: skip
     aside = f" ({'; '.join(details)})" if details else ""
     return (
@@ -64,7 +66,7 @@ def _single(results: Results, metric: Metric) -> str:
     )
 
 
-def _best(results: Results, metric: Metric) -> str:
+def _best(results: Results, metric: MetricColumn) -> str:
     scored = {arm.name: arm.mean(metric.key) for arm in results.arms}
     values = {name: value for name, value in scored.items() if value is not None}
     if not values:
@@ -90,10 +92,10 @@ def _best(results: Results, metric: Metric) -> str:
     losers = set().union(*beaten.values()) if beaten else set()
     leaders = [name for name in values if name not in losers]
     leaders.sort(key=lambda name: values[name], reverse=metric.better == "higher")
-    quoted = join([f"“{name}” ({number(values[name])})" for name in leaders]) if leaders else ""
+    quoted = listed([f"“{name}” ({number(values[name])})" for name in leaders]) if leaders else ""
     if not losers or not leaders:
         return f"No arm is shown to be better than another by its {metric.label}."
-    below = join([f"“{arm.name}”" for arm in results.arms if arm.name in losers])
+    below = listed([f"“{arm.name}”" for arm in results.arms if arm.name in losers])
     if len(leaders) == 1:
         return (
             f"By {metric.label} no arm is shown to beat {quoted}, which is not shown to beat "
@@ -112,7 +114,7 @@ def _best(results: Results, metric: Metric) -> str:
     )
 
 
-def _other(results: Results, metric: Metric) -> str:
+def _other(results: Results, metric: MetricColumn) -> str:
     """One sentence on a further metric: its range, and real images beside it."""
     values = [v for v in (arm.mean(metric.key) for arm in results.arms) if v is not None]
     if not values:
@@ -127,7 +129,7 @@ def _other(results: Results, metric: Metric) -> str:
     return f"{text}{real}{shown}."
 
 
-def _beaten(results: Results, metric: Metric) -> dict[str, set[str]]:
+def _beaten(results: Results, metric: MetricColumn) -> dict[str, set[str]]:
     """For every arm the arms that it is shown to be better than."""
     beaten: dict[str, set[str]] = {}
     for verdict in results.verdicts:
@@ -145,3 +147,37 @@ def _number_word(number: int) -> str:
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def bounds(score: ScoreRecord | None) -> str:
+    """The bounds of a score as "7.52 to 8.74", or nothing."""
+    return interval(*score.interval) if score is not None and score.interval else ""
+
+
+def ratio_to_floor(value: float | None, metric: MetricColumn) -> str:
+    """Score / floor as "1.8 × floor", if lower is better and the floor is above 0."""
+    if value is None or metric.better != "lower" or metric.floor is None:
+        return ""
+    floor = metric.floor.value
+    if floor <= 0 or not math.isfinite(value):
+        return ""
+    ratio = value / floor
+    return f"{ratio:.2g} × floor" if ratio < 99.5 else f"{ratio:,.0f} × floor"
+
+
+def above_floor(value: float | None, metric: MetricColumn) -> str:
+    """The score as its floor and the excess: "floor + 3.11", or "real images − 0.017"."""
+    if value is None or metric.floor is None or not math.isfinite(value):
+        return ""
+    excess = value - metric.floor.value
+    base = "floor" if metric.better == "lower" else "real images"
+    return f"{base} {'+' if excess >= 0 else '−'} {number(abs(excess))}"
+
+
+def spread(arm: ArmRecord, metric: str) -> str:
+    """The interval of a single run, or the range of the scores over several seeds."""
+    values = arm.values(metric)
+    if len(values) > 1:
+        return f"{len(values)} seeds: {number(min(values))} to {number(max(values))}"
+    scores = [run.scores.get(metric) for run in arm.runs]
+    return next((bounds(score) for score in scores if score is not None), "")

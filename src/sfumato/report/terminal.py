@@ -1,4 +1,4 @@
-"""The results of a study or a run as plain text, for the terminal."""
+"""The results of a study, of a run, or of two sets of images as text for the terminal."""
 
 import shutil
 import textwrap
@@ -6,14 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sfumato.report.evaluation import class_table, copies_text, histogram_text, score_table
-from sfumato.report.numbers import MISSING
-from sfumato.report.records import Results
-from sfumato.report.results import load
+from sfumato.core.numbers import MISSING, interval, number
 from sfumato.report.rows import arm_rows, columns, floor_cells
-from sfumato.report.sections import published_rows
+from sfumato.report.sections import class_rows, copies_lines, published_rows
 from sfumato.report.summary import summarize
+from sfumato.runs.result_files import read_record, read_results
+from sfumato.runs.results import (
+    CopiesRecord,
+    EvaluationRecord,
+    Results,
+)
 
+WIDTH = 100
 Column = list[tuple[str, str]]
 """For the heading and then each row: the text, and the small print on the line below."""
 
@@ -24,35 +28,35 @@ def print_table(directory: Path) -> None:
     Raises:
         RunError: the directory holds no results, or they cannot be understood.
     """
-    print(to_text(load(directory), shutil.get_terminal_size((100, 24)).columns))
+    print(to_text(read_results(directory), shutil.get_terminal_size((100, 24)).columns))
 
 
-def print_run(directory: Path, evaluation: Mapping[str, Any]) -> None:
+def print_run(directory: Path) -> None:
     """Print what `evaluate RUN` found: scores beside their floors, classes, copies, notes.
 
-    Args:
-        directory: of the run.
-        evaluation: as written to its evaluation.json.
+    Raises:
+        RunError: the run has no evaluation.json, or it cannot be understood.
     """
-    print(run_text(load(directory), evaluation, directory))
+    evaluation = read_record(EvaluationRecord, directory / "evaluation.json")
+    print(run_text(read_results(directory), evaluation, directory))
 
 
-def run_text(results: Results, evaluation: Mapping[str, Any], directory: Path) -> str:
-    """A run that was scored: what it is and costs, then its scores, every one once."""
-    protocol = evaluation["protocol"]
+def run_text(results: Results, evaluation: EvaluationRecord, directory: Path) -> str:
+    """A scored run: its name, its costs, then every score once."""
+    protocol = evaluation.protocol
     heading = (
         f"{results.name}\n{_costs(results)}\n"
         f"{protocol['num_images']:,} samples against {protocol['reference_images']:,} images of "
         f"{protocol['reference']}, features: {protocol['features']}"
     )
     blocks = [heading, score_table(evaluation)]
-    if evaluation["classes"]:
+    if evaluation.classes:
         blocks.append(class_table(evaluation))
-    if evaluation["class_histogram"]:
-        blocks.append(histogram_text(evaluation["class_histogram"]))
-    if evaluation["copies"]:
-        blocks.append(copies_text(evaluation["copies"], directory / "memorization.png"))
-    blocks += [f"note: {warning}" for warning in evaluation["warnings"]]
+    if evaluation.class_histogram:
+        blocks.append(histogram_text(evaluation.class_histogram))
+    if evaluation.copies:
+        blocks.append(copies_text(evaluation.copies, directory / "memorization.png"))
+    blocks += [f"note: {warning}" for warning in evaluation.warnings]
     return "\n\n".join(blocks)
 
 
@@ -146,3 +150,73 @@ def _layout(group: Sequence[Column]) -> str:
                 lines.append("  ".join([parts[0].ljust(widths[0]), *padded[1:]]).rstrip())
     rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
     return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def score_table(evaluation: EvaluationRecord) -> str:
+    """A line for each metric: score, interval, floor, score / floor and excess."""
+    labels = {metric.key: metric.label for metric in evaluation.metrics}
+    header = ["", "score", "95 % interval", "floor", "× floor", "excess", "95 % interval"]
+    rows = []
+    for key, score in evaluation.scores.items():
+        excess = evaluation.excess.get(key)
+        beside = [MISSING] * 4
+        if excess is not None:
+            beside = [number(value) for value in (excess.floor, excess.ratio, excess.excess)]
+            beside.append(interval(excess.low, excess.high))
+        reach = interval(score.low, score.high)
+        rows.append([labels.get(key, key), number(score.value), reach, *beside])
+    return aligned([header, *rows])
+
+
+def class_table(evaluation: EvaluationRecord) -> str:
+    """`class_rows` as text."""
+    return aligned(class_rows(evaluation.classes, evaluation.class_floors, evaluation.metrics))
+
+
+def histogram_text(counts: Mapping[str, int]) -> str:
+    """How many of the images the judge takes for each class, in a terminal's width."""
+    seen = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    return textwrap.fill(f"classes as the judge sees them: {seen}", WIDTH, subsequent_indent="  ")
+
+
+def copies_text(copies: CopiesRecord, picture: Path) -> str:
+    """`copies_lines` as text that fits into a terminal, and where the suspects can be seen."""
+    lines = [textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in copies_lines(copies)]
+    if count := len(copies.pairs):
+        lines.append(
+            f"{count:,} pairs of suspect and nearest training image, the first in {picture}"
+        )
+    return "\n".join(lines)
+
+
+def floor_table(curve: Mapping[str, Any]) -> str:
+    """A line for each N; says which points cannot come from disjoint sets."""
+    rows = [["N", curve["metric"], "95 % interval", ""]]
+    for point in curve["points"]:
+        note = "" if point["disjoint"] else f"no floor: {point['shared']:,} images on both sides"
+        distance = point["distance"]
+        reach = interval(distance.get("low"), distance.get("high"))
+        rows.append([f"{point['n']:,}", number(distance["value"]), reach, note])
+    return aligned(rows, last_left=True)
+
+
+def aligned(rows: Sequence[Sequence[str]], last_left: bool = False) -> str:
+    """Columns under their headings: the first to the left, the others to the right."""
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+        cells[0] = row[0].ljust(widths[0])
+        if last_left:
+            cells[-1] = row[-1]
+        lines.append("  ".join(cells).rstrip())
+    rule = "─" * max(len(line) for line in lines)
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def protocol_lines(protocol: Mapping[str, Any]) -> str:
+    """What the scores mean, a line for each part."""
+    width = max(len(key) for key in protocol)
+    return "\n".join(
+        f"{key.replace('_', ' ').ljust(width)}  {value}" for key, value in protocol.items()
+    )

@@ -1,9 +1,11 @@
 """What a report shows, in the order in which it shows it; HTML and Markdown are both made of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from sfumato.core.numbers import MISSING
 from sfumato.report import sections
 from sfumato.report.curves import (
     Figure,
@@ -13,18 +15,15 @@ from sfumato.report.curves import (
     loss_figures,
     quality_figures,
     sampler_figures,
+    watch_figures,
 )
-from sfumato.report.evaluation import class_rows, copies_lines
 from sfumato.report.figures import NUM_COLOURS, score_figure
 from sfumato.report.inline_pictures import Film, Picture, read_film, read_picture
-from sfumato.report.numbers import MISSING
 from sfumato.report.pareto_figures import front_figures, front_lines
-from sfumato.report.records import Arm, Metric, Results, Verdict
-from sfumato.report.results import flatten
 from sfumato.report.rows import Cell, Row, arm_rows, columns, floor_cells, run_rows
-from sfumato.report.sections import Sample
+from sfumato.report.sections import Sample, class_rows, copies_lines
 from sfumato.report.summary import summarize
-from sfumato.report.watching import watch_figures
+from sfumato.runs.results import ArmRecord, MetricColumn, Results, Verdict
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class View:
     run_rows: list[Row]
     terms: list[tuple[str, str]]
     score_figures: list[Figure]
-    verdicts: list[tuple[Metric, list[Verdict]]]
+    verdicts: list[tuple[MetricColumn, list[Verdict]]]
     samples: list[Sample]
     more_samples: list[Sample]
     copies: list[tuple[str, list[str]]]
@@ -131,7 +130,22 @@ def build(results: Results, directory: Path) -> View:
     )
 
 
-def _verdicts(results: Results) -> list[tuple[Metric, list[Verdict]]]:
+def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as dotted keys and text, for tables."""
+    flat: dict[str, str] = {}
+    for key, value in mapping.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            flat[f"{prefix}{key}"] = ", ".join(str(item) for item in value)
+        elif isinstance(value, float):
+            flat[f"{prefix}{key}"] = f"{value:.12g}"  # 3 * 1e-4 is 0.0003 to people
+        elif value is not None:
+            flat[f"{prefix}{key}"] = str(value)
+    return flat
+
+
+def _verdicts(results: Results) -> list[tuple[MetricColumn, list[Verdict]]]:
     groups = [
         (metric, [verdict for verdict in results.verdicts if verdict.metric == metric.key])
         for metric in results.metrics
@@ -217,9 +231,8 @@ def _classes(results: Results) -> list[tuple[str, list[list[str]]]]:
     found = []
     for arm in results.arms:
         if arm.runs and arm.runs[0].classes:
-            run = arm.runs[0].model_dump()
-            metrics = [metric.model_dump() for metric in results.metrics]
-            found.append((arm.name, class_rows(run | {"metrics": metrics})))
+            run = arm.runs[0]
+            found.append((arm.name, class_rows(run.classes, run.class_floors, results.metrics)))
     return found
 
 
@@ -233,7 +246,7 @@ def _warnings(results: Results) -> list[str]:
     ]
 
 
-def _differences(arms: Sequence[Arm]) -> list[tuple[str, list[str]]]:
+def _differences(arms: Sequence[ArmRecord]) -> list[tuple[str, list[str]]]:
     """The settings in which arms differ, with the value of every arm."""
     flat = [flatten(arm.config) for arm in arms]
     keys = {key: None for config in flat for key in config}
@@ -264,8 +277,8 @@ def _terms(results: Results) -> list[tuple[str, str]]:
         terms.append(
             (
                 "Floor",
-                "The same score for real images that the models never saw. A perfect "
-                "model would reach it; nothing can be expected to do better.",
+                "The score of real images that the models never saw, at the same N. A "
+                "perfect model would reach it. “Floor + x” gives the excess x over it.",
             )
         )
     if keys:

@@ -8,7 +8,8 @@ from sfumato.evaluation.protocol import Metric
 from sfumato.evaluation.score_store import Scores, load_scores
 from sfumato.explore.nll import held_out_bits
 from sfumato.metrics.estimate import Estimate
-from sfumato.runs.directory import read_json
+from sfumato.runs.result_files import read_record
+from sfumato.runs.results import Measurements
 from sfumato.study.evaluators import Evaluators
 from sfumato.study.measure import MEASURED
 from sfumato.study.study import Study
@@ -43,7 +44,7 @@ def _run_scores(study: Study, run_dir: Path, arm: str, evaluators: Evaluators) -
         if len(names) == 1:
             classes = {names[0]: _as_class(evaluators.of(arm), names[0], scores)}
         scores = {}
-    elif "likelihood" in read_json(run_dir, MEASURED):
+    elif read_record(Measurements, run_dir / MEASURED).likelihood is not None:
         scores = {**scores, BITS.key: held_out_bits(run_dir)}
     if study.measure.by_class:
         scores = scores | {

@@ -1,21 +1,28 @@
-"""Running a study: train, score and measure what is not done, then compare."""
+"""Running a study: train, score and measure what is not done, then compare; or search by Optuna."""
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sfumato.core.config import changeable, differences, to_mapping
-from sfumato.core.errors import RunError
+from sfumato.core.config import changeable, differences, parse, to_mapping
+from sfumato.core.errors import ConfigError, RunError
 from sfumato.core.files import write_json
+from sfumato.evaluation.evaluator import METRICS
+from sfumato.experiment.experiment import Experiment
 from sfumato.runs.directory import locked, read_json
+from sfumato.runs.result_files import read_record, write_record
+from sfumato.runs.results import Results
 from sfumato.study.common_plan import with_common_plan
 from sfumato.study.evaluators import Evaluators
 from sfumato.study.launchers import InProcess, Launcher
-from sfumato.study.optuna_search import Search
 from sfumato.study.study import Study
 from sfumato.study.study_results import study_results
+from sfumato.study.sweep import OptunaSearch, Range, Value, changed, point_name
 from sfumato.study.task import is_done
+
+TRIALS = "trials.json"
 
 
 def run_study(
@@ -23,7 +30,7 @@ def run_study(
     directory: Path,
     tell: Callable[[str], None] = print,
     launcher: Launcher = InProcess(),
-) -> dict[str, Any]:
+) -> Results:
     """Train, score and measure what is not done yet; the results are written after each run.
 
     Args:
@@ -32,7 +39,7 @@ def run_study(
         tell: hears messages for the user.
         launcher: where the runs happen.
     Returns:
-        The results, as results.json has them.
+        What results.json holds.
     Raises:
         RunError: the directory holds another study.
         Interrupted: stopped; the same command goes on.
@@ -45,7 +52,7 @@ def run_study(
             return recorder.run(study, launcher)
         search = Search(study, study.search)
         if not search.trials_in(directory):
-            search.propose(directory, {}, launcher.at_once)
+            search.propose(directory, None, launcher.at_once)
         while True:
             grown = search.grown(directory)
             _open(grown, directory)
@@ -64,25 +71,25 @@ class _Recorder:
         self._before = _recorded_seconds(directory)
         self._evaluators: tuple[Study, Evaluators] | None = None
 
-    def run(self, study: Study, launcher: Launcher) -> dict[str, Any]:
+    def run(self, study: Study, launcher: Launcher) -> Results:
         directory = self._directory
         waiting = [task for task in study.tasks if not is_done(directory, study, *task)]
         done = len(study.tasks) - len(waiting)
         if done:
             self._tell(f"{done} of {len(study.tasks)} runs are done already")
         evaluators = self._prepared(study)
-        results: dict[str, Any] | None = None
+        results: Results | None = None
         for arm, seed in launcher.run(study, directory, waiting, evaluators, self._tell):
             results = self.record(study)
             done += 1
             self._tell(f"{done} of {len(study.tasks)} runs: {arm}, seed {seed}")
         return self.record(study) if results is None else results
 
-    def record(self, study: Study) -> dict[str, Any]:
+    def record(self, study: Study) -> Results:
         """Write results.json from the runs that are finished."""
         seconds = self._before + time.monotonic() - self._began
         results = study_results(study, self._directory, self._prepared(study), seconds)
-        write_json(self._directory / "results.json", results)
+        write_record(self._directory / "results.json", results)
         return results
 
     def _prepared(self, study: Study) -> Evaluators:
@@ -132,6 +139,126 @@ def _changed(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, A
 
 
 def _recorded_seconds(directory: Path) -> float:
-    if not (directory / "results.json").exists():
-        return 0.0
-    return float(read_json(directory, "results.json")["seconds"])
+    path = directory / "results.json"
+    return (read_record(Results, path).seconds or 0.0) if path.exists() else 0.0
+
+
+class Search:
+    """Proposes the arms of a study one round after another, from the scores of those before.
+
+    trials.json in the study's directory has every trial's values, so that a search goes on where
+    it was stopped.
+
+    Args:
+        study: its arms are what is searched from.
+        config: the search.
+    Raises:
+        ConfigError: Optuna is not installed, or an unknown metric.
+    """
+
+    def __init__(self, study: Study, config: OptunaSearch) -> None:
+        better = {metric.key: metric.better for metric in METRICS}
+        if config.metric not in better:
+            raise ConfigError(
+                f"search.metric is {config.metric!r}; it should be one of {', '.join(better)}"
+            )
+        self._study = study
+        self._config = config
+        self._minimize = better[config.metric] == "lower"
+        self._optuna = _optuna()
+
+    def trials_in(self, directory: Path) -> dict[str, Any]:
+        """The trials so far, by the name of the arm they made: {"arm", "values"}."""
+        if not (directory / TRIALS).exists():
+            return {}
+        return read_json(directory, TRIALS)
+
+    def propose(self, directory: Path, results: Results | None, at_once: int) -> bool:
+        """Add the trials of the next round to trials.json; False when the search is over.
+
+        Args:
+            directory: of the study.
+            results: of all trials so far; None before the first round.
+            at_once: trials proposed together for an arm, since they run at the same time.
+        """
+        trials = self.trials_in(directory)
+        scores = _scores(results, self._config.metric)
+        before = len(trials)
+        for number, arm in enumerate(self._study.arms):
+            own = {name: trial for name, trial in trials.items() if trial["arm"] == arm}
+            sampler = self._optuna.samplers.TPESampler(
+                seed=self._config.seed + 1000 * number + len(own), constant_liar=at_once > 1
+            )
+            direction = "minimize" if self._minimize else "maximize"
+            search = self._optuna.create_study(direction=direction, sampler=sampler)
+            for name, trial in own.items():
+                search.add_trial(self._past(trial["values"], scores.get(name)))
+            for _ in range(min(at_once, self._config.trials - len(own))):
+                asked = search.ask(self._space())
+                point = {key: _tidy(value) for key, value in asked.params.items()}
+                name = f"{point_name(arm, point)}"
+                if name not in trials:
+                    trials[name] = {"arm": arm, "values": point}
+        if len(trials) == before:
+            return False
+        write_json(directory / TRIALS, trials)
+        return True
+
+    def grown(self, directory: Path) -> Study:
+        """The study with its trials as arms; the study itself before there are any."""
+        trials = self.trials_in(directory)
+        arms = {name: to_mapping(arm) for name, arm in self._study.arms.items()}
+        made = {
+            name: parse(
+                Experiment,
+                changed(arms[trial["arm"]], trial["values"]) | {"name": name},
+                f"trial {name}",
+            )
+            for name, trial in trials.items()
+        }
+        return replace(self._study, arms=made, compare=()) if made else self._study
+
+    def _space(self) -> dict[str, Any]:
+        return {key: self._distribution(found) for key, found in self._config.ranges.items()}
+
+    def _distribution(self, found: Range) -> Any:
+        kinds = self._optuna.distributions
+        if found.choices:
+            return kinds.CategoricalDistribution(found.choices)
+        kind = kinds.IntDistribution if found.whole else kinds.FloatDistribution
+        return kind(found.low, found.high, log=found.log)
+
+    def _past(self, values: dict[str, Value], score: float | None) -> Any:
+        """A trial that was run; one without a score (it diverged) counts as failed."""
+        states = self._optuna.trial.TrialState
+        state = states.FAIL if score is None else states.COMPLETE
+        return self._optuna.trial.create_trial(
+            params=values, distributions=self._space(), value=score, state=state
+        )
+
+
+def _scores(results: Results | None, metric: str) -> dict[str, float]:
+    """The mean score over the training seeds of every arm that finished them all."""
+    found = {}
+    for arm in results.arms if results else []:
+        scores = [score.value for run in arm.runs if (score := run.scores.get(metric))]
+        if scores and len(scores) == len(arm.runs):
+            found[arm.name] = sum(scores) / len(scores)
+    return found
+
+
+def _tidy(value: Any) -> Any:
+    """Four digits are enough, and the report stays readable."""
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError:
+        raise ConfigError(
+            "a study with [sweep] kind = 'optuna' needs the package optuna, which is not "
+            "installed; pip install 'sfumato[optuna]'"
+        ) from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna

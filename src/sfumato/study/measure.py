@@ -1,4 +1,10 @@
-"""What a study measures of a run beside its scores: likelihood, quality against NFE, walks."""
+"""What a study measures of runs beside their scores.
+
+Likelihood, quality against NFE, interpolations; and two models image by image: how much of a sample
+stays when something in training changes. Image i of both comes from the same seed, noise and class.
+Two models that learned the same function draw the same images; unrelated ones draw pairs that
+differ as much as images of different seeds do.
+"""
 
 import time
 from pathlib import Path
@@ -6,19 +12,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from sfumato.core.config import to_mapping
 from sfumato.core.console import progress_bar
 from sfumato.core.errors import ConfigError
-from sfumato.core.files import atomic_path, write_json
-from sfumato.core.images import to_uint8
+from sfumato.core.files import atomic_path
+from sfumato.core.images import UInt8Images, to_uint8
 from sfumato.core.pictures import image_grid
-from sfumato.core.tensors import write_tensors
+from sfumato.core.tensors import read_tensors, write_tensors
 from sfumato.data.dataset import Splits
 from sfumato.evaluation.evaluator import Evaluator
 from sfumato.experiment.load import LoadedRun, load_run
 from sfumato.explore.interpolation import walks_between_noises
 from sfumato.explore.nll import LikelihoodConfig, nll
+from sfumato.metrics.estimate import Estimate, with_standard_error
+from sfumato.runs.result_files import to_record, write_record
+from sfumato.runs.results import Measurements, SamplerPoint, ScoreRecord
 from sfumato.speed.sampling import sample_images
 from sfumato.study.study import Study
 
@@ -27,34 +38,42 @@ COMPARED = "compared.safetensors"
 COMPARED_IMAGES = 256
 """Samples kept of a run that is compared image by image."""
 WALK_POINTS = 8
+COLUMNS = 8
+SHOWN = 32
+
+
+def recorded(estimate: Estimate) -> ScoreRecord:
+    """An estimate as it is written to JSON: without its jackknife terms."""
+    return ScoreRecord.model_validate(estimate.to_mapping())
 
 
 def measure_run(
     run_dir: Path, study: Study, arm: str, evaluator: Evaluator, splits: Splits
-) -> dict[str, Any]:
+) -> None:
     """Measure what the study asks for and the model has; writes measurements.json last of all."""
     loaded = load_run(run_dir)
     wanted = study.measure
-    found: dict[str, Any] = {}
+    curve: list[SamplerPoint] = []
+    likelihood: dict[str, Any] | None = None
     warnings: list[str] = []
     if wanted.sampler_steps and "sampler" in to_mapping(loaded.experiment)["model"]:
-        found["sampler_curve"] = _sampler_curve(loaded, evaluator, wanted.sampler_steps, warnings)
+        curve = _sampler_curve(loaded, evaluator, wanted.sampler_steps, warnings)
     if wanted.likelihood_images and loaded.experiment.model.kind == "diffusion":
         config = LikelihoodConfig(num_images=wanted.likelihood_images, ode=False)
         result = nll(loaded, splits, config)
-        found["likelihood"] = {key: result[key] for key in ("train", "held_out", "gap")}
+        likelihood = {key: result[key] for key in ("train", "held_out", "gap")}
     if wanted.walks:
         _save_walks(loaded, wanted.walks, run_dir / "walks.png")
     if any(arm in pair for pair in study.compare):
         _keep_samples(loaded, evaluator, run_dir / COMPARED)
-    found["warnings"] = warnings
-    write_json(run_dir / MEASURED, found)
-    return found
+    content = {"likelihood": likelihood, "warnings": warnings}
+    found = to_record(Measurements, content, MEASURED).model_copy(update={"sampler_curve": curve})
+    write_record(run_dir / MEASURED, found)
 
 
 def _sampler_curve(
     loaded: LoadedRun, evaluator: Evaluator, counts: tuple[int, ...], warnings: list[str]
-) -> list[dict[str, Any]]:
+) -> list[SamplerPoint]:
     """The Fréchet distance with each number of steps, from the same noise."""
     points = []
     for steps in sorted(set(counts)):
@@ -71,12 +90,12 @@ def _sampler_curve(
         seconds = time.perf_counter() - began
         distance = evaluator.score(images, labels)["frechet_distance"]
         points.append(
-            {
-                "steps": steps,
-                "nfe": changed.model.nfe,
-                "sample_seconds": seconds,
-                "frechet_distance": distance.to_mapping(),
-            }
+            SamplerPoint(
+                steps=steps,
+                nfe=changed.model.nfe,
+                sample_seconds=seconds,
+                frechet_distance=recorded(distance),
+            )
         )
     return points
 
@@ -103,3 +122,54 @@ def _keep_samples(loaded: LoadedRun, evaluator: Evaluator, path: Path) -> None:
             loaded.model, chosen, range(count), plan=loaded.plan, on_progress=show
         )
     write_tensors(path, {"images": images, "features": evaluator.network(images)})
+
+
+def change(a: Float[Tensor, "N d"], b: Float[Tensor, "N d"]) -> Estimate:
+    """Mean squared distance of the pairs over that of images of different seeds.
+
+    0: nothing changed. 1: a pair is as unlike as two images of different seeds: everything
+    changed. The ratio is that of two means, its standard error from the delete-one jackknife.
+
+    Args:
+        a, b: row i of both from seed i; pixels or features.
+    """
+    a, b = a.double(), b.double()
+    n = len(a)
+    matched = (a - b).square().sum(1)
+    norm_a, norm_b = a.square().sum(1), b.square().sum(1)
+    to_b = norm_a * n + norm_b.sum() - 2 * a @ b.sum(0)  # from row i of a to all of b
+    to_a = norm_b * n + norm_a.sum() - 2 * b @ a.sum(0)
+    unmatched = (to_b - matched).sum()
+    value = _ratio(matched.sum(), unmatched, n)
+    # Without image i: its pair, its row and its column are gone.
+    left = unmatched - (to_b - matched) - (to_a - matched)
+    without = _ratio(matched.sum() - matched, left, n - 1)
+    error = ((n - 1) / n * (without - without.mean()).square().sum()).sqrt()
+    return with_standard_error(float(value), float(error), n, least=0.0)
+
+
+def _ratio(matched: Tensor, unmatched: Tensor, n: int) -> Tensor:
+    return (matched / n) / (unmatched / (n * (n - 1))).clamp_min(1e-300)
+
+
+def compare_runs(a: Path, b: Path, picture: Path) -> tuple[Estimate, Estimate]:
+    """Compare the samples that two runs keep, and draw them in alternating rows.
+
+    Args:
+        a, b: files of `measure`.
+        picture: where to draw.
+    Returns:
+        The change of pixels and of features.
+    """
+    left, right = read_tensors(a), read_tensors(b)
+    pixels = [side["images"].flatten(1).float() for side in (left, right)]
+    _draw(left["images"], right["images"], picture)
+    return change(pixels[0], pixels[1]), change(left["features"], right["features"])
+
+
+def _draw(a: UInt8Images, b: UInt8Images, path: Path) -> None:
+    rows: list[UInt8[np.ndarray, "k C H W"]] = []
+    for start in range(0, min(SHOWN, len(a) // COLUMNS * COLUMNS), COLUMNS):
+        rows += [np.asarray(side[start : start + COLUMNS]) for side in (a, b)]
+    with atomic_path(path) as temporary:
+        image_grid(np.concatenate(rows), COLUMNS).save(temporary, "PNG")

@@ -12,6 +12,7 @@ from sfumato.core.config import (
     to_mapping,
 )
 from sfumato.experiment.experiment import Experiment
+from sfumato.runs.results import Published
 from sfumato.study.sweep import OptunaSearch
 
 
@@ -62,38 +63,6 @@ class Measure:
                 "measure needs sampler_steps of at least 1 and walks >= 0, got "
                 f"{list(self.sampler_steps)} and {self.walks}"
             )
-
-
-@component
-class PublishedFigure:
-    """A number of the literature, beside what this study finds.
-
-    Args:
-        what: in the words of the source.
-        value: as printed there.
-        arm: the arm it belongs to; None: it is about real images or none of them.
-        metric: the key of our metric that comes nearest; None: a number of another kind.
-    """
-
-    what: str
-    value: float
-    arm: str | None = None
-    metric: str | None = "frechet_distance"
-
-
-@component
-class Published:
-    """What the literature says.
-
-    Args:
-        source: where, and in which unit or protocol.
-        figures: its numbers.
-        claims: its findings, in words.
-    """
-
-    source: str
-    figures: tuple[PublishedFigure, ...] = ()
-    claims: tuple[str, ...] = ()
 
 
 @component
