@@ -11,7 +11,8 @@ from sfumato.data.catalogue import load
 from sfumato.diffusion.diffusion_model import DiffusionConfig
 from sfumato.diffusion.guidance import AutoGuided, ClassifierFreeGuidance
 from sfumato.diffusion.samplers.heun import HeunSampler
-from sfumato.evaluation.evaluator import EvaluationConfig, Evaluator
+from sfumato.evaluation.protocol import EvaluationConfig
+from sfumato.evaluation.reference import HeldOut
 from sfumato.experiment.build import build_model
 from sfumato.experiment.score_run import protocol
 from sfumato.explore.samples import GuidedModel
@@ -131,7 +132,7 @@ def test_a_compiler_that_fails_costs_one_message_and_no_image(
 )
 def test_the_protocol_of_scores_says_whether_sampling_is_compiled(plan: Plan, words: str) -> None:
     config = with_plan(experiment(DIFFUSION), plan)
-    evaluator = Evaluator(load(config.data), EvaluationConfig(num_images=8, memorization=False))
+    evaluator = HeldOut(load(config.data), EvaluationConfig(num_images=8, memorization=False))
     stamp = protocol(evaluator, config)
     assert stamp["performance"] == words
 

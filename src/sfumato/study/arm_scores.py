@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
-from sfumato.evaluation.evaluator import Evaluator
-from sfumato.evaluation.protocol import Metric
-from sfumato.evaluation.score_store import Scores, load_scores
+from sfumato.evaluation.reference import HeldOut
+from sfumato.experiment.score_store import StoredScores, load_scores
 from sfumato.explore.nll import held_out_bits
 from sfumato.metrics.estimate import Estimate
 from sfumato.runs.directory import read_json
@@ -14,14 +14,23 @@ from sfumato.study.measure import MEASURED
 from sfumato.study.study import Study
 from sfumato.study.task import run_dir_of
 
+
+class Column(NamedTuple):
+    """A column of results.json."""
+
+    key: str
+    label: str
+    better: str
+
+
 Classes = Mapping[str, Mapping[str, Estimate]]
 """Scores of each class."""
-BITS = Metric("bits_per_dim", "Held-out bits per dimension", "lower")
+BITS = Column("bits_per_dim", "Held-out bits per dimension", "lower")
 
 
 def arm_scores(
     study: Study, directory: Path, arm: str, evaluators: Evaluators
-) -> dict[int, Scores]:
+) -> dict[int, StoredScores]:
     """What the finished runs of an arm reached, by training seed."""
     run_dirs = {seed: run_dir_of(directory, arm, seed) for seed in study.seeds}
     return {
@@ -31,7 +40,7 @@ def arm_scores(
     }
 
 
-def _run_scores(study: Study, run_dir: Path, arm: str, evaluators: Evaluators) -> Scores:
+def _run_scores(study: Study, run_dir: Path, arm: str, evaluators: Evaluators) -> StoredScores:
     """The scores of a run, with what each image does to them where that was kept.
 
     Those of an arm that is held against other images than the first arm are scores of classes
@@ -51,7 +60,7 @@ def _run_scores(study: Study, run_dir: Path, arm: str, evaluators: Evaluators) -
             for name, found in classes.items()
             if "frechet_distance" in found and not _differs(name, found, evaluators)
         }
-    return Scores(scores, classes)
+    return StoredScores(scores, classes)
 
 
 def left_out_classes(study: Study, classes: Classes, evaluators: Evaluators) -> list[str]:
@@ -75,9 +84,7 @@ def _differs(name: str, found: Mapping[str, Estimate], evaluators: Evaluators) -
     return floor is None or found["frechet_distance"].protocol != floor.protocol
 
 
-def _as_class(
-    evaluator: Evaluator, name: str, scores: Mapping[str, Estimate]
-) -> dict[str, Estimate]:
+def _as_class(evaluator: HeldOut, name: str, scores: Mapping[str, Estimate]) -> dict[str, Estimate]:
     """The scores of a run of one class as those of the class; others' protocols stay theirs."""
     floors = evaluator.floors
     own = {k: s for k, s in scores.items() if k in floors and s.protocol == floors[k].protocol}

@@ -13,8 +13,7 @@ from itertools import combinations
 
 import numpy as np
 
-from sfumato.metrics.estimate import Estimate, MetricError
-from sfumato.metrics.jackknife import LeftOut
+from sfumato.metrics.estimate import Estimate, LeftOut, MetricError
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 from sfumato.core.config import parse, to_mapping
 from sfumato.core.errors import ConfigError
 from sfumato.core.files import write_json
-from sfumato.evaluation.evaluator import METRICS
 from sfumato.experiment.experiment import Experiment
+from sfumato.metrics import METRICS
 from sfumato.runs.directory import read_json
 from sfumato.study.study import Study
 from sfumato.study.sweep import OptunaSearch, Range, Value, changed, point_name

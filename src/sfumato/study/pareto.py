@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sfumato.evaluation.evaluator import METRICS
+from sfumato.metrics import METRICS
 from sfumato.study.history import read_rows
 
 

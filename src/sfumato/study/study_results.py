@@ -1,7 +1,6 @@
 """results.json of a study: everything the report shows, gathered from the run directories."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -12,10 +11,10 @@ import torch
 from sfumato.core.config import to_mapping
 from sfumato.core.files import atomic_path
 from sfumato.data.dataset import Dataset, Splits
-from sfumato.evaluation.evaluation_results import metric_columns, plain
-from sfumato.evaluation.protocol import named
-from sfumato.evaluation.score_store import Scores
+from sfumato.evaluation.protocol import named_metrics
+from sfumato.evaluation.score import metric_columns, plain
 from sfumato.experiment.score_run import preview_rows, protocol, row_classes, save_grid
+from sfumato.experiment.score_store import StoredScores
 from sfumato.runs.directory import environment, read_json
 from sfumato.study import statistics
 from sfumato.study.arm_scores import BITS, arm_scores, class_key, left_out_classes
@@ -46,7 +45,7 @@ def study_results(
     found = [_arm(study, directory, name, scores[name], evaluators) for name in study.arms]
     arms = [arm for name, arm in zip(study.arms, found, strict=True) if arm["runs"]]
     if any(BITS.key in run.scores for runs in scores.values() for run in runs.values()):
-        columns.append(asdict(BITS) | {"floor": None})
+        columns.append(BITS._asdict() | {"floor": None})
     distinctions = study.distinctions()
     for arm in arms:
         arm["config"] = distinctions[arm["name"]]
@@ -102,7 +101,7 @@ def _class_columns(study: Study, evaluators: Evaluators) -> list[dict[str, Any]]
     """A column for each class, with the floor of its own."""
     if not study.measure.by_class:
         return []
-    distance = named(evaluators.main.protocol)["frechet_distance"].label
+    distance = named_metrics(evaluators.main.protocol)["frechet_distance"].label
     return [
         {
             "key": class_key(name),
@@ -119,7 +118,7 @@ def _arm(
     study: Study,
     directory: Path,
     name: str,
-    scores: Mapping[int, Scores],
+    scores: Mapping[int, StoredScores],
     evaluators: Evaluators,
 ) -> dict[str, Any]:
     """One arm with its finished and scored runs."""
@@ -169,7 +168,7 @@ def _waiting(study: Study, arms: list[dict[str, Any]]) -> int:
 
 
 def _verdicts(
-    scores: Mapping[str, Mapping[int, Scores]], columns: list[dict[str, Any]]
+    scores: Mapping[str, Mapping[int, StoredScores]], columns: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """A verdict for every pair of arms and metric, corrected for the number of comparisons."""
     keys = [column["key"] for column in columns]

@@ -14,7 +14,7 @@ from sfumato.core.images import Batch, UInt8Images
 from sfumato.core.tensors import write_tensors
 from sfumato.data.dataset import Splits
 from sfumato.experiment.experiment import Experiment
-from sfumato.experiment.online_scores import Quality
+from sfumato.experiment.online_scores import OnlineScores
 from sfumato.metrics.estimate import MetricError
 from sfumato.training import checkpoint as checkpoints
 from sfumato.training.discriminator_probe import Watch, class_shares
@@ -54,10 +54,10 @@ class Session:
         some = np.arange(min(DATA_SAMPLE, len(splits.train)))
         self.doctor = Doctor(tell, splits.train.take(some), class_shares(splits.train))
         self.monitor = Monitor(run_dir, experiment, trainer)
-        self.quality: Quality | None = None
+        self.quality: OnlineScores | None = None
         if self.config.score_images:
             tell("preparing the evaluation: classifiers and the floor")
-            self.quality = Quality(splits, experiment.evaluation)
+            self.quality = OnlineScores(splits, experiment.evaluation)
         self.watch = Watch(splits)
         self.best: Best | None = None
         self._saved_at: int | None = None
