@@ -666,9 +666,7 @@ class GivenImages(Reference):
             name = "" if self.given is None else self.given.name
             return None, [f"no training images of {name} to look for copies of: {error}"]
         if splits is not None and splits.train.image_shape != samples.image_shape:
-            return None, [
-                "copies of training images are looked for among images of their size alone"
-            ]
+            return None, ["copies are looked for only among images of the training images' size"]
         return splits, []
 
 
