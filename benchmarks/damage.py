@@ -25,12 +25,14 @@ from sfumato.data.cache import make_folder
 from sfumato.data.catalogue import load
 from sfumato.data.data_config import DataConfig
 from sfumato.data.dataset import Splits
-from sfumato.evaluation.feature_cache import Observed, Observer
+from sfumato.evaluation.feature_cache import FeatureCache
 from sfumato.evaluation.floor_curve import floor_curve
 from sfumato.evaluation.image_sources import shuffled
 from sfumato.evaluation.protocol import EvaluationConfig
-from sfumato.evaluation.scores import Reference, scores_of
+from sfumato.evaluation.reference import scores_of
+from sfumato.metrics import find_metric
 from sfumato.metrics.estimate import Estimate
+from sfumato.metrics.features import ImageFeatures
 from sfumato.metrics.memorization import memorization
 from sfumato.metrics.pretrained import EfficientNetFeatures
 from sfumato.report.terminal import aligned, floor_table
@@ -61,29 +63,30 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     splits = load(config)
     parts = [(part, np.arange(len(part))) for part in (splits.train, splits.held_out)]
     network = EfficientNetFeatures().build(make_folder(cache_folder() / "weights"))
-    observer = Observer(network, None, cache_folder(), 100)
-    real = observer.parts(parts)  # cached, and the floor curve's too
+    cached = FeatureCache(network, None, cache_folder(), 100)
+    real = cached.parts(parts)  # cached, and the floor curve's too
     if options.copies:
-        return copies_found(splits, real.features, observer)
-    order = shuffled(len(real.features), 0)[: options.images]
+        return copies_found(splits, real.vectors, cached)
+    order = shuffled(len(real.vectors), 0)[: options.images]
     ours, theirs = np.array_split(order, 2)
-    reference = Reference.of(real.features[theirs])
-    sets = {"real (the floor)": Observed(real.features[ours], None)}
+    reference = ImageFeatures(real.vectors[theirs])
+    sets = {"real (the floor)": ImageFeatures(real.vectors[ours])}
     if not options.missing_only:
         images = torch.cat([part.take(rows) for part, rows in parts])[ours]
         damaged = {
             "JPEG, quality 75": torch.stack([jpeg(image, 75) for image in images]),
             "noise, standard deviation 8": noisy(images, 8.0),
         }
-        sets |= {name: observer.tensor(some) for name, some in damaged.items()}
+        sets |= {name: cached.tensor(some) for name, some in damaged.items()}
     if splits.train.num_classes > 1:
         labels = torch.cat([torch.from_numpy(part.labels) for part, _ in parts])[ours]
         kept = torch.nonzero(labels < splits.train.num_classes // 2).flatten()
         if options.missing_only:  # else the floor is that of all images
-            sets["real (the floor)"] = Observed(real.features[ours][: len(kept)], None)
-        sets["half of the classes missing"] = Observed(real.features[ours][kept], None)
+            sets["real (the floor)"] = ImageFeatures(real.vectors[ours][: len(kept)])
+        sets["half of the classes missing"] = ImageFeatures(real.vectors[ours][kept])
     scores = {
-        name: scores_of(METRICS, seen, reference, network, None) for name, seen in sets.items()
+        name: scores_of([find_metric(key) for key in METRICS], seen, reference)
+        for name, seen in sets.items()
     }
     rows = [["", *(metric.replace("_", " ") for metric in METRICS)]]
     rows += [[name, *(cell(found[metric]) for metric in METRICS)] for name, found in scores.items()]
@@ -101,7 +104,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def copies_found(splits: Splits, features: torch.Tensor, observer: Observer) -> dict[str, Any]:
+def copies_found(splits: Splits, features: torch.Tensor, cached: Observer) -> dict[str, Any]:
     """Print the shares of copies of training images that are suspected."""
     train, held_out = (part.take(np.arange(len(part))) for part in (splits.train, splits.held_out))
     planted = train[:400]
@@ -114,7 +117,7 @@ def copies_found(splits: Splits, features: torch.Tensor, observer: Observer) -> 
     known = torch.tensor_split(features, [len(train)])
     shares = {}
     for name, images in changed.items():
-        by_features = memorization(observer.tensor(images).features, *known)
+        by_features = memorization(cached.tensor(images).vectors, *known)
         by_pixels = memorization(images, train, held_out, mirrored=True)
         found = {"features": by_features, "pixels": by_pixels}
         shares[name] = {kind: seen.copies.to_mapping() for kind, seen in found.items()}

@@ -26,7 +26,10 @@ from sfumato.core.pictures import image_grid
 from sfumato.data.catalogue import load
 from sfumato.data.data_config import DataConfig
 from sfumato.data.dataset import Dataset, Splits
-from sfumato.evaluation.evaluator import EvaluationConfig, Evaluator
+from sfumato.evaluation.image_sources import ArrayImages
+from sfumato.evaluation.protocol import EvaluationConfig
+from sfumato.evaluation.reference import HeldOut
+from sfumato.evaluation.score import score
 from sfumato.gan.gan_model import GANConfig
 from sfumato.gan.losses import NonSaturatingLoss
 from sfumato.metrics.pretrained import EfficientNetFeatures
@@ -169,15 +172,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 np.savez(path, images=images.numpy(), seen=seen, seconds=options.seconds)
                 image_grid(images[:GRID].numpy(), 8).save(path.with_suffix(".png"))
     if not options.no_score:
-        score(splits, options)
+        score_runs(splits, options)
 
 
-def score(splits: Splits, options: argparse.Namespace) -> None:
-    """Score all runs by one evaluator; write results.json and table.md."""
+def score_runs(splits: Splits, options: argparse.Namespace) -> None:
+    """Score all runs against one reference; write results.json and table.md."""
     protocol = EvaluationConfig(
         num_images=options.images, features=EfficientNetFeatures(), metrics=("frechet_distance",)
     )
-    evaluator = Evaluator(splits, protocol)
+    evaluator = HeldOut(splits, protocol)
     floor = evaluator.floors["frechet_distance"].value
     runs: list[dict[str, Any]] = []
     lines = ["| | seed | images seen | Fréchet distance | × floor |", "|---|--:|--:|--:|--:|"]
@@ -186,7 +189,7 @@ def score(splits: Splits, options: argparse.Namespace) -> None:
             with np.load(options.output / f"{name}-{seed}.npz") as file:
                 images, seen = torch.from_numpy(file["images"]), int(file["seen"])
                 seconds = float(file["seconds"])
-            found = evaluator.score(images, None)["frechet_distance"]
+            found = score(ArrayImages(images), evaluator, by_class=False).scores["frechet_distance"]
             runs.append({"side": name, "seed": seed, "images_seen": seen, "seconds": seconds})
             runs[-1] |= {"frechet_distance": found.value, "interval": [found.low, found.high]}
             print(runs[-1], flush=True)

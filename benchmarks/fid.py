@@ -28,7 +28,7 @@ from sfumato.metrics.frechet import (
     frechet_distance_of_moments,
 )
 from sfumato.metrics.frechet_interval import frechet_estimate
-from sfumato.metrics.inception import InceptionFeatures
+from sfumato.metrics.pretrained import InceptionFeatures
 from sfumato.runs.directory import environment
 
 TURN = 250

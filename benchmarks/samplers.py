@@ -46,7 +46,9 @@ from sfumato.diffusion.samplers.heun import EulerSampler, HeunSampler
 from sfumato.diffusion.samplers.ipndm import IPNDMSampler, PNDMSampler
 from sfumato.diffusion.samplers.sampler import Sampler
 from sfumato.diffusion.samplers.unipc import UniPCSampler
-from sfumato.evaluation.evaluator import Evaluator
+from sfumato.evaluation.image_sources import ArrayImages
+from sfumato.evaluation.reference import HeldOut
+from sfumato.evaluation.score import score
 from sfumato.experiment.score_run import load_with_data
 from sfumato.explore.plots import save_figure
 
@@ -117,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write(result, options.output)
     if not options.no_frechet:
         config = replace(loaded.experiment.evaluation, num_images=options.images)
-        evaluator = Evaluator(splits, replace(config, metrics=("frechet_distance",)))
+        evaluator = HeldOut(splits, replace(config, metrics=("frechet_distance",)))
         result["images"] = options.images
         result["floor"] = evaluator.floors["frechet_distance"].to_mapping()
         chosen = best_grids(rows)
@@ -125,8 +127,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if chosen[row["sampler"]] == row["grid"]:
                 sampler = make(row["sampler"], row["grid"], row["budget"])
                 x_0 = sample(model, sampler, evaluator.labels, options.images)
-                score = evaluator.score(to_uint8(x_0), evaluator.labels)["frechet_distance"]
-                row["frechet_distance"] = score.to_mapping()
+                source = ArrayImages(to_uint8(x_0), evaluator.labels)
+                distance = score(source, evaluator, by_class=False).scores["frechet_distance"]
+                row["frechet_distance"] = distance.to_mapping()
                 print(row, flush=True)
                 write(result, options.output)
     print(options.output.with_suffix(".md").read_text())

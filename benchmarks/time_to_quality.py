@@ -29,9 +29,11 @@ from peer_trainers import SIZE, DenoisingDiffusionPytorch, DiffusersExample, Pee
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from sfumato import Evaluator, load_data, load_experiment, sample_images, train
+from sfumato import HeldOut, load_data, load_experiment, sample_images, train
 from sfumato.core.files import write_json
 from sfumato.core.pictures import image_grid
+from sfumato.evaluation.image_sources import ArrayImages
+from sfumato.evaluation.score import score
 from sfumato.explore.samples import load_weaker
 
 POINTS = 3
@@ -158,7 +160,7 @@ def score_one(project: str, options: argparse.Namespace) -> None:
     """Draw the images of every point (once) and score them."""
     folder = options.output / project
     experiment = ours("sfumato", options)
-    evaluator = Evaluator(load_data(experiment.data), experiment.evaluation)
+    evaluator = HeldOut(load_data(experiment.data), experiment.evaluation)
     points = json.loads((folder / "points.json").read_text())
     peer = None if project in OURS else build_peer(project, folder, options)
     for k, point in reversed(list(enumerate(points["points"]))):  # the end of training first
@@ -174,22 +176,23 @@ def score_one(project: str, options: argparse.Namespace) -> None:
             np.savez(path, x=images.numpy())
             print(f"{project}: point {k} drawn in {time.perf_counter() - began:.0f} s", flush=True)
         images = torch.from_numpy(np.load(path)["x"])
-        score = evaluator.score(images, None)["frechet_distance"]
+        found = score(ArrayImages(images), evaluator, by_class=False)
+        distance = found.scores["frechet_distance"]
         floor = evaluator.floors["frechet_distance"]
-        point |= {"frechet_distance": score.to_mapping(), "floor": floor.to_mapping()}
-        print(project, point["seconds"], score, f"{score.value / floor.value:.1f} x floor")
+        point |= {"frechet_distance": distance.to_mapping(), "floor": floor.to_mapping()}
+        print(project, point["seconds"], distance, f"{distance.value / floor.value:.1f} x floor")
         points["protocol"] = evaluator.protocol
         write_json(folder / "points.json", points)
 
 
-def sample_ours(weights: Path, evaluator: Evaluator) -> torch.Tensor:
+def sample_ours(weights: Path, evaluator: HeldOut) -> torch.Tensor:
     """By the recipe's sampler with at most as many evaluations as the peers have steps."""
     model = load_weaker(weights).model
     labels = evaluator.labels if model.num_classes else None
     return sample_images(model, labels, seeds=range(evaluator.num_images))
 
 
-def sample_peer(peer: Peer, weights: Path, evaluator: Evaluator) -> torch.Tensor:
+def sample_peer(peer: Peer, weights: Path, evaluator: HeldOut) -> torch.Tensor:
     """By DDIM; the pixels within the padding."""
     torch.manual_seed(0)
     count, size = evaluator.num_images, evaluator.splits.train.image_shape[-1]

@@ -1,6 +1,6 @@
 """Sfumato: trains, samples, evaluates and fairly compares image generative models.
 
-from sfumato import load_experiment, train, load_run, sample_images, Evaluator
+from sfumato import load_data, load_experiment, train, load_run, sample_images, score
 """
 
 from importlib import import_module
@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from sfumato.core.noise import Noise
     from sfumato.data.catalogue import load as load_data
     from sfumato.data.data_config import DataConfig
-    from sfumato.evaluation.evaluator import EvaluationConfig, Evaluator, evaluate
+    from sfumato.evaluation.image_sources import ArrayImages
+    from sfumato.evaluation.protocol import EvaluationConfig
+    from sfumato.evaluation.reference import HeldOut
+    from sfumato.evaluation.score import score
     from sfumato.experiment.experiment import Experiment, load_experiment
     from sfumato.experiment.load import load_run
     from sfumato.experiment.training_run import train
@@ -23,21 +26,22 @@ if TYPE_CHECKING:
     from sfumato.study.study import Study
 
 _HOME = {
+    "ArrayImages": "evaluation.image_sources",
     "Batch": "core.images",
     "DataConfig": "data.data_config",
     "EvaluationConfig": "evaluation.protocol",
-    "Evaluator": "evaluation.evaluator",
+    "HeldOut": "evaluation.reference",
     "Experiment": "experiment.experiment",
     "Noise": "core.noise",
     "SfumatoError": "core.errors",
     "Study": "study.study",
-    "evaluate": "evaluation.evaluator",
     "from_uint8": "core.images",
     "load_data": "data.catalogue",
     "load_experiment": "experiment.experiment",
     "load_run": "experiment.load",
     "load_study": "study.read",
     "run_study": "study.launch",
+    "score": "evaluation.score",
     "sample_images": "speed.sampling",
     "to_uint8": "core.images",
     "train": "experiment.training_run",
@@ -45,15 +49,15 @@ _HOME = {
 }
 
 __all__ = [
+    "ArrayImages",
     "Batch",
     "DataConfig",
     "EvaluationConfig",
-    "Evaluator",
     "Experiment",
+    "HeldOut",
     "Noise",
     "SfumatoError",
     "Study",
-    "evaluate",
     "from_uint8",
     "load_data",
     "load_experiment",
@@ -61,6 +65,7 @@ __all__ = [
     "load_study",
     "run_study",
     "sample_images",
+    "score",
     "to_uint8",
     "train",
     "write_report",

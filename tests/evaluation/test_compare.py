@@ -18,12 +18,17 @@ from sfumato.core.errors import ConfigError
 from sfumato.core.images import UInt8Images
 from sfumato.data.catalogue import load
 from sfumato.data.data_config import DataConfig
-from sfumato.evaluation.compare import compare, default_features, has_classes
-from sfumato.evaluation.evaluation_results import Results
-from sfumato.evaluation.feature_cache import Observer
+from sfumato.evaluation.feature_cache import FeatureCache
 from sfumato.evaluation.floor_curve import floor_curve, sizes
-from sfumato.evaluation.image_sources import draw, drawn_alike, image_set
-from sfumato.evaluation.protocol import EvaluationConfig
+from sfumato.evaluation.image_sources import (
+    GeneratedImages,
+    draw,
+    stored_images,
+    with_real_frequencies,
+)
+from sfumato.evaluation.protocol import EvaluationConfig, default_features
+from sfumato.evaluation.score import Scores, score
+from sfumato.experiment.score_run import image_source
 from sfumato.experiment.training_run import train
 from sfumato.metrics.estimate import MetricError
 from sfumato.metrics.features import FeatureNetwork
@@ -50,7 +55,7 @@ def fast_features(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def offline(cache: Path) -> Path:
         raise MetricError("no connection")
 
-    monkeypatch.setattr("sfumato.evaluation.compare.standard_weights", offline)
+    monkeypatch.setattr("sfumato.evaluation.protocol.standard_weights", offline)
 
 
 def pictures(count: int, seed: int, size: int = 20, shift: int = 0) -> UInt8[np.ndarray, "N S S 3"]:
@@ -84,7 +89,7 @@ def test_a_folder_against_an_npz_is_the_distance_of_their_features(tmp_path: Pat
     x, y = pictures(60, 0), pictures(90, 1, shift=20)
     a, b = save_folder(tmp_path / "a", x), save_npz(tmp_path / "b.npz", y)
     for metrics in (["frechet_distance"], ["frechet_distance", "kernel_distance"]):
-        results = compare(image_set(a), image_set(b), config(metrics=metrics))
+        results = score(stored_images(a), stored_images(b), config(metrics=metrics))
         features = colours(channels_first(x)), colours(channels_first(y))
         expected = frechet_distance(features[0], FrechetReference.of(features[1]))
         assert results.scores["frechet_distance"].value == pytest.approx(expected, rel=1e-6)
@@ -100,17 +105,17 @@ def test_a_folder_against_an_npz_is_the_distance_of_their_features(tmp_path: Pat
 
 def test_equal_sources_differ_by_no_more_than_the_floor(tmp_path: Path) -> None:
     a, b = (save_npz(tmp_path / f"{k}.npz", pictures(80, k)) for k in (2, 3))
-    results = compare(image_set(a), image_set(b), config(metrics=["frechet_distance"]))
+    results = score(stored_images(a), stored_images(b), config(metrics=["frechet_distance"]))
     assert any("N = 80 is too small to show a difference" in w for w in results.warnings)
 
 
 def test_images_on_both_sides_and_other_sizes_are_noted(tmp_path: Path) -> None:
     x = pictures(30, 4)
-    a = image_set(save_npz(tmp_path / "a.npz", x))
-    b = image_set(save_npz(tmp_path / "b.npz", np.concatenate([pictures(30, 5), x[:7]])))
-    assert any(w.startswith("7 images are the same") for w in compare(a, b, config()).warnings)
-    large = image_set(save_npz(tmp_path / "c.npz", pictures(30, 6, size=24)))
-    assert any("3 x 24 x 24" in w for w in compare(large, b, config()).warnings)
+    a = stored_images(save_npz(tmp_path / "a.npz", x))
+    b = stored_images(save_npz(tmp_path / "b.npz", np.concatenate([pictures(30, 5), x[:7]])))
+    assert any(w.startswith("7 images are the same") for w in score(a, b, config()).warnings)
+    large = stored_images(save_npz(tmp_path / "c.npz", pictures(30, 6, size=24)))
+    assert any("3 x 24 x 24" in w for w in score(large, b, config()).warnings)
 
 
 def test_images_that_the_features_were_learned_from_are_noted(
@@ -118,11 +123,11 @@ def test_images_that_the_features_were_learned_from_are_noted(
 ) -> None:
     monkeypatch.setattr("sfumato.evaluation.judge.REPEATS", 2)
     monkeypatch.setattr("sfumato.evaluation.judge.SHORTEST", 0)
-    digits = image_set("digits")
+    digits = stored_images("digits")
     by_classifier = config(features={"kind": "classifier"}, num_images=50)
-    own = compare(digits, digits, by_classifier).warnings
+    own = score(digits, digits, by_classifier).warnings
     assert any(w.startswith("599 images are the same on both sides") for w in own)
-    told = compare(image_set("digits:train"), digits, by_classifier).warnings
+    told = score(stored_images("digits:train"), digits, by_classifier).warnings
     assert any(w.startswith("the features were learned from 599 of the images") for w in told)
 
 
@@ -152,11 +157,11 @@ def test_copies_are_looked_for_whatever_the_features(tmp_path: Path) -> None:
     splits = load(DataConfig(source="digits"))
     images = splits.held_out.take(np.arange(60))
     images[:6] = splits.train.take(np.arange(100, 106))
-    planted = image_set(save_npz(tmp_path / "planted.npz", images[:, 0].numpy()))
+    planted = stored_images(save_npz(tmp_path / "planted.npz", images[:, 0].numpy()))
     run = train(experiment(DIFFUSION, sample_images=0, budget_images=32), tmp_path / "run")
     ours = str(run.directory)
     for name, settings in (("digits", {}), ("digits:train", {}), (ours, {"num_images": 60})):
-        found = compare(planted, image_set(name), config(memorization=True, **settings)).copies
+        found = score(planted, image_source(name), config(memorization=True, **settings)).copies
         assert found is not None
         pairs = [(i, 100 + i) for i in range(6)]
         assert [tuple(pair) for pair in found.pixels.suspects.tolist()] == pairs
@@ -165,28 +170,32 @@ def test_copies_are_looked_for_whatever_the_features(tmp_path: Path) -> None:
         assert torch.equal(found.shown[at, 0], images[0])
         assert torch.equal(found.shown[at, 1], images[0])
     looking = config(memorization=True, num_images=40)
-    sampled = compare(image_set(ours), image_set("digits"), looking).copies
+    sampled = score(image_source(ours), stored_images("digits"), looking).copies
     assert sampled is not None
     assert sampled.pixels.copies.n == 40
     looking = config(memorization=True)
-    assert compare(planted, planted, looking).copies is None  # no split of anything
-    assert compare(planted, image_set("digits"), config()).copies is None  # unless it is asked for
+    assert score(planted, planted, looking).copies is None  # no split of anything
+    assert (
+        score(planted, stored_images("digits"), config()).copies is None
+    )  # unless it is asked for
     (run.directory / "data.json").write_text(
         (run.directory / "data.json").read_text().replace(splits.train.digest, "0" * 64)
     )
-    changed = compare(planted, image_set(ours), config(memorization=True, num_images=60))
+    changed = score(planted, image_source(ours), config(memorization=True, num_images=60))
     assert changed.copies is None
     assert any("have changed since it was trained" in warning for warning in changed.warnings)
-    large = image_set(save_npz(tmp_path / "large.npz", pictures(30, 6)[..., 0]))
-    told = compare(large, image_set("digits"), looking)
+    large = stored_images(save_npz(tmp_path / "large.npz", pictures(30, 6)[..., 0]))
+    told = score(large, stored_images("digits"), looking)
     assert told.copies is None
-    assert any("images of their size alone" in warning for warning in told.warnings)
+    assert any(
+        "only among images of the training images' size" in warning for warning in told.warnings
+    )
 
 
 def test_each_class_is_scored_beside_its_floor_whatever_the_features(tmp_path: Path) -> None:
     splits = load(DataConfig(source="digits"))
-    digits, ours = image_set("digits"), image_set("digits:train")
-    results = compare(ours, digits, config(memorization=False))
+    digits, ours = stored_images("digits"), stored_images("digits:train")
+    results = score(ours, digits, config(memorization=False))
     assert set(results.classes) == set(results.class_floors) == set("0123456789")
     sides = []
     for part in (splits.train, splits.held_out):
@@ -202,10 +211,10 @@ def test_each_class_is_scored_beside_its_floor_whatever_the_features(tmp_path: P
     floor = results.class_floors["3"]["frechet_distance"].value
     assert excess["excess"] == pytest.approx(three.value - floor)
     assert excess["low"] < excess["excess"] < excess["high"]
-    fewer = image_set("digits:train", ["data.classes=[3,5]"])
-    assert compare(fewer, digits, config()).classes == {}  # other classes
+    fewer = stored_images("digits:train", ["data.classes=[3,5]"])
+    assert score(fewer, digits, config()).classes == {}  # other classes
     run = train(experiment(DIFFUSION, sample_images=0, budget_images=32), tmp_path / "run")
-    sampled = compare(image_set(str(run.directory)), digits, config(num_images=200))
+    sampled = score(image_source(str(run.directory)), digits, config(num_images=200))
     assert digits.other is not None
     real = np.bincount(digits.other.labels[draw(200, len(digits.other), 0)])
     counts = {name: own["frechet_distance"].n for name, own in sampled.classes.items()}
@@ -223,11 +232,11 @@ def test_a_class_whose_floor_is_of_fewer_images_is_told(tmp_path: Path) -> None:
     rows = np.concatenate([threes[:80], others[:320]])
     path = tmp_path / "threes.npz"
     np.savez(path, x=train.images[rows], y=train.labels[rows])
-    a = image_set(str(path))
+    a = stored_images(str(path))
     assert a.class_names == train.class_names
-    (told,) = [w for w in compare(a, image_set("digits"), config()).warnings if "classes" in w]
+    (told,) = [w for w in score(a, stored_images("digits"), config()).warnings if "classes" in w]
     assert re.search(r"\b3 \d\d for 80\b", told)
-    same = compare(image_set("digits"), image_set("digits:train"), config(num_images=300))
+    same = score(stored_images("digits"), stored_images("digits:train"), config(num_images=300))
     assert not any("numbers of images" in warning for warning in same.warnings)
 
 
@@ -237,7 +246,7 @@ def test_real_images_have_classes_by_the_classifier_too(monkeypatch: pytest.Monk
     by_classifier = config(
         features={"kind": "classifier"}, num_images=200, metrics=["label_accuracy"]
     )
-    results = compare(image_set("digits:train"), image_set("digits"), by_classifier)
+    results = score(stored_images("digits:train"), stored_images("digits"), by_classifier)
     assert sum(own["label_accuracy"].n for own in results.classes.values()) == 200
     assert results.scores == {}  # no classes were asked for
 
@@ -265,8 +274,8 @@ def test_only_the_features_of_the_fid_make_one(
             assert heading in printed
             assert ("FID" in printed) == (heading == "FID")
     protocol = {"features": "inception", "resize": "tensorflow"}
-    scores = compare(image_set("digits"), image_set("digits"), config(num_images=40)).scores
-    (column,) = Results(scores, scores, protocol).to_mapping()["metrics"]  # type: ignore[misc]
+    scores = score(stored_images("digits"), stored_images("digits"), config(num_images=40)).scores
+    (column,) = Scores(scores, scores, protocol).to_mapping()["metrics"]
     assert column["label"] == "FID"
 
 
@@ -274,9 +283,9 @@ def test_only_moments_are_kept_where_they_suffice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reference is streamed once, then comes from the cache, by content and not by name."""
-    a, x = image_set(save_npz(tmp_path / "a.npz", pictures(20, 7))), pictures(40, 8)
-    b = image_set(save_npz(tmp_path / "b.npz", x))
-    first = compare(a, b, config()).scores
+    a, x = stored_images(save_npz(tmp_path / "a.npz", pictures(20, 7))), pictures(40, 8)
+    b = stored_images(save_npz(tmp_path / "b.npz", x))
+    first = score(a, b, config()).scores
     calls = []
     real = FeatureNetwork.__call__
 
@@ -285,42 +294,42 @@ def test_only_moments_are_kept_where_they_suffice(
         return real(self, images)
 
     monkeypatch.setattr(FeatureNetwork, "__call__", counted)
-    renamed = image_set(save_npz(tmp_path / "renamed.npz", x))
-    assert compare(a, renamed, config()).scores == first
+    renamed = stored_images(save_npz(tmp_path / "renamed.npz", x))
+    assert score(a, renamed, config()).scores == first
     assert calls == []
-    compare(a, image_set(save_npz(tmp_path / "new.npz", pictures(40, 9))), config())
+    score(a, stored_images(save_npz(tmp_path / "new.npz", pictures(40, 9))), config())
     assert sum(calls) == 40 + 40  # the new reference whole, and its two halves for the floor
 
 
 def test_large_features_lie_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = FeatureNetwork("colours", "0" * 64, 6, "none", colours)
     images = channels_first(pictures(50, 10))
-    observer = Observer(network, None, tmp_path, 16)
-    expected = observer.tensor(images).features
+    cached = FeatureCache(network, None, tmp_path, 16)
+    expected = cached.tensor(images).features
     monkeypatch.setattr("sfumato.evaluation.feature_cache.IN_MEMORY", 0)
-    assert torch.equal(observer.tensor(images).features, expected)
+    assert torch.equal(cached.tensor(images).features, expected)
 
 
 def test_splits_of_a_named_set() -> None:
     splits = load(DataConfig(source="digits"))
-    assert len(image_set("digits")) == len(splits.held_out)
-    train = image_set("digits:train")
-    assert len(train) == len(splits.train)
+    assert stored_images("digits").count == len(splits.held_out)
+    train = stored_images("digits:train")
+    assert train.count == len(splits.train)
     assert train.other is not None
     assert train.other.digest == splits.held_out.digest
-    assert len(image_set("digits:train", ["data.classes=[3]"])) < len(train) / 8
+    assert stored_images("digits:train", ["data.classes=[3]"]).count < train.count / 8
 
 
 def test_default_features_follow_the_reference(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """Grey or tiny with classes: the classifier; else the FID's network where it can be had."""
-    digits = image_set("digits")
-    assert default_features(digits.image_shape, has_classes(digits)).kind == "classifier"
+    digits = stored_images("digits")
+    assert default_features(digits.image_shape, digits.has_teacher).kind == "classifier"
     assert default_features((1, 28, 28), False).kind == "efficientnet-lite0"
-    assert "since those of the FID cannot be had: no connection" in capsys.readouterr().err
+    assert "since those of the FID are unavailable: no connection" in capsys.readouterr().err
     monkeypatch.setattr(
-        "sfumato.evaluation.compare.standard_weights", lambda cache: tmp_path / "w.pth"
+        "sfumato.evaluation.protocol.standard_weights", lambda cache: tmp_path / "w.pth"
     )
     assert default_features((3, 32, 32), True).kind == "inception"
     assert default_features((3, 8, 8), True).kind == "classifier"
@@ -329,25 +338,30 @@ def test_default_features_follow_the_reference(
 def test_a_conditional_run_takes_the_label_frequencies_of_real_images(tmp_path: Path) -> None:
     """Of the floor's images where there is another split, else of a new draw from the same."""
     run = train(experiment(DIFFUSION, sample_images=0, budget_images=32), tmp_path / "run")
-    ours, digits = image_set(str(run.directory)), image_set("digits:train", ["data.classes=[3,5]"])
-    assert drawn_alike(ours, digits, 0) is ours  # other classes
-    digits = image_set("digits")
-    alike = drawn_alike(ours, digits, 0)
+    ours, digits = (
+        image_source(str(run.directory)),
+        stored_images("digits:train", ["data.classes=[3,5]"]),
+    )
+    assert with_real_frequencies(ours, digits, 0) is ours  # other classes
+    digits = stored_images("digits")
+    alike = with_real_frequencies(ours, digits, 0)
     other = digits.other
+    assert isinstance(alike, GeneratedImages)
     assert alike.classes is not None
     assert other is not None
     count = 200
     floor = torch.from_numpy(other.labels[draw(count, len(other), 0)])
     assert torch.bincount(alike.classes[:count]).tolist() == torch.bincount(floor).tolist()
-    alone = drawn_alike(ours, replace(digits, other=None), 0)
+    alone = with_real_frequencies(ours, replace(digits, other=None), 0)
+    assert isinstance(alone, GeneratedImages)
     assert alone.classes is not None
     shares = torch.bincount(alone.classes) / len(alone.classes)
     assert digits.parts[0].labels is not None
-    real = np.bincount(digits.parts[0].labels) / len(digits)
+    real = np.bincount(digits.parts[0].labels) / digits.count
     assert np.abs(shares.numpy() - real).max() < 0.03
-    results = compare(ours, digits, config(num_images=40))
+    results = score(ours, digits, config(num_images=40))
     assert results.protocol["labels"] == "frequencies of a draw of real images"
-    both = compare(ours, ours, config(num_images=40, metrics=["kernel_distance"]))
+    both = score(ours, ours, config(num_images=40, metrics=["kernel_distance"]))
     assert both.protocol["labels"] == "equal numbers"
     assert both.protocol["floor"] == "40 against 40 images of the reference's source"
     assert both.protocol["sampler"] == both.protocol["reference_sampler"]
@@ -370,9 +384,9 @@ def test_a_conditional_run_takes_the_label_frequencies_of_real_images(tmp_path: 
 def test_bad_input_says_the_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a = save_npz(tmp_path / "a.npz", pictures(20, 11))
     with pytest.raises(ConfigError, match=r"num_images is 30, but .* has 20 images"):
-        compare(image_set(a), image_set(a), config(num_images=30))
+        score(stored_images(a), stored_images(a), config(num_images=30))
     with pytest.raises(ConfigError, match="--features efficientnet-lite0"):
-        compare(image_set(a), image_set(a), config(features={"kind": "classifier"}))
+        score(stored_images(a), stored_images(a), config(features={"kind": "classifier"}))
     for arguments, message in [
         ([a], "REFERENCE, or ask for its --floor-curve"),
         ([a, a, a], "one set too many"),

@@ -5,7 +5,7 @@ import torch
 
 from sfumato.core.noise import generator
 from sfumato.data.dataset import Dataset
-from sfumato.evaluation.copies import Pictures
+from sfumato.evaluation.feature_cache import Pictures
 from sfumato.metrics.memorization import nearest
 
 

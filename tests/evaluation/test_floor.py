@@ -9,20 +9,20 @@ import pytest
 from metrics.random_networks import write_random_inception, write_random_timm
 from sfumato.data.catalogue import load
 from sfumato.data.data_config import DataConfig
-from sfumato.evaluation.evaluator import EvaluationConfig, Evaluator
-from sfumato.evaluation.feature_cache import Observer
+from sfumato.evaluation.feature_cache import FeatureCache
+from sfumato.evaluation.protocol import EvaluationConfig
+from sfumato.evaluation.reference import HeldOut
 from sfumato.metrics.features import FeatureNetwork
 from sfumato.metrics.frechet import FrechetReference
 from sfumato.metrics.frechet_interval import frechet_estimate
-from sfumato.metrics.inception import InceptionFeatures
-from sfumato.metrics.pretrained import EfficientNetFeatures, TimmFeatures
+from sfumato.metrics.pretrained import EfficientNetFeatures, InceptionFeatures, TimmFeatures
 
 N = 120
 
 
 def classifier(tmp_path: Path) -> FeatureNetwork:
     """As the evaluator trains it, on a fold without the floor's images."""
-    return Evaluator(load(DataConfig(source="digits")), EvaluationConfig(), tmp_path).network
+    return HeldOut(load(DataConfig(source="digits")), EvaluationConfig(), tmp_path).network
 
 
 def efficientnet(tmp_path: Path) -> FeatureNetwork:
@@ -59,15 +59,15 @@ def test_train_against_held_out_is_held_out_against_held_out(build: object, tmp_
     """Both against the same held-out images; the interval of the difference holds 0."""
     network: FeatureNetwork = build(tmp_path)  # type: ignore[operator]
     splits = load(DataConfig(source="digits"))
-    evaluator_rows = Evaluator(splits, EvaluationConfig(), tmp_path).folds.floor
-    observer = Observer(network, None, tmp_path, 50)
+    evaluator_rows = HeldOut(splits, EvaluationConfig(), tmp_path).folds.floor
+    cached = FeatureCache(network, None, tmp_path, 50)
     random = np.random.Generator(np.random.PCG64(1))
     held_out = random.permutation(len(splits.held_out))
     reference, other = held_out[:N], held_out[N : 2 * N]
     rows = random.permutation(evaluator_rows)[:N]
-    fixed = FrechetReference.of(observer.dataset(splits.held_out, reference).features)
-    floor = frechet_estimate(observer.dataset(splits.train, rows).features, fixed)
-    half = frechet_estimate(observer.dataset(splits.held_out, other).features, fixed)
+    fixed = FrechetReference.of(cached.dataset(splits.held_out, reference).vectors)
+    floor = frechet_estimate(cached.dataset(splits.train, rows).vectors, fixed)
+    half = frechet_estimate(cached.dataset(splits.held_out, other).vectors, fixed)
     assert floor.standard_error is not None
     assert half.standard_error is not None
     reach = 1.96 * math.hypot(floor.standard_error, half.standard_error)

@@ -11,9 +11,9 @@ from sfumato.core.noise import generator
 from sfumato.metrics.estimate import Estimate
 from sfumato.metrics.frechet import FrechetReference
 from sfumato.metrics.frechet_interval import frechet_estimate
-from sfumato.metrics.inception_score import inception_score
 from sfumato.metrics.kernel import kernel_estimate
-from sfumato.metrics.manifold import density_coverage, precision_recall
+from sfumato.metrics.metric import inception_score
+from sfumato.metrics.precision_recall import density_coverage, precision_recall
 
 Measure = Callable[[Tensor], Mapping[str, Estimate]]
 

@@ -7,8 +7,8 @@ import torch
 
 from sfumato.core.noise import generator
 from sfumato.metrics.estimate import MetricError
-from sfumato.metrics.extrapolation import extrapolated_distance
 from sfumato.metrics.frechet import FrechetReference, frechet_distance
+from sfumato.metrics.frechet_interval import extrapolated_distance
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.2])

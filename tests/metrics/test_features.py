@@ -14,12 +14,18 @@ from PIL import Image
 
 from metrics.random_networks import pictures, write_random_timm
 from sfumato.core.pictures import on_white
-from sfumato.metrics import inception
+from sfumato.metrics import pretrained
 from sfumato.metrics.estimate import MetricError
 from sfumato.metrics.frechet import FrechetReference, frechet_distance
-from sfumato.metrics.inception import InceptionFeatures, standard_weights
-from sfumato.metrics.pretrained import EfficientNetFeatures, TimmFeatures
-from sfumato.metrics.resize import as_rgb, clean_resize, tensorflow_resize
+from sfumato.metrics.pretrained import (
+    EfficientNetFeatures,
+    InceptionFeatures,
+    TimmFeatures,
+    as_rgb,
+    clean_resize,
+    standard_weights,
+    tensorflow_resize,
+)
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +265,7 @@ def test_weights_are_downloaded_once_and_verified(
     tmp_path: Path, server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, address = server
-    name = Path(inception.URL).name
+    name = Path(pretrained.URL).name
     monkeypatch.setattr(inception, "URL", f"{address}/{name}")
     (folder / name).write_bytes(b"something else")
     cache = tmp_path / "cache"

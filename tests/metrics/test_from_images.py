@@ -9,10 +9,10 @@ from torch import Tensor
 
 from metrics.random_networks import pictures, write_random_inception
 from sfumato.metrics.frechet import FrechetReference, frechet_distance
-from sfumato.metrics.inception import InceptionFeatures
-from sfumato.metrics.inception_score import inception_score
 from sfumato.metrics.kernel import kernel_estimate
-from sfumato.metrics.manifold import density_coverage, precision_recall
+from sfumato.metrics.metric import inception_score
+from sfumato.metrics.precision_recall import density_coverage, precision_recall
+from sfumato.metrics.pretrained import InceptionFeatures
 
 N = 24
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sfumato.core.noise import generator
-from sfumato.metrics.inception_score import inception_score
+from sfumato.metrics.metric import inception_score
 
 
 def test_certain_and_balanced_predictions_score_the_number_of_classes() -> None:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from sfumato.core.noise import generator
+from sfumato.metrics.estimate import LeftOut
 from sfumato.metrics.frechet import FrechetReference
 from sfumato.metrics.frechet_interval import frechet_estimate
-from sfumato.metrics.jackknife import LeftOut
 
 
 def of_mean(x: Tensor) -> LeftOut:

@@ -16,8 +16,8 @@ from sfumato.metrics import blocks
 from sfumato.metrics.frechet import FrechetReference
 from sfumato.metrics.frechet_interval import frechet_estimate
 from sfumato.metrics.kernel import kernel_estimate
-from sfumato.metrics.manifold import density_coverage, precision_recall
 from sfumato.metrics.memorization import diversity, nearest
+from sfumato.metrics.precision_recall import density_coverage, precision_recall
 from sfumato.speed.memory import M_MMAP_THRESHOLD
 
 D = 64

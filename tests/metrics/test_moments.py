@@ -8,10 +8,10 @@ from sfumato.core.noise import generator
 from sfumato.metrics.estimate import MetricError
 from sfumato.metrics.frechet import (
     FrechetReference,
+    Moments,
     frechet_distance,
     frechet_distance_of_moments,
 )
-from sfumato.metrics.moments import Moments
 
 
 @pytest.mark.parametrize("size", [1, 7, 100])

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from sfumato.core.noise import generator
-from sfumato.metrics.estimate import Estimate, MetricError, jackknifed, share_of
+from sfumato.metrics.estimate import Estimate, LeftOut, MetricError, jackknifed, share_of
 from sfumato.metrics.frechet import FrechetReference
 from sfumato.metrics.frechet_interval import frechet_estimate
-from sfumato.metrics.jackknife import LeftOut
 from sfumato.metrics.kernel import kernel_estimate
 from sfumato.study.verdicts import Difference, Spread, advise, verdict, verdicts
 

@@ -1,4 +1,4 @@
-"""Scores by class that start from the same noise are compared in pairs, and no others."""
+"""StoredScores by class that start from the same noise are compared in pairs, and no others."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +11,15 @@ from sfumato.core.errors import ConfigError
 from sfumato.core.files import write_json
 from sfumato.core.noise import generator
 from sfumato.core.tensors import write_tensors
-from sfumato.evaluation.evaluation_results import plain
-from sfumato.evaluation.evaluation_splits import make_folds
-from sfumato.evaluation.evaluator import Evaluator
-from sfumato.evaluation.feature_cache import Observed
-from sfumato.evaluation.score_store import Scores, load_scores, save_draws
-from sfumato.evaluation.scores import Labelled, scores_by_class
+from sfumato.evaluation.image_sources import ArrayImages
+from sfumato.evaluation.judge import make_folds
+from sfumato.evaluation.reference import HeldOut, scores_by_class
+from sfumato.evaluation.score import plain, score
 from sfumato.experiment.score_run import evaluate_run
+from sfumato.experiment.score_store import StoredScores, load_scores, save_scores
+from sfumato.metrics import find_metric
 from sfumato.metrics.estimate import Estimate, MetricError
-from sfumato.metrics.features import FeatureNetwork
+from sfumato.metrics.features import ImageFeatures
 from sfumato.runs.directory import read_json
 from sfumato.study.arm_scores import BITS, arm_scores, class_key, left_out_classes
 from sfumato.study.evaluators import Evaluators
@@ -31,25 +31,25 @@ from study.studies import write
 
 D = 8
 NUM_IMAGES = 240
-NETWORK = FeatureNetwork("made up", "0", D, "none", compute=lambda images: images)
 LABELS = torch.arange(NUM_IMAGES) % 2
 KEY = "frechet_distance"
 
 
-def kept(run_dir: Path, features: Tensor) -> Scores:
+def kept(run_dir: Path, features: Tensor) -> StoredScores:
     """The scores by class of a run, written to its directory and read again."""
     run_dir.mkdir()
     g = generator("real")
-    real = Labelled(Observed(torch.randn(200, D, generator=g), None), torch.arange(200) % 2)
-    generated = Labelled(Observed(features, None), LABELS)
-    classes = scores_by_class({KEY, "kernel_distance"}, generated, real, NETWORK, ("cat", "dog"))
+    real = ImageFeatures(torch.randn(200, D, generator=g)), torch.arange(200) % 2
+    generated = ImageFeatures(features), LABELS
+    metrics = [find_metric(KEY), find_metric("kernel_distance")]
+    classes = scores_by_class(metrics, generated, real, ("cat", "dog"))
     mapping = {"scores": {}, "classes": {name: plain(own) for name, own in classes.items()}}
     write_json(run_dir / "evaluation.json", mapping)
-    save_draws(run_dir, Scores({}, classes))
+    save_scores(run_dir, StoredScores({}, classes))
     return load_scores(run_dir)
 
 
-def models(tmp_path: Path) -> tuple[Scores, Scores]:
+def models(tmp_path: Path) -> tuple[StoredScores, StoredScores]:
     """Two that draw nearly the same images; the dogs of the second are a little farther off."""
     g = generator("models")
     z = torch.randn(NUM_IMAGES, D, generator=g) + 0.2
@@ -118,13 +118,14 @@ data.classes = ["0"]
 """
 
 
-def scored(evaluators: Evaluators, arm: str) -> Scores:
+def scored(evaluators: Evaluators, arm: str) -> StoredScores:
     """Of noise, the same for the same seeds."""
-    evaluator = evaluators.of(arm)
-    shape = (evaluator.num_images, 1, 8, 8)
+    reference = evaluators.of(arm)
+    shape = (reference.num_images, 1, 8, 8)
     images = torch.randint(256, shape, generator=generator("noise"), dtype=torch.uint8)
-    results = evaluator.results(images, evaluator.labels if arm == "both" else None)
-    return Scores(results.scores, results.classes)
+    labels = reference.labels if arm == "both" else None
+    results = score(ArrayImages(images, labels), reference)
+    return StoredScores(results.scores, results.classes)
 
 
 def test_an_arm_held_against_one_class_alone_has_scores_of_that_class_alone(
@@ -144,7 +145,7 @@ def test_an_arm_held_against_one_class_alone_has_scores_of_that_class_alone(
         scores = scored(evaluators, arm)
         run_dir = run_dir_of(tmp_path, arm, 0)
         run_dir.mkdir(parents=True)
-        save_draws(run_dir, scores)
+        save_scores(run_dir, scores)
         by_class = {name: plain(own) for name, own in scores.classes.items()}
         found = {"scores": plain(scores.scores), "classes": by_class}
         write_json(run_dir / "evaluation.json", found)
@@ -207,9 +208,9 @@ def test_a_class_scored_with_another_n_is_in_no_column(tmp_path: Path) -> None:
     evaluators = Evaluators(study)
     run_dir = run_dir_of(tmp_path, "both", 0)
     run_dir.mkdir(parents=True)
-    other = Evaluator(evaluators.splits("both"), replace(evaluators.main.config, num_images=26))
+    other = HeldOut(evaluators.splits("both"), replace(evaluators.main.config, num_images=26))
     images = torch.zeros(26, 1, 8, 8, dtype=torch.uint8)
-    results = other.results(images, other.labels)
+    results = score(ArrayImages(images, other.labels), other)
     by_class = {name: plain(own) for name, own in results.classes.items()}
     write_json(run_dir / "evaluation.json", {"scores": {}, "classes": by_class})
     write_json(run_dir / MEASURED, {})

@@ -15,7 +15,7 @@ from scipy.integrate import simpson
 from sfumato.core.config import to_mapping
 from sfumato.core.errors import ConfigError, RunError
 from sfumato.core.files import write_json
-from sfumato.experiment.online_scores import Look
+from sfumato.experiment.online_scores import OnlineScore
 from sfumato.experiment.training_run import train
 from sfumato.runs.metrics_log import read_metrics
 from sfumato.training.averages import (
@@ -172,11 +172,13 @@ def test_the_distance_is_measured_and_the_best_kept(
         def __init__(self, *arguments: Any) -> None:
             pass
 
-        def look(self, model: torch.nn.Module) -> Look:
+        def look(self, model: torch.nn.Module) -> OnlineScore:
             assert not model.training
-            return Look({"frechet_distance": next(script), "frechet_floor": 2.0}, {}, 0.0, 0.0)
+            return OnlineScore(
+                {"frechet_distance": next(script), "frechet_floor": 2.0}, {}, 0.0, 0.0
+            )
 
-    monkeypatch.setattr("sfumato.experiment.training_run.Quality", Scripted)
+    monkeypatch.setattr("sfumato.experiment.training_run.OnlineScores", Scripted)
     config = experiment(base, **QUIET, score_images=32, checkpoint_images=16, keep_checkpoints=1)
     train(config, tmp_path / "run", log=silent)
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
@@ -198,7 +200,7 @@ def test_the_distance_is_measured_and_the_best_kept(
 def test_the_distance_in_training_is_that_of_the_evaluator(tmp_path: Path) -> None:
     """What is logged at the end equals the score of the finished run."""
     from sfumato.data.catalogue import load
-    from sfumato.evaluation.evaluator import Evaluator
+    from sfumato.evaluation.reference import HeldOut
     from sfumato.experiment.score_run import score_run
 
     with pytest.MonkeyPatch.context() as patch:
@@ -207,7 +209,7 @@ def test_the_distance_in_training_is_that_of_the_evaluator(tmp_path: Path) -> No
         patch.setenv("SFUMATO_CACHE", str(tmp_path / "cache"))
         config = experiment(DIFFUSION, **QUIET, score_images=128)
         train(config, tmp_path / "run", log=silent)
-        scored = score_run(tmp_path / "run", Evaluator(load(config.data), config.evaluation))
+        scored = score_run(tmp_path / "run", HeldOut(load(config.data), config.evaluation))
     row = next(r for r in read_metrics(tmp_path / "run" / "metrics.jsonl") if "frechet_floor" in r)
     expected = scored["scores"]["frechet_distance"]["value"]
     assert row["frechet_distance"] == pytest.approx(expected, rel=1e-6)

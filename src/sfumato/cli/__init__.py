@@ -20,8 +20,8 @@ _STORAGE_REMEDIES = {
 }
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all verbs."""
+def build_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The parser of all verbs, or of one."""
     parser = argparse.ArgumentParser(
         prog="sfumato",
         description="Train, sample, evaluate and fairly compare image generative models.",
@@ -30,7 +30,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, help="print the version and exit")
     subparsers = parser.add_subparsers(metavar="VERB", required=True)
     for verb in VERBS:
-        verb.add_parser(subparsers)
+        if only is None or verb.__name__.endswith(f".{only}"):
+            verb.add_parser(subparsers)
     return parser
 
 
@@ -48,7 +49,9 @@ class _Version(argparse.Action):
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse. Overrides may stand between and after options, where argparse loses them."""
-    parser = build_parser()
+    given = sys.argv[1:] if arguments is None else arguments
+    names = [verb.__name__.rpartition(".")[2] for verb in VERBS]
+    parser = build_parser(given[0] if given and given[0] in names else None)
     options, rest = parser.parse_known_args(arguments)
     strange = [word for word in rest if "=" not in word or word.startswith("-")]
     if strange or (rest and not hasattr(options, "overrides")):

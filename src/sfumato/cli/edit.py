@@ -234,7 +234,7 @@ def run_reconstruct(options: argparse.Namespace) -> None:
 def run_interpolate(options: argparse.Namespace) -> None:
     """Interpolate between noises or images."""
     from sfumato.core.errors import RunError
-    from sfumato.evaluation.evaluator import Evaluator
+    from sfumato.evaluation.reference import HeldOut
     from sfumato.explore.interpolation import (
         grid_between_noises,
         smoothness_of,
@@ -257,7 +257,7 @@ def run_interpolate(options: argparse.Namespace) -> None:
         )
     smooth, features = None, ""
     if options.smoothness:
-        network = Evaluator(splits, loaded.experiment.evaluation).network
+        network = HeldOut(splits, loaded.experiment.evaluation).network
         features = f"{network.name} {network.digest[:16]}"
         smooth = [smoothness_of(walk, network) for walk in walks]
     facts = write_interpolation(walks, smooth, path, features)

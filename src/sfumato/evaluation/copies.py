@@ -1,20 +1,19 @@
 """Are generated images copies of training images, or of each other?"""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from sfumato.core.files import atomic_path
 from sfumato.core.images import UInt8Images
 from sfumato.core.pictures import GUTTER, image_grid
 from sfumato.data.dataset import Splits
-from sfumato.evaluation.feature_cache import Observer, Part
+from sfumato.evaluation.feature_cache import FeatureCache, Pictures
 from sfumato.evaluation.image_sources import draw
 from sfumato.metrics.estimate import Estimate
 from sfumato.metrics.memorization import Memorization, diversity, duplicates, memorization
@@ -76,33 +75,11 @@ class Copies:
         }
 
 
-class Pictures:
-    """Images of data sets, one set after another, which are read when they are asked for."""
-
-    def __init__(self, parts: Sequence[Part]) -> None:
-        self._parts = parts
-        self._ends = np.cumsum([len(rows) for _, rows in parts])
-
-    def __len__(self) -> int:
-        return int(self._ends[-1])
-
-    def __getitem__(self, at: Int64[Tensor, " b"] | slice) -> UInt8Images:
-        positions = np.arange(len(self))[at] if isinstance(at, slice) else at.numpy()
-        part = np.searchsorted(self._ends, positions, side="right")
-        shape = self._parts[0][0].image_shape
-        images = torch.empty(len(positions), *shape, dtype=torch.uint8)
-        for k in np.unique(part):
-            (dataset, rows), inside = self._parts[k], part == k
-            start = self._ends[k] - len(rows)
-            images[torch.from_numpy(inside)] = dataset.take(rows[positions[inside] - start])
-        return images
-
-
 def find_copies(
     images: UInt8Images | Pictures,
     features: Float[Tensor, "N d"],
     splits: Splits,
-    observer: Observer,
+    cache: FeatureCache,
 ) -> Copies:
     """Compare images with all training images, beside as many held-out images.
 
@@ -110,14 +87,14 @@ def find_copies(
         images: those under suspicion.
         features: theirs.
         splits: the images they may be copies of, and those they cannot be.
-        observer: sees the features of these, if it has not seen them already.
+        cache: computes the features of these, or reads them.
     Raises:
         MetricError: an empty set, or fewer than two images to compare with each other.
     """
     count = len(splits.held_out)
     honest = [(splits.held_out, np.sort(draw(min(len(features), count), count, seed=0)))]
     known = [(splits.train, np.arange(len(splits.train)))]
-    train, held_out = (observer.parts(parts).features for parts in (known, honest))
+    train, held_out = (cache.parts(parts).vectors for parts in (known, honest))
     by_features = memorization(features, train, held_out)
     originals = Pictures(known)
     by_pixels = memorization(images, originals, Pictures(honest), mirrored=True)

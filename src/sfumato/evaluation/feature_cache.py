@@ -1,16 +1,15 @@
-"""One pass over images feeds all metrics; what was seen of real images is kept in the cache."""
+"""One pass over images feeds all metrics; the features of stored images are kept in the cache."""
 
 import hashlib
 import json
 import math
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from sfumato.core.errors import RunError
@@ -19,35 +18,47 @@ from sfumato.core.images import UInt8Images
 from sfumato.core.tensors import read_tensors, write_tensors
 from sfumato.data.cache import make_folder, require_space
 from sfumato.data.dataset import Dataset
+from sfumato.evaluation.image_sources import At, ImageSource, Part, StoredImages
 from sfumato.evaluation.judge import classify
-from sfumato.metrics.features import FeatureNetwork, weight_digest
-from sfumato.metrics.frechet import FrechetReference
-from sfumato.metrics.moments import Moments
+from sfumato.metrics.features import FeatureNetwork, ImageFeatures, weight_digest
+from sfumato.metrics.frechet import FrechetReference, Moments
 from sfumato.networks.classifier import Classifier
 
 IN_MEMORY = 2**28
 """Features or images of more bytes than this lie in a temporary file that is mapped into memory."""
 Rows = Int64[np.ndarray, " k"]
-Part = tuple[Dataset, Int64[np.ndarray, " _"]]
-"""A data set and which of its images."""
 
 
-@dataclass(frozen=True)
-class Observed:
-    """What one pass over images sees: features, and the classes the judge sees."""
+class Pictures:
+    """Images of data sets, one set after another, read from disk when they are indexed."""
 
-    features: Float[Tensor, "N d"]
-    predicted: Int64[Tensor, " N"] | None
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self._parts = parts
+        self._ends = np.cumsum([len(rows) for _, rows in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, at: Int64[Tensor, " b"] | slice) -> UInt8Images:
+        positions = np.arange(len(self))[at] if isinstance(at, slice) else at.numpy()
+        part = np.searchsorted(self._ends, positions, side="right")
+        shape = self._parts[0][0].image_shape
+        images = torch.empty(len(positions), *shape, dtype=torch.uint8)
+        for k in np.unique(part):
+            (dataset, rows), inside = self._parts[k], part == k
+            start = self._ends[k] - len(rows)
+            images[torch.from_numpy(inside)] = dataset.take(rows[positions[inside] - start])
+        return images
 
 
-class Observer:
-    """Looks at images through a feature network, and through a judge of labels if there is one.
+class FeatureCache:
+    """Computes what metrics need of images, or reads it from the cache.
 
     Args:
         network: the features.
-        judge: says the class of an image; None for data without labels.
-        cache: folder for what is seen of real images.
-        batch_size: images at a time; changes nothing that is seen.
+        judge: predicts the class of an image; None for data without labels.
+        cache: folder for the features of stored images.
+        batch_size: images at a time; changes no feature.
     """
 
     def __init__(
@@ -55,18 +66,39 @@ class Observer:
     ) -> None:
         self.network = network
         self.judge = judge
+        self.batch_size = batch_size
         self._cache = cache
-        self._batch_size = batch_size
 
-    def images(self, batches: Iterable[UInt8Images], count: int) -> Observed:
-        """See `count` images in one pass. Memory for images is that of one batch."""
+    def observe(self, images: ImageSource, at: At) -> tuple[UInt8Images | Pictures, ImageFeatures]:
+        """The images at positions `at`, and their features, in one pass."""
+        if isinstance(images, StoredImages):
+            parts = images.rows(at)
+            return Pictures(parts), self.parts(parts)
+        kept = storage((len(at), *images.image_shape), torch.uint8)
+
+        def batches() -> Iterator[UInt8Images]:
+            done = 0
+            for batch in images.batches(at, self.batch_size):
+                kept[done : done + len(batch)] = batch
+                done += len(batch)
+                yield batch
+
+        return kept, self.stream(batches(), len(at))
+
+    def stream(self, batches: Iterable[UInt8Images], count: int) -> ImageFeatures:
+        """The features of `count` images in one pass. Memory for images is that of one batch."""
         features = storage((count, self.network.dim), torch.float32)
-        return Observed(features, self._see(batches, features))
+        return self._found(features, self._fill(batches, features))
 
-    def _see(
+    def _found(
+        self, features: Float[Tensor, "N d"], predicted: Int64[Tensor, " N"] | None
+    ) -> ImageFeatures:
+        return ImageFeatures(features, predicted, head=self.network.head)
+
+    def _fill(
         self, batches: Iterable[UInt8Images], features: Float[Tensor, "N d"]
     ) -> Int64[Tensor, " N"] | None:
-        """Write the features of all images into `features`; the classes the judge sees."""
+        """Write the features of all images into `features`; the classes the judge predicts."""
         predicted, done = [], 0
         for images in batches:
             features[done : done + len(images)] = self.network(images)
@@ -76,15 +108,15 @@ class Observer:
         assert done == len(features), f"{done} images came for {len(features)} announced"
         return torch.cat(predicted) if predicted else None
 
-    def tensor(self, images: UInt8Images) -> Observed:
-        """See images that are in memory."""
-        return self.images(iter(torch.split(images, self._batch_size)), len(images))
+    def tensor(self, images: UInt8Images) -> ImageFeatures:
+        """The features of images in memory."""
+        return self.stream(iter(torch.split(images, self.batch_size)), len(images))
 
-    def dataset(self, dataset: Dataset, rows: Rows | None = None) -> Observed:
-        """See images of a data set (all when `rows` is None), or remember what was seen."""
+    def dataset(self, dataset: Dataset, rows: Rows | None = None) -> ImageFeatures:
+        """The features of images of a data set (all if `rows` is None), kept in the cache."""
         return self.parts([(dataset, np.arange(len(dataset)) if rows is None else rows)])
 
-    def parts(self, parts: Sequence[Part]) -> Observed:
+    def parts(self, parts: Sequence[Part]) -> ImageFeatures:
         """The same for images of several sets, one after another.
 
         The features are mapped from a file of the cache: memory does not grow with their number.
@@ -96,37 +128,42 @@ class Observer:
         classes = path.with_suffix(".classes.npy")
         try:
             predicted = None if self.judge is None else _mapped(classes)
-            return Observed(_mapped(path), predicted)
+            return self._found(_mapped(path), predicted)
         except (OSError, ValueError, EOFError):  # not there, or damaged
             count = sum(len(rows) for _, rows in parts)
         require_space(path.parent, 4 * count * self.network.dim)
         with atomic_path(path) as temporary:
             shape = (count, self.network.dim)
             features = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
-            seen = self._see(batches_of(parts, self._batch_size), torch.from_numpy(features))
+            predicted = self._fill(self._batches(parts), torch.from_numpy(features))
             features.flush()
-        if seen is not None:
+        if predicted is not None:
             with atomic_path(classes) as temporary, temporary.open("wb") as file:
-                np.save(file, seen.numpy(), allow_pickle=False)
-        return Observed(_mapped(path), seen)
+                np.save(file, predicted.numpy(), allow_pickle=False)
+        return self._found(_mapped(path), predicted)
 
-    def reference(self, parts: Sequence[Part]) -> FrechetReference:
-        """Only mean and covariance, in memory that does not grow with the number of images."""
+    def moments(self, parts: Sequence[Part]) -> ImageFeatures:
+        """Mean and covariance alone, in memory that does not grow with the number of images."""
         path = self._path("moments", parts)
         try:
             tensors = read_tensors(path)
             mean, covariance = tensors["mean"], tensors["covariance"]
         except (RunError, KeyError):
             moments = Moments(self.network.dim)
-            for images in batches_of(parts, self._batch_size):
+            for images in self._batches(parts):
                 moments.add(self.network(images))
             mean, covariance = moments.mean, moments.covariance
             write_tensors(path, {"mean": mean, "covariance": covariance})
         count = sum(len(rows) for _, rows in parts)
-        return FrechetReference.of_moments(mean, covariance, count)
+        return ImageFeatures(moments=FrechetReference.of_moments(mean, covariance, count))
+
+    def _batches(self, parts: Sequence[Part]) -> Iterator[UInt8Images]:
+        for dataset, rows in parts:
+            for start in range(0, len(rows), self.batch_size):
+                yield dataset.take(rows[start : start + self.batch_size])
 
     def _path(self, kind: str, parts: Sequence[Part]) -> Path:
-        """Named by all that is seen depends on."""
+        """Named by everything the content depends on."""
         made_from = {
             "kind": kind,
             "images": [
@@ -140,20 +177,13 @@ class Observer:
         return make_folder(self._cache / "features") / f"{key}.safetensors"
 
 
-def batches_of(parts: Sequence[Part], size: int) -> Iterator[UInt8Images]:
-    """The images of all parts, at most `size` at a time."""
-    for dataset, rows in parts:
-        for start in range(0, len(rows), size):
-            yield dataset.take(rows[start : start + size])
-
-
 def _mapped(path: Path) -> Tensor:
-    """An array of the cache; what is written to it stays with the process."""
+    """An array of the cache; changes to it stay within the process."""
     return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
 
 
-def storage(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Room for features or images: in memory, or when large in a file that has no name any more."""
+def storage(shape: tuple[int, ...], dtype: torch.dtype) -> Shaped[Tensor, "..."]:
+    """Space for features or images: in memory, or if large in an unlinked file on disk."""
     size = math.prod(shape)
     if dtype.itemsize * size <= IN_MEMORY:
         return torch.empty(shape, dtype=dtype)

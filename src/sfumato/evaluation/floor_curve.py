@@ -12,13 +12,19 @@ from sfumato.core.errors import ConfigError
 from sfumato.core.files import atomic_path, cache_folder
 from sfumato.data.cache import make_folder
 from sfumato.data.dataset import Splits
-from sfumato.evaluation.evaluator import Evaluator
-from sfumato.evaluation.feature_cache import Observer
+from sfumato.evaluation.feature_cache import FeatureCache
 from sfumato.evaluation.image_sources import shuffled
-from sfumato.evaluation.protocol import ClassifierFeatures, EvaluationConfig, named, stamped
+from sfumato.evaluation.protocol import (
+    ClassifierFeatures,
+    EvaluationConfig,
+    build_protocol,
+    named_metrics,
+    stamped,
+)
+from sfumato.evaluation.reference import HeldOut, scores_of
+from sfumato.metrics import FRECHET_DISTANCE
 from sfumato.metrics.estimate import Estimate
-from sfumato.metrics.frechet import FrechetReference
-from sfumato.metrics.frechet_interval import frechet_estimate
+from sfumato.metrics.features import ImageFeatures
 
 FIRST = 100
 POINTS_A_DECADE = 4
@@ -50,12 +56,12 @@ class FloorCurve:
     """Points over N, and what they were measured with."""
 
     points: list[FloorPoint]
-    protocol: dict[str, str | int]
+    protocol: dict[str, str | int | float]
 
     @property
     def metric(self) -> str:
         """What the distance is called."""
-        return named(self.protocol)["frechet_distance"].label
+        return named_metrics(self.protocol)["frechet_distance"].label
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values, as written to JSON."""
@@ -85,8 +91,8 @@ def floor_curve(splits: Splits, config: EvaluationConfig, cache: Path | None = N
     train, held_out = splits.train, splits.held_out
     rows = np.arange(len(train))
     if isinstance(config.features, ClassifierFeatures):
-        evaluator = Evaluator(splits, replace(config, metrics=("frechet_distance",)), cache)
-        network, rows = evaluator.network, np.sort(evaluator.folds.judge)
+        prepared = HeldOut(splits, replace(config, metrics=("frechet_distance",)), cache)
+        network, rows = prepared.network, np.sort(prepared.folds.judge)
     else:
         network = config.features.build(make_folder(cache / "weights"))
     total = len(rows) + len(held_out)
@@ -95,27 +101,24 @@ def floor_curve(splits: Splits, config: EvaluationConfig, cache: Path | None = N
             f"a floor curve begins with two draws of {FIRST} images, and {train.name} has {total} "
             "to draw from; use more images"
         )
-    observer = Observer(network, None, cache, config.batch_size)
+    cached = FeatureCache(network, None, cache, config.batch_size)
     parts = [(train, rows), (held_out, np.arange(len(held_out)))]
-    features = observer.parts(parts).features[shuffled(total, config.seed)]
-    protocol: dict[str, str | int] = {
+    features = cached.parts(parts).vectors[shuffled(total, config.seed)]
+    sets: dict[str, str | int | float] = {
         "data": train.name,
         "images": total,
         "training_digest": train.digest[:16],
         "held_out_digest": held_out.digest[:16],
-        "features": network.name,
-        "feature_dim": network.dim,
-        "feature_weights": network.digest[:16],
-        "resize": network.resize,
-        "evaluation_seed": config.seed,
     }
+    protocol = build_protocol(sets, network, {"evaluation_seed": config.seed})
     points = []
-    with progress_bar("floor curve", len(sizes(total))) as tell:
+    with progress_bar("floor curve", len(sizes(total))) as on_progress:
         for done, n in enumerate(sizes(total)):
-            distance = frechet_estimate(features[:n], FrechetReference.of(features[-n:]))
-            (point,) = stamped({"": distance}, {**protocol, "num_images": n}).values()
+            fake, real = ImageFeatures(features[:n]), ImageFeatures(features[-n:])
+            distance = scores_of([FRECHET_DISTANCE], fake, real)
+            (point,) = stamped(distance, {**protocol, "num_images": n}).values()
             points.append(FloorPoint(n, point, max(0, 2 * n - total)))
-            tell(done + 1)
+            on_progress(done + 1)
     return FloorCurve(points, protocol)
 
 

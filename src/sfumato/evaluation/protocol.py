@@ -1,57 +1,60 @@
-"""How images are scored: the configuration of an evaluation, and the metrics there are."""
+"""How images are scored: the configuration of an evaluation, and the protocol beside each score."""
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from sfumato.core.config import component
-from sfumato.metrics.estimate import Estimate
-from sfumato.metrics.inception import InceptionFeatures
-from sfumato.metrics.pretrained import EfficientNetFeatures, TimmFeatures
+from sfumato.core.console import say
+from sfumato.core.files import cache_folder
+from sfumato.core.images import Shape
+from sfumato.data.cache import make_folder
+from sfumato.metrics import METRICS, Metric, find_metric
+from sfumato.metrics.estimate import Estimate, MetricError
+from sfumato.metrics.features import FeatureNetwork
+from sfumato.metrics.pretrained import (
+    EfficientNetFeatures,
+    InceptionFeatures,
+    TimmFeatures,
+    standard_weights,
+)
 from sfumato.networks.classifier import ClassifierConfig
 
-
-@dataclass(frozen=True)
-class Metric:
-    """What a report says of a metric."""
-
-    key: str
-    label: str
-    better: Literal["lower", "higher"]
-
-
-METRICS = (
-    Metric("frechet_distance", "Fréchet distance", "lower"),
-    Metric("frechet_infinity", "Fréchet distance, N → ∞", "lower"),
-    Metric("kernel_distance", "Kernel distance", "lower"),
-    Metric("inception_score", "Inception Score", "higher"),
-    Metric("precision", "Precision", "higher"),
-    Metric("recall", "Recall", "higher"),
-    Metric("density", "Density", "higher"),
-    Metric("coverage", "Coverage", "higher"),
-    Metric("label_accuracy", "Label accuracy", "higher"),
-)
-MetricName = Literal[
-    "frechet_distance",
-    "frechet_infinity",
-    "kernel_distance",
-    "inception_score",
-    "precision",
-    "recall",
-    "density",
-    "coverage",
-    "label_accuracy",
-]
-
-
 Protocol = Mapping[str, str | int | float]
+SMALLEST = 16
+"""Pixels a side below which ImageNet features say little."""
+OF_ALL_CLASSES = frozenset(
+    {"training_digest", "reference", "reference_images", "reference_digest", "labels"}
+)
+"""Parts of a protocol that depend on the other classes, which scores of one class leave out."""
 
 
-def named(protocol: Protocol) -> dict[str, Metric]:
+def build_protocol(
+    sets: Protocol, network: FeatureNetwork, conditions: Protocol
+) -> dict[str, str | int | float]:
+    """What a score means.
+
+    Args:
+        sets: what is compared, and how many images of it.
+        network: the features.
+        conditions: the seed of draws and classifiers, the interval; floor, labels and judge.
+    """
+    return {
+        **sets,
+        "features": network.name,
+        "feature_dim": network.dim,
+        "feature_weights": network.digest[:16],
+        "resize": network.resize,
+        **conditions,
+    }
+
+
+def named_metrics(protocol: Protocol) -> dict[str, Metric]:
     """The metrics by their keys. A Fréchet distance of the FID's features is called FID."""
     if (protocol["features"], protocol["resize"]) != ("inception", "tensorflow"):
         return {metric.key: metric for metric in METRICS}
@@ -61,7 +64,7 @@ def named(protocol: Protocol) -> dict[str, Metric]:
 def protocol_digest(protocol: Protocol) -> str:
     """A short name of all that scores must have in common to be compared.
 
-    Names of sets are no part of it where a digest of their content is.
+    A digest of the content replaces the name of a set, where there is one.
     """
     names = {"images", "data"}
     if {"reference_digest", "reference_checkpoint"} & protocol.keys():
@@ -71,23 +74,17 @@ def protocol_digest(protocol: Protocol) -> str:
 
 
 def stamped(scores: Mapping[str, Estimate], protocol: Protocol) -> dict[str, Estimate]:
-    """The same scores, which now say what protocol they are of."""
+    """The scores with the digest of their protocol."""
     return {key: _with(score, protocol) for key, score in scores.items()}
-
-
-OF_ALL_CLASSES = frozenset(
-    {"training_digest", "reference", "reference_images", "reference_digest", "labels"}
-)
-"""What scores of a class need not have in common: the other classes that are beside it."""
 
 
 def stamped_class(
     scores: Mapping[str, Estimate], protocol: Protocol, reference_digest: str
 ) -> dict[str, Estimate]:
-    """Scores of a class with a protocol that holds whatever other classes there are beside it.
+    """Scores of a class with a protocol that does not depend on the other classes beside it.
 
     Args:
-        scores: of the class. Only the label accuracy hangs on the judge of all classes.
+        scores: of the class. Only the label accuracy depends on the judge of all classes.
         protocol: that of all classes together.
         reference_digest: of the real images of the class.
     """
@@ -100,14 +97,10 @@ def stamped_class(
     }
 
 
-def _with(score: Estimate, protocol: Protocol) -> Estimate:
-    return replace(score, protocol=protocol_digest(protocol))
-
-
 def stamped_classes(
     classes: Mapping[str, Mapping[str, Estimate]], protocol: Protocol
 ) -> dict[str, dict[str, Estimate]]:
-    """The same for the scores of each class."""
+    """Scores of the classes of two named sets: the protocol names the class."""
     return {
         name: {
             key: _with(score, {**protocol, "class": name, "num_images": score.n})
@@ -117,11 +110,15 @@ def stamped_classes(
     }
 
 
+def _with(score: Estimate, protocol: Protocol) -> Estimate:
+    return replace(score, protocol=protocol_digest(protocol))
+
+
 @component
 class ClassifierFeatures:
     """The penultimate layer of a small classifier of the very classes that are judged.
 
-    For grey or tiny images, of which networks trained on ImageNet know nothing. It is trained in
+    For grey or tiny images, which networks trained on ImageNet do not know. It is trained in
     seconds, on training images that the floor does not use.
 
     Args:
@@ -144,6 +141,8 @@ Features = Annotated[
     ClassifierFeatures | InceptionFeatures | EfficientNetFeatures | TimmFeatures,
     Field(discriminator="kind"),
 ]
+MetricName = Annotated[str, AfterValidator(lambda name: find_metric(name).key)]
+"""The key of a metric; an alias such as "fid" is accepted and replaced by the key."""
 
 
 @component
@@ -151,16 +150,16 @@ class EvaluationConfig:
     """How images are scored.
 
     Args:
-        num_images: N, generated images as well as real images of the floor. None: as many as the
-            held-out split has (fewer where the training images cannot give as many).
+        num_images: N, generated images and also real images of the floor. None: the size of the
+            held-out split, or less if there are too few training images.
         features: what distances are measured between.
-        metrics: which to compute. Every metric more costs every comparison of a study some power.
+        metrics: which to compute. Every further metric costs the comparisons of a study power.
             Label accuracy needs labels, the Inception Score the features "inception".
             The extrapolation to N → ∞ needs 4 images a side for each feature.
         memorization: compare samples with every training image, in features and in pixels. None:
-            those of runs, and of two sets where the features are the classifier's; others would
-            have to be computed for all training images.
-        seed: of the folds and the classifiers.
+            yes for runs, and for two sets with classifier features; other features would have to
+            be computed for all training images.
+        seed: of the draws and the classifiers.
         batch_size: images at a time; changes no score.
     """
 
@@ -181,3 +180,25 @@ class EvaluationConfig:
                 "metrics names inception_score, which needs features.kind = 'inception', got "
                 f"{self.features.kind!r}"
             )
+
+    @property
+    def wanted(self) -> list[Metric]:
+        """The metrics to compute, in the order of tables."""
+        return [metric for metric in METRICS if metric.key in self.metrics]
+
+
+def default_features(shape: Shape, has_classes: bool, cache: Path | None = None) -> Features:
+    """The classifier for grey or tiny images whose classes are known, else Inception.
+
+    Falls back to EfficientNet-lite0, with a message, if Inception's weights are unavailable. The
+    choice depends on the reference alone, so that everything measured against it compares.
+    """
+    channels, height, width = shape
+    if has_classes and (channels == 1 or min(height, width) < SMALLEST):
+        return ClassifierFeatures()
+    try:
+        standard_weights(make_folder((cache or cache_folder()) / "weights"))
+    except MetricError as error:
+        say(f"features efficientnet-lite0, since those of the FID are unavailable: {error}")
+        return EfficientNetFeatures()
+    return InceptionFeatures()

@@ -1,5 +1,6 @@
-"""The Fréchet distance while training, and what else the same samples show."""
+"""The Fréchet distance during training, and what else the same samples show."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -8,16 +9,18 @@ from sfumato.core import distributed
 from sfumato.core.generative_model import GenerativeModel
 from sfumato.core.images import Labels, UInt8Images
 from sfumato.data.dataset import Splits
-from sfumato.evaluation.evaluator import EvaluationConfig, Evaluator
-from sfumato.evaluation.scores import class_histogram
+from sfumato.evaluation.image_sources import ArrayImages
+from sfumato.evaluation.protocol import EvaluationConfig
+from sfumato.evaluation.reference import HeldOut
+from sfumato.evaluation.score import score
 from sfumato.speed.plan import Plan
 from sfumato.speed.sampling import sample_images
 
 BATCH = 256
 
 
-class Look(NamedTuple):
-    """What samples look like.
+class OnlineScore(NamedTuple):
+    """What the samples of a model in training show.
 
     Args:
         scores: a row of the log.
@@ -39,7 +42,7 @@ class Look(NamedTuple):
         return {**self.scores, **shares, "duplicates": self.duplicates}
 
 
-class Quality:
+class OnlineScores:
     """Draws the samples that a protocol asks for, shared among the processes, and scores them.
 
     Image i is drawn from seed i, as `sfumato evaluate` does.
@@ -49,14 +52,14 @@ class Quality:
 
     def __init__(self, splits: Splits, config: EvaluationConfig, plan: Plan) -> None:
         self._plan = plan
-        self._evaluator: Evaluator | None = None
+        self._reference: HeldOut | None = None
         self.labels, self.num_images = distributed.on_main(lambda: self._prepare(splits, config))
 
     def _prepare(self, splits: Splits, config: EvaluationConfig) -> tuple[Labels | None, int]:
-        self._evaluator = Evaluator(splits, config)
-        return self._evaluator.labels, self._evaluator.num_images
+        self._reference = HeldOut(splits, replace(config, memorization=False))
+        return self._reference.labels, self._reference.num_images
 
-    def look(self, model: GenerativeModel) -> Look:
+    def look(self, model: GenerativeModel) -> OnlineScore:
         """The Fréchet distance of the model's samples and its floor, their classes and twins.
 
         The same in all processes. The model is in evaluation mode and holds the weights to sample
@@ -65,21 +68,22 @@ class Quality:
         labels = self.labels if model.num_classes else None
         images = sample_shared(model, labels, self.num_images, self._plan)
 
-        def look() -> Look:
-            evaluator = self._evaluator
-            assert evaluator is not None
-            seen = evaluator.observe(images)
-            found = evaluator.score_seen(seen, labels)["frechet_distance"]
-            floor = evaluator.floors["frechet_distance"]
-            names = evaluator.splits.train.class_names
-            counts = class_histogram(seen, names) if len(names) > 1 else {}
-            return Look(
-                {"frechet_distance": found.value, "frechet_floor": floor.value},
+        def measure() -> OnlineScore:
+            reference = self._reference
+            assert reference is not None
+            found = score(ArrayImages(images, labels), reference, by_class=False)
+            assert found.features is not None
+            counts = found.class_histogram if len(reference.class_names) > 1 else {}
+            return OnlineScore(
+                {
+                    "frechet_distance": found.scores["frechet_distance"].value,
+                    "frechet_floor": found.floors["frechet_distance"].value,
+                },
                 {name: count / len(images) for name, count in counts.items()},
-                *evaluator.twins(seen),
+                *reference.twins(found.features),
             )
 
-        return distributed.on_main(look)
+        return distributed.on_main(measure)
 
 
 def sample_shared(
@@ -89,9 +93,9 @@ def sample_shared(
     if distributed.world_size() == 1:
         return sample_images(model, labels, range(number), plan=plan)
     whole = -(-number // distributed.world_size()) * distributed.world_size()
-    own = distributed.local_slice(whole)  # equal parts, so that sharded models keep in step
+    own = distributed.local_slice(whole)  # equal parts: sharded models need them
     padded = None if labels is None else labels[torch.arange(whole) % number]
-    # All with the same number at once: sharded models keep in step.
+    # The same batch size on every rank, so that collectives of sharded models match.
     part = sample_images(
         model, None if padded is None else padded[own], range(own.start, own.stop), BATCH, plan
     )

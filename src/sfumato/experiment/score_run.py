@@ -1,6 +1,7 @@
 """Scoring a run: draw the samples that the protocol asks for, and compare them with real ones."""
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,19 @@ from sfumato.core.pictures import image_grid, rows_each
 from sfumato.data.catalogue import load
 from sfumato.data.dataset import Splits
 from sfumato.evaluation.copies import PAIRS, save_pairs
-from sfumato.evaluation.evaluator import Evaluator
-from sfumato.evaluation.score_store import Scores, save_draws
+from sfumato.evaluation.image_sources import (
+    ArrayImages,
+    GeneratedImages,
+    ImageSource,
+    stored_images,
+)
+from sfumato.evaluation.reference import HeldOut
+from sfumato.evaluation.score import score
 from sfumato.experiment.experiment import Experiment
 from sfumato.experiment.load import LoadedRun, load_run
+from sfumato.experiment.score_store import StoredScores, save_scores
+from sfumato.metrics.features import weight_digest
+from sfumato.runs.directory import read_json
 from sfumato.speed.sampling import sample_images
 from sfumato.training.training_config import plan_of
 
@@ -36,8 +46,8 @@ def evaluate_run(run_dir: Path, overrides: list[str]) -> dict[str, Any]:
     """
     loaded, splits = load_with_data(run_dir, overrides)
     say("preparing the evaluation: classifiers and the floor")
-    evaluator = Evaluator(splits, loaded.experiment.evaluation)
-    return score_run(run_dir, evaluator, loaded)
+    reference = HeldOut(splits, loaded.experiment.evaluation)
+    return score_run(run_dir, reference, loaded)
 
 
 def load_with_data(run_dir: Path, overrides: list[str]) -> tuple[LoadedRun, Splits]:
@@ -75,32 +85,30 @@ def data_of(loaded: LoadedRun) -> Splits:
     return splits
 
 
-def score_run(
-    run_dir: Path, evaluator: Evaluator, loaded: LoadedRun | None = None
-) -> dict[str, Any]:
+def score_run(run_dir: Path, reference: HeldOut, loaded: LoadedRun | None = None) -> dict[str, Any]:
     """Sample, score, and write evaluation.json and grid.png into the run directory.
 
     Where samples are suspected to be copies, memorization.png shows them beside the originals.
 
-    Image i is drawn from seed i with the i-th label of the evaluator, in every run that is scored
-    by it: the runs start from the same noise.
+    Image i is drawn from seed i with the i-th label of the reference, in every run that is scored
+    against it: the runs start from the same noise.
     """
     loaded = loaded or load_run(run_dir)
-    labels = evaluator.labels
+    labels = reference.labels
     began = time.perf_counter()
-    seeds = range(evaluator.num_images)
+    seeds = range(reference.num_images)
     given = labels if loaded.model.num_classes else None
     with progress_bar(f"sampling {loaded.experiment.name}", len(seeds)) as show:
         images = sample_images(loaded.model, given, seeds, plan=loaded.plan, on_progress=show)
     sample_seconds = time.perf_counter() - began
-    results = evaluator.results(images, given)
-    shown = preview_rows(labels, evaluator.num_images)
+    results = score(ArrayImages(images, given), reference)
+    shown = preview_rows(labels, reference.num_images)
     evaluation = {
-        "protocol": protocol(evaluator, loaded.experiment),
+        "protocol": protocol(reference, loaded.experiment),
         "nfe": loaded.model.nfe,
         "sampling": sampling(loaded.experiment),
         "sample_seconds": sample_seconds,
-        "grid_rows": row_classes(given, shown, evaluator.splits.train.class_names),
+        "grid_rows": row_classes(given, shown, reference.splits.train.class_names),
         **{k: v for k, v in results.to_mapping().items() if k not in ("floors", "protocol")},
     }
     pairs = run_dir / PAIRS
@@ -108,14 +116,14 @@ def score_run(
         pairs.unlink(missing_ok=True)  # of an evaluation before this one
     with atomic_path(run_dir / "grid.png") as path:
         save_grid(images[shown], path)
-    save_draws(run_dir, Scores(results.scores, results.classes))
+    save_scores(run_dir, StoredScores(results.scores, results.classes))
     write_json(run_dir / "evaluation.json", evaluation)
     return evaluation
 
 
-def protocol(evaluator: Evaluator, experiment: Experiment) -> dict[str, str | int | float]:
-    """What a score depends on beside the model: the evaluator's part, and the sampling's."""
-    return {**evaluator.protocol, **drawing(experiment, range(evaluator.num_images))}
+def protocol(reference: HeldOut, experiment: Experiment) -> dict[str, str | int | float]:
+    """What a score depends on beside the model: the reference's part, and the sampling's."""
+    return {**reference.protocol, **drawing(experiment, range(reference.num_images))}
 
 
 def drawing(experiment: Experiment, seeds: range) -> dict[str, str]:
@@ -127,6 +135,61 @@ def drawing(experiment: Experiment, seeds: range) -> dict[str, str]:
         "performance": str(plan),
         "sampling_seeds": f"{seeds.start} to {seeds.stop - 1}",
     }
+
+
+def image_source(text: str, overrides: Sequence[str] = ()) -> ImageSource:
+    """What `text` names: a run directory, or as for `stored_images`.
+
+    Args:
+        text: on the command line.
+        overrides: `data.*` such as data.resolution=64, for sources that are not runs.
+    Raises:
+        DataError, RunError, ConfigError: nothing is there, or it cannot be used.
+    """
+    if not (Path(text) / "config.json").exists():
+        return stored_images(text, overrides)
+    return run_images(text, load_run(Path(text)))
+
+
+def run_images(name: str, loaded: LoadedRun) -> GeneratedImages:
+    """A finished run as a source of images."""
+    channels, height, width = loaded.data["image_shape"]
+    names = tuple(loaded.data["class_names"]) if loaded.experiment.conditional else ()
+    return GeneratedImages(
+        name=name,
+        model=loaded.model,
+        plan=loaded.plan,
+        image_shape=(channels, height, width),
+        class_names=names,
+        provenance=lambda seeds: provenance(loaded, seeds),
+        training=lambda: data_of(loaded),
+    )
+
+
+def provenance(loaded: LoadedRun, seeds: range) -> dict[str, str | int]:
+    """How images of some seeds are drawn by a run, for the protocol."""
+    steps = read_json(loaded.directory, "summary.json")["steps"]
+    chosen = {key: _words(given) for key, given in sampling(loaded.experiment).items()}
+    return {
+        "training_steps": steps,
+        "checkpoint": weight_digest(loaded.model)[:16],
+        **drawing(loaded.experiment, seeds),
+        **chosen,
+        "nfe": loaded.model.nfe,
+    }
+
+
+def _words(settings: Mapping[str, Any] | None, prefix: str = "") -> str:
+    """A component's settings in a line, such as "ddim, steps 50"."""
+    if settings is None:
+        return "none"
+    found = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            found.append(_words(value, f"{prefix}{key} "))
+        elif value is not None:
+            found.append(prefix + str(value) if key == "kind" else f"{prefix}{key} {value}")
+    return ", ".join(found)
 
 
 def sampling(experiment: Experiment) -> dict[str, Any]:

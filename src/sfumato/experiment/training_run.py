@@ -20,7 +20,7 @@ from sfumato.core.files import write_json
 from sfumato.data.catalogue import load
 from sfumato.experiment.experiment import Experiment, build_model, with_plan
 from sfumato.experiment.load import check_same_experiment, describe, read_experiment
-from sfumato.experiment.online_scores import Quality
+from sfumato.experiment.online_scores import OnlineScores
 from sfumato.experiment.plan_choice import choose_plan
 from sfumato.runs import directory as run_directory
 from sfumato.training.loop import TrainingLoop
@@ -118,7 +118,7 @@ def train(
         score = None
         if experiment.training.score_images:
             log("preparing the evaluation: classifiers and the floor")
-            score = Quality(splits, experiment.evaluation, choice.plan).look
+            score = OnlineScores(splits, experiment.evaluation, choice.plan).look
         TrainingLoop(run_dir, record, trainer, splits, score, log).run()
         summary = _summary(trainer)
         if distributed.is_main():

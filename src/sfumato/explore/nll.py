@@ -37,8 +37,7 @@ from sfumato.diffusion.likelihood import (
 from sfumato.diffusion.noise_schedule import NoiseSchedule, TimeGrid
 from sfumato.diffusion.samplers.ancestral import AncestralSampler
 from sfumato.experiment.load import LoadedRun
-from sfumato.metrics.estimate import Estimate, with_standard_error
-from sfumato.metrics.jackknife import LeftOut
+from sfumato.metrics.estimate import Estimate, LeftOut, with_standard_error
 
 CONTINUOUS_STEPS = 1000
 TERMS = {

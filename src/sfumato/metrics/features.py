@@ -1,21 +1,21 @@
-"""Feature networks: from uint8 images to the vectors that distances are measured between."""
+"""Feature networks, and the features of a set of images as metrics see them."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from sfumato.core.device import default_device
-from sfumato.core.images import UInt8Images
+from sfumato.core.images import Labels, UInt8Images
+from sfumato.metrics.estimate import Strata
+from sfumato.metrics.frechet import FrechetReference
 
-AT_ONCE = 8
-"""Images that go through a large network together on a CPU: so few that what lies between two
-layers stays in its cache, which is a quarter faster than fifty."""
+Result = TypeVar("Result")
 Compute = Callable[[UInt8Images], Float[Tensor, "B d"]]
 
 
@@ -46,6 +46,59 @@ class FeatureNetwork:
             return self.compute(images).float().cpu()
 
 
+@dataclass(frozen=True, eq=False)
+class ImageFeatures:
+    """What one pass over a set of images gives, and so all that a metric may use of it.
+
+    Args:
+        features: of each image; None if only their moments were kept.
+        predicted: the class that the judge of labels sees in each image; None without a judge.
+        labels: the class each image should show; None if unknown or not asked for.
+        strata: the classes, if the number of images of each was fixed in advance.
+        head: of the feature network: features times its transpose are logits.
+        moments: mean and covariance of the features, if they were computed already.
+    """
+
+    features: Float[Tensor, "N d"] | None = None
+    predicted: Int64[Tensor, " N"] | None = None
+    labels: Labels | None = None
+    strata: Strata | None = None
+    head: Float[Tensor, "K d"] | None = None
+    moments: FrechetReference | None = None
+    _shared: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        if self.features is not None:
+            return len(self.features)
+        return 0 if self.moments is None else self.moments.n
+
+    @property
+    def vectors(self) -> Float[Tensor, "N d"]:
+        """The features, which the caller knows to be there."""
+        assert self.features is not None
+        return self.features
+
+    @cached_property
+    def frechet(self) -> FrechetReference:
+        """Mean and covariance, prepared for Fréchet distances."""
+        return self.moments or FrechetReference.of(self.vectors)
+
+    def subset(self, rows: Bool[Tensor, " N"], label: int) -> "ImageFeatures":
+        """The images of one class."""
+        predicted = None if self.predicted is None else self.predicted[rows]
+        labels = torch.full((int(rows.sum()),), label)
+        return ImageFeatures(self.vectors[rows], predicted, labels, head=self.head)
+
+    def together(
+        self, compute: Callable[["ImageFeatures", "ImageFeatures"], Result], real: "ImageFeatures"
+    ) -> Result:
+        """`compute(self, real)`, kept for other metrics that come from the same computation."""
+        if (compute, real) not in self._shared:
+            self._shared[compute, real] = compute(self, real)
+        result: Result = self._shared[compute, real]
+        return result
+
+
 @contextmanager
 def float32() -> Iterator[None]:
     """No autocast, and no product of matrices or convolution in fewer bits (TF32, bfloat16).
@@ -63,22 +116,6 @@ def float32() -> Iterator[None]:
             yield
         finally:
             torch.set_float32_matmul_precision(matmul)
-
-
-def few_at_once(compute: Compute) -> Compute:
-    """The same features, computed in parts that suit the device."""
-    if default_device().type != "cpu":
-        return compute
-    return lambda images: torch.cat([compute(part) for part in torch.split(images, AT_ONCE)])
-
-
-def fold_norm(module: nn.Module, convolution: str, norm: str) -> None:
-    """Fold a batch normalization into the convolution before it: the same to rounding."""
-    before, after = module.get_submodule(convolution), module.get_submodule(norm)
-    assert isinstance(before, nn.Conv2d)
-    assert isinstance(after, nn.BatchNorm2d)
-    setattr(module, convolution, fuse_conv_bn_eval(before, after))
-    setattr(module, norm, nn.Identity())
 
 
 def weight_digest(module: nn.Module) -> str:

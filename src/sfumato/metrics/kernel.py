@@ -6,8 +6,8 @@ from torch import Tensor
 
 from sfumato.core.noise import generator
 from sfumato.metrics.blocks import blocks, positions, read
-from sfumato.metrics.estimate import Estimate, MetricError, jackknifed
-from sfumato.metrics.jackknife import LeftOut, Strata, interaction
+from sfumato.metrics.estimate import Estimate, LeftOut, MetricError, Strata, interaction, jackknifed
+from sfumato.metrics.metric import Metric
 
 PAIRS = 2_000
 
@@ -74,3 +74,13 @@ def _row_sums(
                 between.fill_diagonal_(0)
             sums[at] += between.sum(1)
     return sums
+
+
+KERNEL_DISTANCE = Metric(
+    key="kernel_distance",
+    label="Kernel distance",
+    better="lower",
+    needs=frozenset({"features"}),
+    compute=lambda fake, real: kernel_estimate(fake.vectors, real.vectors, fake.strata),
+    aliases=("kid", "kd"),
+)

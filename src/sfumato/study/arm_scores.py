@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from sfumato.evaluation.evaluator import Evaluator
-from sfumato.evaluation.protocol import Metric
-from sfumato.evaluation.score_store import Scores, load_scores
+from sfumato.evaluation.reference import HeldOut
+from sfumato.experiment.score_store import StoredScores, load_scores
 from sfumato.explore.nll import held_out_bits
 from sfumato.metrics.estimate import Estimate
 from sfumato.runs.result_files import read_record
-from sfumato.runs.results import Measurements
+from sfumato.runs.results import Measurements, MetricColumn
 from sfumato.study.evaluators import Evaluators
 from sfumato.study.measure import MEASURED
 from sfumato.study.study import Study
@@ -17,12 +16,12 @@ from sfumato.study.task import run_dir_of
 
 Classes = Mapping[str, Mapping[str, Estimate]]
 """Scores of each class."""
-BITS = Metric("bits_per_dim", "Held-out bits per dimension", "lower")
+BITS = MetricColumn(key="bits_per_dim", label="Held-out bits per dimension", better="lower")
 
 
 def arm_scores(
     study: Study, directory: Path, arm: str, evaluators: Evaluators
-) -> dict[int, Scores]:
+) -> dict[int, StoredScores]:
     """What the finished runs of an arm reached, by training seed."""
     run_dirs = {seed: run_dir_of(directory, arm, seed) for seed in study.seeds}
     return {
@@ -32,7 +31,7 @@ def arm_scores(
     }
 
 
-def _run_scores(study: Study, run_dir: Path, arm: str, evaluators: Evaluators) -> Scores:
+def _run_scores(study: Study, run_dir: Path, arm: str, evaluators: Evaluators) -> StoredScores:
     """The scores of a run, with what each image does to them where that was kept.
 
     Those of an arm that is held against other images than the first arm are scores of classes
@@ -52,7 +51,7 @@ def _run_scores(study: Study, run_dir: Path, arm: str, evaluators: Evaluators) -
             for name, found in classes.items()
             if "frechet_distance" in found and not _differs(name, found, evaluators)
         }
-    return Scores(scores, classes)
+    return StoredScores(scores, classes)
 
 
 def left_out_classes(study: Study, classes: Classes, evaluators: Evaluators) -> list[str]:
@@ -76,9 +75,7 @@ def _differs(name: str, found: Mapping[str, Estimate], evaluators: Evaluators) -
     return floor is None or found["frechet_distance"].protocol != floor.protocol
 
 
-def _as_class(
-    evaluator: Evaluator, name: str, scores: Mapping[str, Estimate]
-) -> dict[str, Estimate]:
+def _as_class(evaluator: HeldOut, name: str, scores: Mapping[str, Estimate]) -> dict[str, Estimate]:
     """The scores of a run of one class as those of the class; others' protocols stay theirs."""
     floors = evaluator.floors
     own = {k: s for k, s in scores.items() if k in floors and s.protocol == floors[k].protocol}

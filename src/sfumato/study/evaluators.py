@@ -1,4 +1,4 @@
-"""The evaluators of a study: one for all arms that are held against the same images."""
+"""The references of a study: one for all arms that are scored against the same images."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,14 +7,14 @@ from sfumato.core.errors import ConfigError
 from sfumato.data.catalogue import load
 from sfumato.data.data_config import DataConfig
 from sfumato.data.dataset import Splits
-from sfumato.evaluation.evaluation_splits import make_folds
-from sfumato.evaluation.evaluator import Evaluator
+from sfumato.evaluation.judge import make_folds
 from sfumato.evaluation.protocol import EvaluationConfig
+from sfumato.evaluation.reference import HeldOut
 from sfumato.study.study import Study
 
 
 class Evaluators:
-    """Prepares an evaluator when an arm needs it, and keeps it for the arms alike.
+    """Prepares a reference when an arm needs it, and keeps it for all arms.
 
     Arms may be trained on other images than the first arm (`data.fraction` among the factors, say)
     and are still scored against its held-out images, beside its floor, provided that they hold out
@@ -27,7 +27,7 @@ class Evaluators:
         self._study = study
         self._tell = tell
         self._data: dict[DataConfig, Splits] = {}
-        self._by_digest: dict[str, Evaluator] = {}
+        self._by_digest: dict[str, HeldOut] = {}
 
     def splits(self, arm: str) -> Splits:
         """The images of an arm."""
@@ -37,7 +37,7 @@ class Evaluators:
         return self._data[config]
 
     @property
-    def main(self) -> Evaluator:
+    def main(self) -> HeldOut:
         """That of the first arm: its floor is the report's."""
         return self.of(next(iter(self._study.arms)))
 
@@ -46,7 +46,7 @@ class Evaluators:
         first = next(iter(self._study.arms))
         return self.splits(arm).held_out.digest == self.splits(first).held_out.digest
 
-    def of(self, arm: str) -> Evaluator:
+    def of(self, arm: str) -> HeldOut:
         """The evaluator of an arm.
 
         Raises:
@@ -67,7 +67,7 @@ class Evaluators:
         splits = self.splits(arm)
         if splits.held_out.digest not in self._by_digest:
             self._tell("preparing the evaluation: classifiers and the floor")
-            found = Evaluator(splits, self.protocol(arm))
+            found = HeldOut(splits, self.protocol(arm))
             if arm != first and found.network.digest != self.of(first).network.digest:
                 raise ConfigError(
                     f"study {study.name!r}: the features of arm {arm!r} are learned from other "

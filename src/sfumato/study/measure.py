@@ -23,7 +23,9 @@ from sfumato.core.images import UInt8Images, to_uint8
 from sfumato.core.pictures import image_grid
 from sfumato.core.tensors import read_tensors, write_tensors
 from sfumato.data.dataset import Splits
-from sfumato.evaluation.evaluator import Evaluator
+from sfumato.evaluation.image_sources import ArrayImages
+from sfumato.evaluation.reference import HeldOut
+from sfumato.evaluation.score import score
 from sfumato.experiment.load import LoadedRun, load_run
 from sfumato.explore.interpolation import walks_between_noises
 from sfumato.explore.nll import LikelihoodConfig, nll
@@ -47,9 +49,7 @@ def recorded(estimate: Estimate) -> ScoreRecord:
     return ScoreRecord.model_validate(estimate.to_mapping())
 
 
-def measure_run(
-    run_dir: Path, study: Study, arm: str, evaluator: Evaluator, splits: Splits
-) -> None:
+def measure_run(run_dir: Path, study: Study, arm: str, reference: HeldOut, splits: Splits) -> None:
     """Measure what the study asks for and the model has; writes measurements.json last of all."""
     loaded = load_run(run_dir)
     wanted = study.measure
@@ -57,7 +57,7 @@ def measure_run(
     likelihood: dict[str, Any] | None = None
     warnings: list[str] = []
     if wanted.sampler_steps and "sampler" in to_mapping(loaded.experiment)["model"]:
-        curve = _sampler_curve(loaded, evaluator, wanted.sampler_steps, warnings)
+        curve = _sampler_curve(loaded, reference, wanted.sampler_steps, warnings)
     if wanted.likelihood_images and loaded.experiment.model.kind == "diffusion":
         config = LikelihoodConfig(num_images=wanted.likelihood_images, ode=False)
         result = nll(loaded, splits, config)
@@ -65,30 +65,31 @@ def measure_run(
     if wanted.walks:
         _save_walks(loaded, wanted.walks, run_dir / "walks.png")
     if any(arm in pair for pair in study.compare):
-        _keep_samples(loaded, evaluator, run_dir / COMPARED)
+        _keep_samples(loaded, reference, run_dir / COMPARED)
     content = {"likelihood": likelihood, "warnings": warnings}
     found = to_record(Measurements, content, MEASURED).model_copy(update={"sampler_curve": curve})
     write_record(run_dir / MEASURED, found)
 
 
 def _sampler_curve(
-    loaded: LoadedRun, evaluator: Evaluator, counts: tuple[int, ...], warnings: list[str]
+    loaded: LoadedRun, reference: HeldOut, counts: tuple[int, ...], warnings: list[str]
 ) -> list[SamplerPoint]:
     """The Fréchet distance with each number of steps, from the same noise."""
     points = []
     for steps in sorted(set(counts)):
         try:
             changed = load_run(loaded.directory, [f"model.sampler.steps={steps}"])
-            labels = _labels(changed, evaluator)
+            labels = _labels(changed, reference)
             began = time.perf_counter()
             images = sample_images(
-                changed.model, labels, range(evaluator.num_images), plan=changed.plan
+                changed.model, labels, range(reference.num_images), plan=changed.plan
             )
         except ConfigError as error:
             warnings.append(f"no score with {steps} sampling steps: {error}")
             continue
         seconds = time.perf_counter() - began
-        distance = evaluator.score(images, labels)["frechet_distance"]
+        found = score(ArrayImages(images, labels), reference, by_class=False)
+        distance = found.scores["frechet_distance"]
         points.append(
             SamplerPoint(
                 steps=steps,
@@ -100,8 +101,8 @@ def _sampler_curve(
     return points
 
 
-def _labels(loaded: LoadedRun, evaluator: Evaluator) -> torch.Tensor | None:
-    return evaluator.labels if loaded.model.num_classes else None
+def _labels(loaded: LoadedRun, reference: HeldOut) -> torch.Tensor | None:
+    return reference.labels if loaded.model.num_classes else None
 
 
 def _save_walks(loaded: LoadedRun, number: int, path: Path) -> None:
@@ -112,16 +113,16 @@ def _save_walks(loaded: LoadedRun, number: int, path: Path) -> None:
         image_grid(np.asarray(images), WALK_POINTS).save(temporary, "PNG")
 
 
-def _keep_samples(loaded: LoadedRun, evaluator: Evaluator, path: Path) -> None:
+def _keep_samples(loaded: LoadedRun, reference: HeldOut, path: Path) -> None:
     """The first samples and their features, to be compared with those of another arm."""
-    labels = _labels(loaded, evaluator)
-    count = min(COMPARED_IMAGES, evaluator.num_images)
+    labels = _labels(loaded, reference)
+    count = min(COMPARED_IMAGES, reference.num_images)
     with progress_bar(f"samples of {loaded.experiment.name} to compare", count) as show:
         chosen = None if labels is None else labels[:count]
         images = sample_images(
             loaded.model, chosen, range(count), plan=loaded.plan, on_progress=show
         )
-    write_tensors(path, {"images": images, "features": evaluator.network(images)})
+    write_tensors(path, {"images": images, "features": reference.network(images)})
 
 
 def change(a: Float[Tensor, "N d"], b: Float[Tensor, "N d"]) -> Estimate:

@@ -1,7 +1,6 @@
 """results.json of a study: all that the report shows, Pareto fronts included."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -13,11 +12,11 @@ from sfumato.core.config import to_mapping
 from sfumato.core.device import compute_threads, gpu_name
 from sfumato.core.files import atomic_path
 from sfumato.data.dataset import Dataset, Splits
-from sfumato.evaluation.evaluation_results import metric_columns
-from sfumato.evaluation.evaluator import METRICS
-from sfumato.evaluation.protocol import named
-from sfumato.evaluation.score_store import Scores
+from sfumato.evaluation.protocol import named_metrics
+from sfumato.evaluation.score import metric_columns
 from sfumato.experiment.score_run import preview_rows, protocol, row_classes, save_grid
+from sfumato.experiment.score_store import StoredScores
+from sfumato.metrics import METRICS
 from sfumato.runs.directory import environment, read_json
 from sfumato.runs.metrics_log import read_metrics
 from sfumato.runs.result_files import read_record, to_record
@@ -68,7 +67,7 @@ def study_results(study: Study, directory: Path, evaluators: Evaluators, seconds
     ]
     arms = [arm for arm in found if arm.runs]
     if any(BITS.key in run.scores for runs in scores.values() for run in runs.values()):
-        columns.append(MetricColumn(**asdict(BITS)))
+        columns.append(BITS)
     return Results(
         name=study.name,
         title=study.title,
@@ -121,7 +120,7 @@ def _class_columns(study: Study, evaluators: Evaluators) -> list[MetricColumn]:
     """A column for each class, with the floor of its own."""
     if not study.measure.by_class:
         return []
-    distance = named(evaluators.main.protocol)["frechet_distance"].label
+    distance = named_metrics(evaluators.main.protocol)["frechet_distance"].label
     return [
         MetricColumn(
             key=class_key(name),
@@ -138,7 +137,7 @@ def _arm(
     study: Study,
     directory: Path,
     name: str,
-    scores: Mapping[int, Scores],
+    scores: Mapping[int, StoredScores],
     evaluators: Evaluators,
 ) -> ArmRecord:
     """One arm with its finished and scored runs; without its `config`."""
@@ -200,7 +199,7 @@ def final_losses(run_dir: Path) -> dict[str, float]:
 
 
 def _verdicts(
-    scores: Mapping[str, Mapping[int, Scores]], columns: Sequence[MetricColumn]
+    scores: Mapping[str, Mapping[int, StoredScores]], columns: Sequence[MetricColumn]
 ) -> list[Verdict]:
     """A verdict for every pair of arms and metric, corrected for the number of comparisons."""
     by_metric = {

@@ -20,8 +20,7 @@ import numpy as np
 from scipy.stats import nct, norm, t
 
 from sfumato.core.numbers import significant
-from sfumato.metrics.estimate import Estimate, MetricError
-from sfumato.metrics.jackknife import LeftOut
+from sfumato.metrics.estimate import Estimate, LeftOut, MetricError
 from sfumato.runs.results import Better, Verdict
 
 LEVEL = 0.95

@@ -11,7 +11,7 @@ from torch import Tensor
 from sfumato.core.noise import generator
 from sfumato.metrics import blocks
 from sfumato.metrics.estimate import Estimate, MetricError
-from sfumato.metrics.manifold import density_coverage, precision_recall
+from sfumato.metrics.precision_recall import density_coverage, precision_recall
 
 
 def draw(n: int, seed: int, scale: float = 1.0) -> Tensor:

@@ -6,6 +6,7 @@ may be mapped from a file.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,8 +15,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from sfumato.metrics.blocks import Smallest, blocks, squared_distances
-from sfumato.metrics.estimate import Estimate, MetricError, jackknifed, share_of
-from sfumato.metrics.jackknife import LeftOut, Strata
+from sfumato.metrics.estimate import Estimate, LeftOut, MetricError, Strata, jackknifed, share_of
+from sfumato.metrics.features import ImageFeatures
+from sfumato.metrics.metric import Metric
 
 
 @dataclass(frozen=True)
@@ -163,3 +165,30 @@ def density_coverage(
     second = pairs / max(without.variance, pairs) / 3 if pairs else 0.0
     coverage = jackknifed(covered / len(real), replace(without, second=second), 0.0, 1.0)
     return {"density": density, "coverage": coverage}
+
+
+def _precision_recall(fake: ImageFeatures, real: ImageFeatures) -> dict[str, Estimate]:
+    return precision_recall(fake.vectors, real.vectors, strata=fake.strata)
+
+
+def _density_coverage(fake: ImageFeatures, real: ImageFeatures) -> dict[str, Estimate]:
+    return density_coverage(fake.vectors, real.vectors, strata=fake.strata)
+
+
+def _metric(
+    key: str, pair: Callable[[ImageFeatures, ImageFeatures], dict[str, Estimate]]
+) -> Metric:
+    """A metric that is computed together with another one."""
+    return Metric(
+        key=key,
+        label=key.capitalize(),
+        better="higher",
+        needs=frozenset({"features"}),
+        compute=lambda fake, real: fake.together(pair, real)[key],
+    )
+
+
+PRECISION = _metric("precision", _precision_recall)
+RECALL = _metric("recall", _precision_recall)
+DENSITY = _metric("density", _density_coverage)
+COVERAGE = _metric("coverage", _density_coverage)

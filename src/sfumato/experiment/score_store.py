@@ -1,4 +1,4 @@
-"""What each image does to the scores of a run, kept beside them for paired comparisons."""
+"""Per-image jackknife terms of the scores of a run, kept for paired comparisons."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,22 +10,21 @@ from torch import Tensor
 
 from sfumato.core.errors import RunError
 from sfumato.core.tensors import read_tensors, write_tensors
-from sfumato.metrics.estimate import Estimate
-from sfumato.metrics.jackknife import LeftOut
+from sfumato.metrics.estimate import Estimate, LeftOut
 from sfumato.runs.directory import read_json
 
 FILE = "evaluation.safetensors"
 OPTIONAL = ("strata", "draws")
 
 
-class Scores(NamedTuple):
+class StoredScores(NamedTuple):
     """The scores of a run, by the key of the metric, and those of each class by its name."""
 
     scores: dict[str, Estimate]
     classes: dict[str, dict[str, Estimate]]
 
 
-def save_draws(run_dir: Path, scores: Scores) -> None:
+def save_scores(run_dir: Path, scores: StoredScores) -> None:
     """Write what is known of each score; image i was drawn from seed i."""
     tensors = {}
     for name, score in _named(scores).items():
@@ -41,7 +40,7 @@ def save_draws(run_dir: Path, scores: Scores) -> None:
     write_tensors(run_dir / FILE, {name: tensor.clone() for name, tensor in tensors.items()})
 
 
-def load_scores(run_dir: Path) -> Scores:
+def load_scores(run_dir: Path) -> StoredScores:
     """The scores of evaluation.json, and what each image does to them where that was kept.
 
     Raises:
@@ -53,7 +52,7 @@ def load_scores(run_dir: Path) -> Scores:
     except RunError:  # scored before it was kept, or damaged: comparisons are not paired
         tensors = {}
     classes = evaluation.get("classes", {})
-    return Scores(
+    return StoredScores(
         {key: _read(score, key, tensors) for key, score in evaluation["scores"].items()},
         {
             name: {key: _read(score, _of_class(name, key), tensors) for key, score in own.items()}
@@ -62,7 +61,7 @@ def load_scores(run_dir: Path) -> Scores:
     )
 
 
-def _named(scores: Scores) -> dict[str, Estimate]:
+def _named(scores: StoredScores) -> dict[str, Estimate]:
     """All of them under the names that their tensors begin with."""
     classes = scores.classes.items()
     return scores.scores | {
