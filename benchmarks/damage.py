@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from sfumato.report.numbers import number
 
 from sfumato.core.files import cache_folder, write_json
 from sfumato.core.noise import derive_seed
+from sfumato.core.numbers import number
 from sfumato.data.cache import make_folder
 from sfumato.data.catalogue import load
 from sfumato.data.data_config import DataConfig

@@ -266,17 +266,17 @@ def test_weights_are_downloaded_once_and_verified(
 ) -> None:
     folder, address = server
     name = Path(pretrained.URL).name
-    monkeypatch.setattr(inception, "URL", f"{address}/{name}")
+    monkeypatch.setattr(pretrained, "URL", f"{address}/{name}")
     (folder / name).write_bytes(b"something else")
     cache = tmp_path / "cache"
     with pytest.raises(MetricError, match=r"have SHA-256 .*, not 6726825d.* they were deleted"):
         standard_weights(cache)
     assert not list(cache.glob("weights-inception*"))
-    monkeypatch.setattr(inception, "SHA256", hashlib.sha256(b"something else").hexdigest())
+    monkeypatch.setattr(pretrained, "SHA256", hashlib.sha256(b"something else").hexdigest())
     path = standard_weights(cache)
     assert path.read_bytes() == b"something else"
     assert standard_weights(cache) == path
-    monkeypatch.setattr(inception, "URL", "http://127.0.0.1:9/other.pth")
+    monkeypatch.setattr(pretrained, "URL", "http://127.0.0.1:9/other.pth")
     with pytest.raises(MetricError, match=r"cannot download .* name the file in evaluation"):
         standard_weights(cache)
 

@@ -19,7 +19,8 @@ from sfumato.core.errors import RunError, SfumatoError
 from sfumato.core.files import write_json
 from sfumato.core.noise import Noise
 from sfumato.data.catalogue import load
-from sfumato.evaluation.evaluator import EvaluationConfig, Evaluator
+from sfumato.evaluation.protocol import EvaluationConfig
+from sfumato.evaluation.reference import HeldOut
 from sfumato.experiment.experiment import build_model, with_plan
 from sfumato.experiment.load import load_run, read_experiment
 from sfumato.experiment.plan_choice import choose_plan, workload
@@ -433,5 +434,5 @@ def test_every_pair_computes_the_same_under_fast_plans(
 )
 def test_the_protocol_of_scores_names_the_plan_of_sampling(plan: Plan) -> None:
     config = with_plan(experiment(DIFFUSION), plan)
-    evaluator = Evaluator(load(config.data), EvaluationConfig(num_images=8, memorization=False))
+    evaluator = HeldOut(load(config.data), EvaluationConfig(num_images=8, memorization=False))
     assert protocol(evaluator, config)["performance"] == "bfloat16, contiguous"

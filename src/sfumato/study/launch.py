@@ -9,8 +9,8 @@ from typing import Any
 from sfumato.core.config import changeable, differences, parse, to_mapping
 from sfumato.core.errors import ConfigError, RunError
 from sfumato.core.files import write_json
-from sfumato.evaluation.evaluator import METRICS
 from sfumato.experiment.experiment import Experiment
+from sfumato.metrics import METRICS
 from sfumato.runs.directory import locked, read_json
 from sfumato.runs.result_files import read_record, write_record
 from sfumato.runs.results import Results
