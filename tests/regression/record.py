@@ -7,8 +7,8 @@ It uses only the command line and the files of run directories, so that one scri
 version; PYTHONPATH chooses which. Trainings are tiny, on one thread and by the reference plan, so
 that nothing depends on timing. Two records agree on one machine with the same libraries only.
 
-`results` holds numbers and SHA-256 digests, which must be equal. `texts` holds protocols, warnings
-and other wording, which may change; differences there are printed and do not fail.
+Numbers, names and SHA-256 digests must be equal. Protocols, warnings and other wording may change:
+differences there are counted, printed with --texts, and no failure.
 """
 
 import argparse
@@ -324,8 +324,8 @@ def record(folder: Path, say: Any) -> dict[str, Any]:
     say("studied")
     shell.run("report", study)
     shell.run("report", folder / "diffusion")
-    results, texts = separated(found)
-    return {"machine": machine(), "results": results, "texts": texts}
+    parts = {f"{room}/{name}": value for room, of in found.items() for name, value in of.items()}
+    return {"machine": machine(), **parts}
 
 
 def machine() -> dict[str, str]:
@@ -357,10 +357,16 @@ def flat(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
         yield from flat(part, f"{at}/{key}" if at else str(key))
 
 
+def save(found: Mapping[str, Any], path: Path) -> None:
+    """Write a record as JSON, one part per line."""
+    lines = [f"{json.dumps(key)}: {json.dumps(part)}" for key, part in found.items()]
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
 def separated(found: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Leaves that must be equal, and leaves of wording, each by path."""
+    """Leaves that must be equal, and leaves of wording, each by path; the machine is neither."""
     results, texts = {}, {}
-    for path, value in flat(found):
+    for path, value in flat({key: part for key, part in found.items() if key != "machine"}):
         worded = bool(WORDED & set(path.split("/")))
         (texts if worded else results)[path] = value
     return results, texts
@@ -392,15 +398,16 @@ def main() -> int:
     if not options.reuse:
         with tempfile.TemporaryDirectory() as folder:
             found = record(Path(folder).resolve(), lambda text: print(text, file=sys.stderr))
-        options.output.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        save(found, options.output)
     if options.against is None:
         return 0
     after = json.loads(options.output.read_text())
     before = json.loads(options.against.read_text())
     if before["machine"] != after["machine"]:
         print(f"other machine or libraries: {before['machine']}, now {after['machine']}")
-    changed = differences(before["results"], after["results"])
-    worded = differences(before["texts"], after["texts"])
+    (results_before, texts_before), (results, texts) = separated(before), separated(after)
+    changed = differences(results_before, results)
+    worded = differences(texts_before, texts)
     print(*changed, *(worded if options.texts else ()), sep="\n")
     print(f"{len(changed)} results and {len(worded)} texts differ")
     return 1 if changed else 0
