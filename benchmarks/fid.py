@@ -20,7 +20,7 @@ from pytorch_fid import fid_score
 from pytorch_fid import inception as theirs
 from torch import Tensor, nn
 
-from sfumato.core.device import compute_threads, gpu_name
+from sfumato.core.distributed import gpu_name
 from sfumato.core.files import write_json
 from sfumato.metrics.frechet import (
     FrechetReference,
@@ -47,7 +47,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     print(f"torch {torch.__version__}, scipy {scipy.__version__}, {options.threads} threads")
     result: dict[str, Any] = {
-        "cpu": environment(compute_threads(), gpu_name())["cpu"],
+        "cpu": environment(torch.get_num_threads(), gpu_name())["cpu"],
         "torch": torch.__version__,
         "scipy": scipy.__version__,
         "threads": options.threads,

@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sfumato.core.device import autocast
 from sfumato.experiment.experiment import load_experiment
 from sfumato.explore.describe import flop_counter
 from sfumato.networks import Network
@@ -27,6 +26,7 @@ from sfumato.networks.dit import DiTConfig
 from sfumato.networks.edm2 import EDM2Config
 from sfumato.networks.plain_nets import ConvNetConfig, MinimalUNetConfig
 from sfumato.networks.unet import UNetConfig
+from sfumato.speed.plan import autocast
 
 CIFAR = (3, 32, 32)
 

@@ -342,10 +342,10 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def machine() -> dict[str, Any]:
     """The machine and versions for which the numbers hold."""
-    from sfumato.core.device import compute_threads, gpu_name
+    from sfumato.core.distributed import gpu_name
     from sfumato.runs.directory import environment
 
-    facts = environment(compute_threads(), gpu_name())
+    facts = environment(torch.get_num_threads(), gpu_name())
     versions = {p: version(p) for p in ("torch", "diffusers", "denoising-diffusion-pytorch")}
     return {
         "cpu": facts["cpu"],

@@ -21,7 +21,7 @@ from sfumato.gan.losses import (
 )
 from sfumato.gan.regularizers import R1
 from sfumato.networks.dcgan import DCGANConfig
-from sfumato.runs.metrics_log import read_metrics
+from sfumato.runs.directory import read_metrics
 from sfumato.training.checkpoint import load_newest
 from support.experiments import GAN as TINY
 from support.experiments import experiment

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from networks.tiny import KINDS, TINY, moved
-from sfumato.core.blocks import blocks_of, recompute_activations
 from sfumato.core.errors import ConfigError
+from sfumato.core.generative_model import blocks_of, recompute_activations
 from sfumato.core.images import Shape
 
 SHAPES = {"grey 28x28": (1, 28, 28), "colour 32x32": (3, 32, 32), "not square": (3, 16, 24)}

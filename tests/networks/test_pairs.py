@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.utils.parametrizations import spectral_norm
 
-from sfumato.core.blocks import Blocks, recompute_activations
+from sfumato.core.generative_model import Blocks, recompute_activations
 from sfumato.core.noise import Noise
 from sfumato.networks import NetworkPair
 from sfumato.networks.dcgan import DCGANConfig

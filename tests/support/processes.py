@@ -78,7 +78,7 @@ def train_until(config: Any, run_dir: Path, number: int, torn: float | None) -> 
 def train_and_stop_one(config: Any, run_dir: Path) -> None:
     """Train in a group of which one process gets SIGTERM in its fourth step; exit code 77."""
     from sfumato.core import distributed
-    from sfumato.core.stop import Interrupted
+    from sfumato.core.errors import Interrupted
     from sfumato.training.trainer import Trainer
 
     real = Trainer.step

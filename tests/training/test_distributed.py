@@ -13,7 +13,7 @@ from networks.tiny import TINY
 from sfumato.core.config import merge, to_mapping
 from sfumato.experiment.experiment import Experiment
 from sfumato.experiment.training_run import train
-from sfumato.runs.metrics_log import read_metrics
+from sfumato.runs.directory import read_metrics
 from support.experiments import DIFFUSION, GAN, experiment
 from support.processes import in_group, silent, train_and_stop_one, train_in
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sfumato.core.errors import RunError
 from sfumato.experiment.training_run import train
-from sfumato.runs.metrics_log import read_metrics
+from sfumato.runs.directory import read_metrics
 from sfumato.training.averages import AveragedWeights, ExponentialAverage
 from sfumato.training.doctor import Diverged, Doctor
 from sfumato.training.trainer import Pace, Trainer

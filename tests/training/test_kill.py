@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from sfumato.experiment.experiment import Experiment
-from sfumato.runs.metrics_log import read_metrics
+from sfumato.runs.directory import read_metrics
 from support.experiments import DIFFUSION, experiment
 from support.processes import (
     finished,

@@ -17,7 +17,7 @@ from sfumato.core.errors import ConfigError, RunError
 from sfumato.core.files import write_json
 from sfumato.experiment.online_scores import OnlineScore
 from sfumato.experiment.training_run import train
-from sfumato.runs.metrics_log import read_metrics
+from sfumato.runs.directory import read_metrics
 from sfumato.training.averages import (
     AveragedWeights,
     PowerAverage,
@@ -56,7 +56,7 @@ def test_recomputed_activations_change_nothing(plain: Path, tmp_path: Path) -> N
 
 
 def test_recomputation_keeps_less_for_the_backward_pass() -> None:
-    from sfumato.core.blocks import recompute_activations
+    from sfumato.core.generative_model import recompute_activations
     from sfumato.networks.unet import UNetConfig
 
     network = UNetConfig(channels=8, multipliers=(1,), attention=()).build((1, 8, 8), 0)

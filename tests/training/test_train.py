@@ -16,8 +16,7 @@ from sfumato.core.images import Batch
 from sfumato.core.noise import RandomStream
 from sfumato.experiment.load import load_run
 from sfumato.experiment.training_run import train
-from sfumato.runs.directory import locked
-from sfumato.runs.metrics_log import read_metrics
+from sfumato.runs.directory import locked, read_metrics
 from sfumato.speed.sampling import sample_images
 from sfumato.training.optimizer import SGD, CosineRate
 from sfumato.training.trainer import Trainer

@@ -17,7 +17,7 @@ from sfumato.experiment.training_run import train
 from sfumato.gan.gan_model import GANConfig
 from sfumato.gan.losses import LeastSquaresLoss, NonSaturatingLoss, RelativisticLoss
 from sfumato.networks.dcgan import DCGANConfig
-from sfumato.runs.metrics_log import read_metrics
+from sfumato.runs.directory import read_metrics
 from sfumato.training import doctor as doctors
 from sfumato.training.doctor import DiscriminatorProbe, Doctor, class_shares
 from sfumato.training.training_state import initial_state

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from sfumato.cli import data, demo, edit, evaluate, info, plot, report, sample, study, train
-from sfumato.core.errors import SfumatoError
+from sfumato.core.errors import Interrupted, SfumatoError
 
 VERBS = (demo, train, sample, evaluate, study, report, edit, plot, data, info)
 
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     except SfumatoError as error:
         print(f"sfumato: {error}", file=sys.stderr)
-        return 130 if type(error).__name__ == "Interrupted" else 2
+        return 130 if isinstance(error, Interrupted) else 2
     except BrokenPipeError:  # a reader such as `head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return 141  # 128 + SIGPIPE, as of a program that the signal ends

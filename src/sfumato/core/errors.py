@@ -19,3 +19,7 @@ class RunError(SfumatoError):
 
 class TrainingDiverged(RunError):
     """Training diverged, and again at a lower learning rate: a finding about the config."""
+
+
+class Interrupted(SfumatoError):
+    """The user or the cluster's scheduler stopped the run; it was saved and can be resumed."""

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from sfumato.core.config import to_mapping
 from sfumato.core.console import progress_bar
-from sfumato.core.device import default_device
+from sfumato.core.distributed import default_device
 from sfumato.core.errors import ConfigError, RunError
 from sfumato.core.files import cache_folder
 from sfumato.core.images import Images, UInt8Images, from_uint8

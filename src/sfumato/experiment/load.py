@@ -13,7 +13,7 @@ from sfumato.core.config import (
     to_mapping,
 )
 from sfumato.core.console import say_once
-from sfumato.core.device import default_device
+from sfumato.core.distributed import default_device
 from sfumato.core.errors import RunError
 from sfumato.core.generative_model import GenerativeModel
 from sfumato.core.tensors import load_into, read_tensors

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sfumato.core import distributed
 from sfumato.core.config import changeable, is_decisive, to_mapping
-from sfumato.core.device import compute_threads, default_device, gpu_name
+from sfumato.core.distributed import default_device, gpu_name
 from sfumato.core.errors import SfumatoError
 from sfumato.core.files import cache_folder
 from sfumato.data.dataset import Dataset
@@ -131,7 +131,7 @@ def _place(experiment: Experiment, dataset: Dataset, device: torch.device) -> Pa
     Named by what the speed depends on: machine, network, batch, and what is left to choose.
     """
     config = to_mapping(experiment)
-    machine = environment(compute_threads(), gpu_name())
+    machine = environment(torch.get_num_threads(), gpu_name())
     facts = {
         "machine": {k: v for k, v in machine.items() if k not in ("commit", "sfumato")},
         "device": str(device),

@@ -14,7 +14,7 @@ import torch
 
 from sfumato.core import distributed
 from sfumato.core.config import left_open, to_mapping
-from sfumato.core.device import compute_threads, default_device, gpu_name
+from sfumato.core.distributed import default_device, gpu_name
 from sfumato.core.errors import RunError
 from sfumato.core.files import write_json
 from sfumato.data.catalogue import load
@@ -104,7 +104,7 @@ def train(
     def open_directory() -> None:
         stack.enter_context(run_directory.locked(run_dir))
         if not resuming:
-            machine = run_directory.environment(compute_threads(), gpu_name())
+            machine = run_directory.environment(torch.get_num_threads(), gpu_name())
             run_directory.create(run_dir, record, machine)
         run_directory.check_same_data(run_dir, data, force)
         run_directory.clean(run_dir)

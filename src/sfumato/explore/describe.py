@@ -12,8 +12,7 @@ from torch.utils.flop_counter import (
     sdpa_flop_count,
 )
 
-from sfumato.core.blocks import recompute_activations
-from sfumato.core.generative_model import GenerativeModel, Phase
+from sfumato.core.generative_model import GenerativeModel, Phase, recompute_activations
 from sfumato.core.images import Batch
 from sfumato.core.noise import TrainingNoise
 from sfumato.data.catalogue import form

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sfumato.core.config import component
-from sfumato.core.device import default_device
+from sfumato.core.distributed import default_device
 from sfumato.core.images import UInt8Images
 from sfumato.metrics.estimate import MetricError
 from sfumato.metrics.features import Compute, FeatureNetwork, tensors_digest, weight_digest

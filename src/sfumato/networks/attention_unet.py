@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.core.blocks import Blocks
 from sfumato.core.config import PositiveInt, component
+from sfumato.core.generative_model import Blocks
 from sfumato.core.images import Labels, Shape
 from sfumato.networks.layers import ClassEmbedding, SinusoidalEmbedding, attend_tokens, conditioning
 from sfumato.networks.shapes import (

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sfumato.core.blocks import Blocks
 from sfumato.core.config import PositiveFloat, PositiveInt, component
+from sfumato.core.generative_model import Blocks
 from sfumato.core.images import Labels, Shape
 from sfumato.networks.layers import full_precision, resampled
 from sfumato.networks.mp_layers import (

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfumato.core import distributed
-from sfumato.core.blocks import Blocks
 from sfumato.core.config import Fraction, NonNegativeInt, PositiveInt, component
 from sfumato.core.errors import ConfigError
+from sfumato.core.generative_model import Blocks
 from sfumato.core.images import Labels, Shape
 from sfumato.core.noise import RandomStream
 from sfumato.networks.adversarial import NEEDS_LABELS, Conditioning, TiledLabels

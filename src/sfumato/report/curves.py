@@ -7,7 +7,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from sfumato.report.figures import NUM_COLOURS, Curve, Number, curve_figure
-from sfumato.runs.metrics_log import read_metrics
+from sfumato.runs.directory import read_metrics
 from sfumato.runs.results import Results, ScoreRecord
 
 MAX_POINTS = 80

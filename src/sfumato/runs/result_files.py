@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from sfumato.core.errors import RunError
 from sfumato.core.files import write_json
-from sfumato.runs.metrics_log import read_metrics
+from sfumato.runs.directory import read_metrics
 from sfumato.runs.results import (
     VERSION,
     ArmRecord,

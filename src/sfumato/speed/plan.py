@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from sfumato.core.config import component
-from sfumato.core.device import autocast, default_device, tf32
+from sfumato.core.distributed import default_device
 from sfumato.core.files import cache_folder
 from sfumato.core.generative_model import Phase
 from sfumato.speed.kernels.fused_layers import use_kernels
@@ -131,3 +131,21 @@ def compile_networks(phases: Sequence[Phase]) -> None:
 def eagerly() -> AbstractContextManager[object]:
     """A context in which compiled networks compute without the compiler."""
     return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """A context that computes in `precision` ("float32" switches autocast off)."""
+    dtype = torch.bfloat16 if precision == "float32" else getattr(torch, precision)
+    return torch.autocast(device.type, dtype=dtype, enabled=precision != "float32")
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Inside, float32 products and convolutions on CUDA are in TF32 or not; then as before."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before

@@ -8,6 +8,7 @@ plan is best depends on network and processor: docs/results/speed/train_step.md.
 """
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -20,7 +21,6 @@ from torch import Tensor
 
 from sfumato.core import distributed
 from sfumato.core.config import component, parse, to_mapping
-from sfumato.core.device import is_busy
 from sfumato.core.errors import SfumatoError
 from sfumato.core.files import write_json
 from sfumato.speed.plan import REFERENCE, Plan, available
@@ -291,3 +291,17 @@ def _remember(path: Path, choice: Choice) -> None:
     with suppress(OSError):  # without a cache the next run times again
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, choice.to_mapping())
+
+
+BUSY = 1.25
+"""Runnable processes per core, over the last minute, above which a machine is busy."""
+
+
+def is_busy() -> bool:
+    """Whether more processes want the cores of this machine than it has.
+
+    Timings then say little about the machine.
+    """
+    if not hasattr(os, "getloadavg"):  # Windows
+        return False
+    return os.getloadavg()[0] > BUSY * (os.cpu_count() or 1)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sfumato.core.device import default_device
+from sfumato.core.distributed import default_device
 from sfumato.data.catalogue import load
 from sfumato.experiment.experiment import Experiment
 from sfumato.experiment.plan_choice import choose_plan, with_plans_tried

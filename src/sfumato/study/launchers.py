@@ -14,8 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from sfumato.core.errors import ConfigError, RunError, SfumatoError
-from sfumato.core.stop import Interrupted, StopRequest
+from sfumato.core.distributed import StopRequest
+from sfumato.core.errors import ConfigError, Interrupted, RunError, SfumatoError
 from sfumato.study.evaluators import Evaluators
 from sfumato.study.study import Study
 from sfumato.study.task import read_study, run_task

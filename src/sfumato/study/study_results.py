@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 
 from sfumato.core.config import to_mapping
-from sfumato.core.device import compute_threads, gpu_name
+from sfumato.core.distributed import gpu_name
 from sfumato.core.files import atomic_path
 from sfumato.data.dataset import Dataset, Splits
 from sfumato.evaluation.protocol import named_metrics
@@ -17,8 +17,7 @@ from sfumato.evaluation.score import metric_columns
 from sfumato.experiment.score_run import preview_rows, protocol, row_classes, save_grid
 from sfumato.experiment.score_store import StoredScores
 from sfumato.metrics import METRICS
-from sfumato.runs.directory import environment, read_json
-from sfumato.runs.metrics_log import read_metrics
+from sfumato.runs.directory import environment, read_json, read_metrics
 from sfumato.runs.result_files import read_record, to_record
 from sfumato.runs.results import (
     ArmRecord,
@@ -77,7 +76,7 @@ def study_results(study: Study, directory: Path, evaluators: Evaluators, seconds
         preset=study.preset,
         hours=study.hours,
         shrunk=list(study.shrunk),
-        machine=environment(compute_threads(), gpu_name()),
+        machine=environment(torch.get_num_threads(), gpu_name()),
         data=_data(splits) | {"grid": "real.png", "grid_rows": real_rows},
         budget={k: v for k, v in to_mapping(study.budget).items() if v is not None},
         factors=list(study.factors),

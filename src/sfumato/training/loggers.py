@@ -7,8 +7,7 @@ from typing import Any
 
 from sfumato.core import distributed
 from sfumato.core.errors import RunError
-from sfumato.runs.directory import run_id
-from sfumato.runs.metrics_log import MetricsLog
+from sfumato.runs.directory import MetricsLog, run_id
 from sfumato.training.training_config import TrainingConfig
 from sfumato.training.training_state import TrainingState
 

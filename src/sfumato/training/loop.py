@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from sfumato.core import distributed
+from sfumato.core.distributed import StopRequest
 from sfumato.core.errors import TrainingDiverged
 from sfumato.core.generative_model import GenerativeModel
-from sfumato.core.stop import StopRequest
 from sfumato.data.dataset import Splits
 from sfumato.training.checkpoint import Saving
 from sfumato.training.doctor import LOWERED, DiscriminatorProbe, Diverged, Doctor, class_shares

@@ -15,13 +15,17 @@ from torch import Tensor, nn
 
 from sfumato.augment.geometric import Augmentation
 from sfumato.core import distributed
-from sfumato.core.blocks import blocks_of, recompute_activations
-from sfumato.core.device import tf32
 from sfumato.core.errors import ConfigError
-from sfumato.core.generative_model import GenerativeModel, Observing, Phase
+from sfumato.core.generative_model import (
+    GenerativeModel,
+    Observing,
+    Phase,
+    blocks_of,
+    recompute_activations,
+)
 from sfumato.core.images import Batch, Labels, UInt8Images, from_uint8
 from sfumato.core.noise import TrainingNoise, derive_seed
-from sfumato.speed.plan import apply_plan, compile_networks, computing, eagerly
+from sfumato.speed.plan import apply_plan, compile_networks, computing, eagerly, tf32
 from sfumato.training.averages import AveragedWeights, weights_in_use
 from sfumato.training.loss_means import LossMeans
 from sfumato.training.training_config import TrainingConfig, plan_of
