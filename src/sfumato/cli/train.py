@@ -40,9 +40,9 @@ def run(options: argparse.Namespace) -> None:
 
     experiment = load_experiment(options.recipe, options.overrides)
     if options.dry_run:
-        from sfumato.experiment.training_run import dry_run
+        from sfumato.experiment.training_run import training_forecast
 
-        print(dry_run(experiment))
+        print(training_forecast(experiment))
         return
     from sfumato.experiment.training_run import train
 

@@ -1,6 +1,5 @@
 """An experiment: data, model, training and evaluation as one config, and recipes of it."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from sfumato.diffusion.diffusion_model import DiffusionConfig
 from sfumato.diffusion.guidance import NoisyClassifierConfig
 from sfumato.evaluation.protocol import EvaluationConfig
 from sfumato.gan.gan_model import GANConfig
+from sfumato.runs.directory import read_object
 from sfumato.speed.plan import Plan
 from sfumato.training.training_config import PLAN_KEYS, TrainingConfig
 
@@ -105,10 +105,11 @@ def read_recipe(name_or_path: str) -> dict[str, Any]:
     is a recipe too: the same run again.
     Raises:
         ConfigError: no such recipe, or not TOML.
+        RunError: a config.json that is unreadable.
     """
     path = Path(name_or_path)
     if path.suffix == ".json":
-        return _read_config(path)
+        return read_object(path)
     if path.suffix != ".toml":
         path = RECIPES / f"{name_or_path}.toml"
         if not path.exists():
@@ -120,18 +121,6 @@ def read_recipe(name_or_path: str) -> dict[str, Any]:
     base = mapping.pop("base", None)
     mapping.setdefault("name", path.stem)
     return merge(read_recipe(base), mapping) if base else mapping
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        mapping = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}; check the path") from None
-    except ValueError as error:
-        raise ConfigError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(mapping, dict):
-        raise ConfigError(f"{path} holds no JSON object; give the config.json of a run")
-    return mapping
 
 
 def build_model(experiment: Experiment, dataset: Dataset | Form) -> GenerativeModel:

@@ -84,20 +84,25 @@ def read_experiment(directory: Path) -> Experiment:
     return parse(Experiment, read_json(directory, "config.json"), str(directory / "config.json"))
 
 
-def check_same_experiment(directory: Path, experiment: Experiment, force: bool) -> None:
+def check_same_experiment(directory: Path, experiment: Experiment, force: bool) -> Experiment:
     """Refuse to resume with a config that would change the steps still to come.
 
+    Returns:
+        The experiment with the values that the run settled at its start, where it leaves them open:
+        the length of the decay and the performance plan.
     Raises:
         RunError: names every key that changed, with both values.
     """
-    recorded = to_mapping(read_experiment(directory))
-    given = to_mapping(experiment)
-    for key, open_value in left_open(type(experiment.training)).items():
-        if given["training"][key] == open_value:
-            given["training"][key] = recorded["training"][key]
+    recorded, given = read_experiment(directory), experiment.training
+    settled: dict[str, Any] = {
+        key: getattr(recorded.training, key)
+        for key, open_value in left_open(type(given)).items()
+        if getattr(given, key) == open_value
+    }
+    experiment = replace(experiment, training=replace(given, **settled))
     changed = {
         key: values
-        for key, values in differences(recorded, given).items()
+        for key, values in differences(to_mapping(recorded), to_mapping(experiment)).items()
         if not changeable(Experiment, key, "resume")
     }
     if changed and not force:
@@ -106,6 +111,7 @@ def check_same_experiment(directory: Path, experiment: Experiment, force: bool) 
             f"cannot resume {directory}: the config differs from the recorded one in {listing}; "
             "undo the change, start a new run, or pass --force"
         )
+    return experiment
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:

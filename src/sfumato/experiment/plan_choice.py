@@ -49,16 +49,13 @@ def with_plans_tried(
 def workload(experiment: Experiment, dataset: Dataset, device: torch.device) -> Workload:
     """What the plan of an experiment is chosen for: its training step and its length."""
     config = experiment.training
-    steps = config.budget_steps
-    if config.budget_images is not None:
-        steps = -(-config.budget_images // config.batch_size)
     return Workload(
         step_under=lambda plan: RepeatedStep(with_plan(experiment, plan), dataset, device),
         given={key: v for key in PLAN_KEYS if (v := getattr(config, key)) != "auto"},
         device=device,
         has_kernels=lambda: has_kernels(build_model(experiment, dataset)),
         allows_float16=not config.shard,
-        steps=steps,
+        steps=config.budgeted_steps,
         budget_seconds=config.budget_seconds,
         place=_place(experiment, dataset, device),
     )

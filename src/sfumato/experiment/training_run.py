@@ -13,19 +13,21 @@ from typing import Any
 import torch
 
 from sfumato.core import distributed
-from sfumato.core.config import left_open, to_mapping
+from sfumato.core.config import to_mapping
 from sfumato.core.distributed import default_device, gpu_name
 from sfumato.core.errors import RunError
 from sfumato.core.files import write_json
+from sfumato.core.numbers import duration
 from sfumato.data.catalogue import load
+from sfumato.data.dataset import Dataset
 from sfumato.experiment.experiment import Experiment, build_model, with_plan
-from sfumato.experiment.load import check_same_experiment, describe, read_experiment
+from sfumato.experiment.load import check_same_experiment, describe
 from sfumato.experiment.online_scores import OnlineScores
 from sfumato.experiment.plan_choice import choose_plan
 from sfumato.runs import directory as run_directory
+from sfumato.speed.plan_search import Choice
 from sfumato.training.loop import TrainingLoop
 from sfumato.training.trainer import Trainer
-from sfumato.training.training_config import TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -36,32 +38,13 @@ class Run:
     summary: dict[str, Any]
 
 
-def _as_begun(experiment: Experiment, run_dir: Path) -> Experiment:
-    """The experiment with the values that the run settled at its start, where it leaves them open.
-
-    These are the length of the decay and the performance plan.
-    """
-    given, recorded = experiment.training, read_experiment(run_dir).training
-    settled: dict[str, Any] = {
-        key: getattr(recorded, key)
-        for key, open_value in left_open(TrainingConfig).items()
-        if getattr(given, key) == open_value
-    }
-    return replace(experiment, training=replace(given, **settled))
-
-
 def with_decay_fixed(experiment: Experiment) -> Experiment:
     """The experiment with the length of the learning-rate decay fixed to its first budget."""
     config = experiment.training
-    if config.decay_images is not None:
+    images = config.budget_images or (config.budget_steps or 0) * config.batch_size
+    if config.decay_images is not None or images == 0:
         return experiment
-    if config.budget_images is not None:
-        decay = config.budget_images
-    elif config.budget_steps is not None:
-        decay = config.budget_steps * config.batch_size
-    else:
-        return experiment
-    return replace(experiment, training=replace(config, decay_images=decay))
+    return replace(experiment, training=replace(config, decay_images=images))
 
 
 def train(
@@ -88,17 +71,14 @@ def train(
         Interrupted: stopped by Ctrl-C or SIGTERM, after saving a checkpoint.
     """
     if not distributed.is_main():
-        log = _ignore
+        log = lambda message: None  # noqa: E731
     experiment, resuming = distributed.on_main(
         lambda: _resolved(experiment, run_dir, resume, force)
     )
-    splits, device = load(experiment.data), default_device()
-    choice = choose_plan(experiment, splits.train, device)
-    experiment = with_plan(experiment, choice.plan)
+    splits = load(experiment.data)
+    experiment, choice, trainer = _prepared(experiment, splits.train)
     if choice.candidates:
         log(f"performance: {choice}")
-    model = build_model(experiment, splits.train)
-    trainer = Trainer(experiment.training, model, device, experiment.data.augment)
     record, data = to_mapping(experiment), describe(splits.train)
 
     def open_directory() -> None:
@@ -136,10 +116,18 @@ def _resolved(
             raise RunError(
                 f"{run_dir} is not a run directory: it has no config.json; check the path"
             )
-        check_same_experiment(run_dir, experiment, force)
-        return with_decay_fixed(_as_begun(experiment, run_dir)), True
+        return with_decay_fixed(check_same_experiment(run_dir, experiment, force)), True
     run_directory.check_new(run_dir)
     return with_decay_fixed(experiment), False
+
+
+def _prepared(experiment: Experiment, dataset: Dataset) -> tuple[Experiment, Choice, Trainer]:
+    """The experiment with its plan fixed, how the plan was chosen, and a trainer at the start."""
+    device = default_device()
+    choice = choose_plan(experiment, dataset, device)
+    experiment = with_plan(experiment, choice.plan)
+    model = build_model(experiment, dataset)
+    return experiment, choice, Trainer(experiment.training, model, device, experiment.data.augment)
 
 
 def _summary(trainer: Trainer) -> dict[str, Any]:
@@ -160,23 +148,16 @@ def _summary(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def _ignore(message: str) -> None:
-    """Only the main process writes messages."""
-
-
 WARM_UP = 2
 TIMED = 5
 
 
-def dry_run(experiment: Experiment) -> str:
+def training_forecast(experiment: Experiment) -> str:
     """The resolved config, the parameter count, and estimates of time and memory, as text."""
     experiment = with_decay_fixed(experiment)
     splits = load(experiment.data)
-    choice = choose_plan(experiment, splits.train, default_device())
-    experiment = with_plan(experiment, choice.plan)
+    experiment, choice, trainer = _prepared(experiment, splits.train)
     config = experiment.training
-    model = build_model(experiment, splits.train)
-    trainer = Trainer(config, model, default_device(), experiment.data.augment)
     share = distributed.local_slice(config.batch_size)
     batches = splits.train.batches(config.batch_size, config.seed, which=share)
     times = []
@@ -186,29 +167,19 @@ def dry_run(experiment: Experiment) -> str:
         trainer.means.means()  # waits for the device
         times.append(time.perf_counter() - began)
     seconds = statistics.median(times[WARM_UP:])
-    steps = _steps(experiment, seconds)
+    steps = config.budgeted_steps or round((config.budget_seconds or 0) / seconds)
     lines = [
         *_assignments(to_mapping(experiment)),
         "",
         f"data        {len(splits.train):,} training and {len(splits.held_out):,} held-out images, "
         f"{'x'.join(map(str, splits.train.image_shape))}, {splits.train.num_classes} classes",
         f"parameters  {sum(p.numel() for p in trainer.model.parameters()):,}",
-        f"time        {_duration(steps * seconds)} for {steps:,} steps of {config.batch_size} "
+        f"time        {duration(steps * seconds)} for {steps:,} steps of {config.batch_size} "
         f"images ({config.batch_size / seconds:,.0f} img/s, from {TIMED} timed steps)",
         f"plan        {choice}",
         f"memory      {_peak_memory(trainer.device) / 2**30:.1f} GiB at the peak of a step",
     ]
     return "\n".join(lines)
-
-
-def _steps(experiment: Experiment, seconds: float) -> int:
-    config = experiment.training
-    if config.budget_steps is not None:
-        return config.budget_steps
-    if config.budget_images is not None:
-        return -(-config.budget_images // config.batch_size)
-    assert config.budget_seconds is not None
-    return round(config.budget_seconds / seconds)
 
 
 def _assignments(mapping: dict[str, Any], prefix: str = "") -> list[str]:
@@ -220,12 +191,6 @@ def _assignments(mapping: dict[str, Any], prefix: str = "") -> list[str]:
         elif value is not None:
             lines.append(f"{prefix}{key}={json.dumps(value)}")
     return lines
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _peak_memory(device: torch.device) -> int:

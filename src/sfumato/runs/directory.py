@@ -94,17 +94,40 @@ def read_json(directory: Path, name: str) -> dict[str, Any]:
         RunError: it is missing or not JSON.
     """
     path = directory / name
+    if not path.exists():
+        raise RunError(f"{directory} is not a run directory: it has no {name}; check the path")
+    return read_object(path)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        RunError: the file is missing or unreadable, or holds something else.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except OSError as error:
         raise RunError(
-            f"{directory} is not a run directory: it has no {name}; check the path"
+            f"cannot read {path}: {error.strerror}; check the path and its permissions"
         ) from None
-    except (OSError, ValueError) as error:
-        raise RunError(f"cannot read {path}: {error}") from None
+    except ValueError as error:
+        raise RunError(
+            f"{path} is not valid JSON ({error}); it may be cut short: "
+            "run the command that wrote it again"
+        ) from None
     if not isinstance(content, dict):
-        raise RunError(f"{path} does not hold a JSON object")
+        raise RunError(
+            f"{path} holds {shortened(content)} where a JSON object belongs; "
+            "run the command that wrote it again"
+        )
     return content
+
+
+def shortened(value: Any) -> str:
+    """A value in at most 60 characters, for a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def check_same_data(directory: Path, data: Mapping[str, Any], force: bool) -> None:

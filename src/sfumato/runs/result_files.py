@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from sfumato.core.errors import RunError
 from sfumato.core.files import write_json
-from sfumato.runs.directory import read_metrics
+from sfumato.runs.directory import read_metrics, read_object, shortened
 from sfumato.runs.results import (
     VERSION,
     ArmRecord,
@@ -39,7 +39,7 @@ def read_record(kind: type[R], path: Path) -> R:
     Raises:
         RunError: the file is unreadable or holds something else; names the first bad key.
     """
-    return to_record(kind, _read_object(path), str(path))
+    return to_record(kind, read_object(path), str(path))
 
 
 def to_record(kind: type[R], content: Mapping[str, Any], source: str) -> R:
@@ -64,7 +64,7 @@ def to_record(kind: type[R], content: Mapping[str, Any], source: str) -> R:
         if first["type"] == "missing":
             wrong = f"key {key!r} is missing"
         else:
-            wrong = f"{key!r} is {_short(first['input'])}: {first['msg'].lower()}"
+            wrong = f"{key!r} is {shortened(first['input'])}: {first['msg'].lower()}"
         raise RunError(
             f"{source}: {wrong}; repeat the study or the evaluation to write it again"
         ) from None
@@ -96,7 +96,7 @@ def _of_run(directory: Path) -> Results:
     """What a run directory holds so far, as results of a single arm."""
     names = ("config", "environment", "data")
     paths = [directory / f"{name}.json" for name in names]
-    config, machine, data = (_read_object(path) if path.exists() else {} for path in paths)
+    config, machine, data = (read_object(path) if path.exists() else {} for path in paths)
     summary = _read_if_there(SummaryRecord, directory / "summary.json")
     evaluation = _read_if_there(EvaluationRecord, directory / "evaluation.json")
     last = (read_metrics(directory / "metrics.jsonl") or [{}])[-1]
@@ -138,26 +138,3 @@ def _of_run(directory: Path) -> Results:
 
 def _read_if_there(kind: type[R], path: Path) -> R:
     return read_record(kind, path) if path.exists() else kind()
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RunError(f"cannot read {path}: {error.strerror}; check its permissions") from None
-    except ValueError as error:
-        raise RunError(
-            f"{path} is not valid JSON ({error}); it may be cut short: "
-            "run the command that wrote it again"
-        ) from None
-    if not isinstance(content, dict):
-        raise RunError(
-            f"{path} holds {_short(content)} where a JSON object belongs; "
-            "run the command that wrote it again"
-        )
-    return content
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -106,6 +106,13 @@ class TrainingConfig:
         if self.shard and self.precision == "float16":
             raise ValueError("training.shard and float16 do not go together; use bfloat16")
 
+    @property
+    def budgeted_steps(self) -> int | None:
+        """Steps of a budget in steps or images, the last one whole; None of one in seconds."""
+        if self.budget_images is not None:
+            return -(-self.budget_images // self.batch_size)
+        return self.budget_steps
+
 
 PLAN_KEYS = ("precision", "layout", "kernels", "compile")
 """The fields of a config that are the fields of its plan, where they are not "auto"."""
