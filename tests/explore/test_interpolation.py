@@ -9,6 +9,7 @@ from sfumato.core.errors import ConfigError, RunError
 from sfumato.core.noise import Noise
 from sfumato.explore.interpolation import (
     BlendedNoise,
+    Walk,
     interpolate,
     interpolate_noises,
     smoothness,
@@ -44,8 +45,8 @@ def test_ends_and_corners_are_the_samples_of_their_seeds(
     space: str, path: str, label: int | None
 ) -> None:
     gan = model(3 if label is not None else 0)
-    walk = interpolate_noises(gan, (4, 9), 5, path, label, space)
-    grid = interpolate_noises(gan, (4, 9, 1, 7), 3, path, label, space)
+    walk = interpolate_noises(gan, (4, 9), Walk(5, path, space), label)
+    grid = interpolate_noises(gan, (4, 9, 1, 7), Walk(3, path, space), label)
     assert (len(walk), len(grid)) == (5, 9)
     found = torch.stack([walk[0], walk[-1], grid[0], grid[2], grid[6], grid[8]])
     expected = torch.cat([sample(gan, seed, label) for seed in (4, 9, 4, 9, 1, 7)])
@@ -55,11 +56,11 @@ def test_ends_and_corners_are_the_samples_of_their_seeds(
 
 def test_the_middle_of_a_line_in_w_is_the_mean_of_the_two_w() -> None:
     gan = model(network=StyleGAN2Config(**{**vars(NETWORK), "random_noise": False}))
-    middle = interpolate_noises(gan, (4, 9), 3, "linear", space="w")[1:2]
+    middle = interpolate_noises(gan, (4, 9), Walk(3, "linear", "w"))[1:2]
     w = gan.generator.map(torch.cat([Noise([seed]).normal(8) for seed in (4, 9)]))
     expected = gan.generator.draw(w.mean(0, keepdim=True)[:, None].expand(-1, 4, -1).clone())
     torch.testing.assert_close(middle, expected.clamp(-1, 1), atol=1e-5, rtol=0)
-    in_z = interpolate_noises(gan, (4, 9), 3, "linear", space="z")[1:2]
+    in_z = interpolate_noises(gan, (4, 9), Walk(3, "linear", "z"))[1:2]
     assert (in_z - middle).abs().max() > 1e-3
 
 
@@ -86,7 +87,7 @@ def test_truncation_goes_from_the_mean_image_to_the_samples() -> None:
 def test_w_of_a_model_that_has_none_is_refused() -> None:
     gan = GANConfig(network=DCGANConfig(channels=4, latent_dim=8)).build((1, 8, 8), 0).eval()
     with pytest.raises(RunError, match="w is StyleGAN2's, and this model is of kind 'dcgan'"):
-        interpolate_noises(gan, (0, 1), 3, space="w")
+        interpolate_noises(gan, (0, 1), Walk(3, space="w"))
     with pytest.raises(RunError, match="use --space z"):
         truncation_sweep(gan, [0], [1.0])
 

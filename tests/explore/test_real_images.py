@@ -53,14 +53,14 @@ def test_the_ends_of_a_walk_are_the_samples_of_its_seeds(
     """A stochastic sampler's later draws are interpolated too."""
     changes = [f"model.sampler.kind={sampler}", "model.sampler.steps=4"]
     model = load_run(diffusion.directory, changes).model
-    walk = walks.interpolate_noises(model, (3, 8), 5, label=2)
+    walk = walks.interpolate_noises(model, (3, 8), walks.Walk(5), label=2)
     torch.testing.assert_close(walk[:1], sample(model, 3, 2), rtol=0, atol=1e-4)
     torch.testing.assert_close(walk[-1:], sample(model, 8, 2), rtol=0, atol=1e-4)
     assert (walk[2:3] - walk[:1]).abs().max() > 0.05
 
 
 def test_a_gan_walks_between_latent_vectors(gan: LoadedRun) -> None:
-    found = walks.walks_between_noises(gan, 2, 6, "spherical", seed=10)
+    found = walks.walks_between_noises(gan.model, 2, walks.Walk(6), seed=10)
     for k, walk in enumerate(found):
         first, last = 10 + 2 * k, 11 + 2 * k
         torch.testing.assert_close(walk[:1], sample(gan.model, first, k), rtol=0, atol=1e-5)
@@ -98,10 +98,10 @@ def test_walks_between_images_end_in_their_reconstructions(
     assert held_out.labels is not None
     chosen = np.flatnonzero(held_out.labels == 4)[:2].tolist()
     pair = edits.real_batch(model, held_out, chosen)
-    walk = walks.interpolate_images(model, pair, 4, steps=20)
+    walk = walks.interpolate_images(model, pair, walks.Walk(4), steps=20)
     again = edits.reconstruct_images(model, pair, 20).again.clamp(-1, 1)
     torch.testing.assert_close(walk[[0, -1]], again, rtol=0, atol=1e-4)
-    default = walks.walks_between_images(diffusion, held_out, None, 1, 3, "linear", 5)
+    default = walks.walks_between_images(diffusion, held_out, None, 1, walks.Walk(3, "linear"), 5)
     assert [len(walk) for walk in default] == [3]
 
 
@@ -179,4 +179,4 @@ def test_what_has_no_meaning_is_refused(
     with pytest.raises(RunError, match="there is no image 100000"):
         edits.real_batch(model, held_out, [100_000])
     with pytest.raises(RunError, match="--images names 3"):
-        walks.walks_between_images(diffusion, held_out, [1, 2, 3], 1, 3, "linear", 5)
+        walks.walks_between_images(diffusion, held_out, [1, 2, 3], 1, walks.Walk(3, "linear"), 5)

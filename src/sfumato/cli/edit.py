@@ -234,10 +234,12 @@ def run_reconstruct(options: argparse.Namespace) -> None:
 def run_interpolate(options: argparse.Namespace) -> None:
     """Interpolate between noises or images."""
     from sfumato.core.errors import RunError
+    from sfumato.core.images import to_uint8
     from sfumato.evaluation.reference import HeldOut
     from sfumato.explore.interpolation import (
+        Walk,
         grid_between_noises,
-        smoothness_of,
+        smoothness,
         walks_between_images,
         walks_between_noises,
     )
@@ -246,20 +248,20 @@ def run_interpolate(options: argparse.Namespace) -> None:
     if options.between == "images" and (options.corners or options.space == "w"):
         raise RunError("--corners and --space w need noises: leave out --between images")
     loaded, splits, path = _load(options)
-    number, points, path_kind = options.num_walks, options.points, options.path
+    walk = Walk(options.points, options.path, options.space)
     if options.corners:
-        walks = grid_between_noises(loaded, points, path_kind, options.seed, options.space)
+        walks = grid_between_noises(loaded.model, walk, options.seed)
     elif options.between == "noises":
-        walks = walks_between_noises(loaded, number, points, path_kind, options.seed, options.space)
+        walks = walks_between_noises(loaded.model, options.num_walks, walk, options.seed)
     else:
         walks = walks_between_images(
-            loaded, splits.held_out, options.images, number, points, path_kind, options.steps
+            loaded, splits.held_out, options.images, options.num_walks, walk, options.steps
         )
     smooth, features = None, ""
     if options.smoothness:
         network = HeldOut(splits, loaded.experiment.evaluation).network
         features = f"{network.name} {network.digest[:16]}"
-        smooth = [smoothness_of(walk, network) for walk in walks]
+        smooth = [smoothness(network(to_uint8(images).cpu())) for images in walks]
     facts = write_interpolation(walks, smooth, path, features)
     if options.frames is not None:
         facts["frames"] = str(write_frames(walks, options.frames))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from sfumato.core.errors import ConfigError, RunError
 from sfumato.core.generative_model import GenerativeModel
-from sfumato.core.images import Batch, Images, to_uint8
+from sfumato.core.images import Batch, Images
 from sfumato.core.noise import Draw, Noise, RandomStream
 from sfumato.data.dataset import Dataset
 from sfumato.diffusion.diffusion_model import DiffusionModel
@@ -19,11 +20,25 @@ from sfumato.diffusion.editing import generate_by_flow, invert
 from sfumato.experiment.load import LoadedRun
 from sfumato.explore.real_images import diffusion_of, flow_grid, real_batch
 from sfumato.gan.gan_model import GAN
-from sfumato.metrics.features import FeatureNetwork
 from sfumato.networks.stylegan2 import StyleGAN2Generator
 
 InterpolationPath = Literal["linear", "spherical"]
 Space = Literal["z", "w"]
+
+
+@dataclass(frozen=True)
+class Walk:
+    """How a walk goes from one end to the other.
+
+    Args:
+        points: images, both ends included; along either side of a grid.
+        path: spherical keeps the norm of noise. In w, which has no norm to keep, linear is usual.
+        space: z, or for StyleGAN2 w, where z is mapped to first. Images ignore it.
+    """
+
+    points: int
+    path: InterpolationPath = "spherical"
+    space: Space = "z"
 
 
 def interpolate(
@@ -95,37 +110,27 @@ class BlendedNoise(RandomStream):
 
 
 def interpolate_noises(
-    model: GenerativeModel,
-    seeds: Sequence[int],
-    num: int,
-    path: InterpolationPath = "spherical",
-    label: int | None = None,
-    space: Space = "z",
+    model: GenerativeModel, seeds: Sequence[int], walk: Walk, label: int | None = None
 ) -> Images:
     """Samples between the noises of two seeds, or of four; ends and corners are their samples.
 
     Args:
         model: any. For a GAN the latent vector is blended.
         seeds: of the two ends, or of the corners: top left, top right, bottom left, bottom right.
-        num: images, both ends included; along either side of a grid.
-        path: spherical keeps the norm of noise. In w, which has no norm to keep, linear is usual.
+        walk: its points and path.
         label: the class of all images; None for an unconditional model.
-        space: z, or for StyleGAN2 w, where z is mapped to first.
     Raises:
         ConfigError: fewer than 2 images.
         RunError: w of a model that has none.
     """
-    noise = BlendedNoise(seeds, num, path)
-    if space == "z":
+    noise = BlendedNoise(seeds, walk.points, walk.path)
+    if walk.space == "z":
         labels = None if label is None else torch.full((len(noise),), label)
         return model.sample(labels, noise)
-    generator, device = styled(model), next(styled(model).parameters()).device
-    with torch.no_grad():
-        ends = torch.cat([Noise([seed]).normal(generator.latent_dim) for seed in seeds]).to(device)
-        labels = None if label is None else torch.full((len(seeds),), label, device=device)
-        w = blend(list(generator.map(ends, labels)), num, path)
-        noise.normal(generator.latent_dim)  # what sampling draws first
-        return _drawn(generator, generator.truncated(w), noise)
+    generator = styled(model)
+    w = blend(list(_mapped(generator, seeds, label)), walk.points, walk.path)
+    noise.normal(generator.latent_dim)  # what sampling draws first
+    return _drawn(generator, generator.truncated(w), noise)
 
 
 def truncation_sweep(
@@ -137,16 +142,14 @@ def truncation_sweep(
     Raises:
         RunError: a model without w.
     """
-    generator, device = styled(model), next(styled(model).parameters()).device
+    generator = styled(model)
+    own = _mapped(generator, seeds, label)
     found = []
-    with torch.no_grad():
-        for share in shares:
-            noise = Noise(seeds)
-            z = noise.normal(generator.latent_dim).to(device)
-            labels = None if label is None else torch.full((len(seeds),), label, device=device)
-            w = torch.lerp(generator.average_w, generator.map(z, labels), share)
-            styles = w[:, None].expand(-1, generator.num_layers, -1)
-            found.append(_drawn(generator, styles, noise))
+    for share in shares:
+        noise = Noise(seeds)
+        noise.normal(generator.latent_dim)  # what sampling draws first
+        w = torch.lerp(generator.average_w, own, share)
+        found.append(_drawn(generator, w[:, None].expand(-1, generator.num_layers, -1), noise))
     return found
 
 
@@ -162,6 +165,18 @@ def styled(model: GenerativeModel) -> StyleGAN2Generator:
     raise RunError(f"w is StyleGAN2's, and this model is of kind {kind!r}; use --space z")
 
 
+@torch.no_grad()
+def _mapped(
+    generator: StyleGAN2Generator, seeds: Sequence[int], label: int | None
+) -> Float[Tensor, "B D"]:
+    """The w of the samples of some seeds."""
+    device = next(generator.parameters()).device
+    z = Noise(seeds).normal(generator.latent_dim).to(device)
+    labels = None if label is None else torch.full((len(seeds),), label, device=device)
+    return generator.map(z, labels)
+
+
+@torch.no_grad()
 def _drawn(
     generator: StyleGAN2Generator, styles: Float[Tensor, "B L S"], noise: RandomStream
 ) -> Images:
@@ -169,19 +184,14 @@ def _drawn(
     return generator.draw(styles, used).clamp(-1, 1)
 
 
-def interpolate_images(
-    model: DiffusionModel,
-    pair: Batch,
-    num: int,
-    steps: int,
-    path: InterpolationPath = "spherical",
-) -> Images:
+def interpolate_images(model: DiffusionModel, pair: Batch, walk: Walk, steps: int) -> Images:
     """The path between two real images through the noises that the flow traces them back to.
 
     The ends are the reconstructions of the two.
 
     Args:
         pair: two images. If their labels differ the flow is followed without labels.
+        walk: its points and path.
         steps: of each way along the flow.
     Raises:
         RunError: labels that differ, in a model that never saw unlabelled images.
@@ -197,9 +207,10 @@ def interpolate_images(
         labels = None
     times = flow_grid(model.config.schedule, steps)
     x_1 = invert(model.denoiser, pair.images, labels, Noise([0, 1]), times)
-    between = interpolate(x_1[0], x_1[1], num, path)
-    repeated = None if labels is None else labels[:1].expand(num)
-    found = generate_by_flow(model.denoiser, between, repeated, Noise(range(num)), times)
+    between = interpolate(x_1[0], x_1[1], walk.points, walk.path)
+    repeated = None if labels is None else labels[:1].expand(len(between))
+    noise = Noise(range(len(between)))
+    found = generate_by_flow(model.denoiser, between, repeated, noise, times)
     return found.clamp(-1, 1)
 
 
@@ -220,18 +231,8 @@ def smoothness(features: Float[Tensor, "num d"]) -> Smoothness:
     return Smoothness(steps.mean().item(), length / straight if straight > 0 else math.inf)
 
 
-def smoothness_of(images: Images, features: FeatureNetwork) -> Smoothness:
-    """How evenly a path of images moves through the feature space of a protocol."""
-    return smoothness(features(to_uint8(images).cpu()))
-
-
 def walks_between_noises(
-    loaded: LoadedRun,
-    number: int,
-    points: int,
-    path: InterpolationPath,
-    seed: int = 0,
-    space: Space = "z",
+    model: GenerativeModel, number: int, walk: Walk, seed: int = 0
 ) -> list[Images]:
     """`number` walks between the noises of consecutive seeds, each of one class if there are any.
 
@@ -239,43 +240,24 @@ def walks_between_noises(
         ConfigError: fewer than 2 points.
         RunError: w of a model that has none.
     """
-    model = loaded.model
     classes = model.num_classes
     return [
-        interpolate_noises(
-            model,
-            (seed + 2 * k, seed + 2 * k + 1),
-            points,
-            path,
-            k % classes if classes else None,
-            space,
-        )
-        for k in range(number)
+        interpolate_noises(model, (first, first + 1), walk, k % classes if classes else None)
+        for k, first in enumerate(range(seed, seed + 2 * number, 2))
     ]
 
 
-def grid_between_noises(
-    loaded: LoadedRun,
-    points: int,
-    path: InterpolationPath,
-    seed: int = 0,
-    space: Space = "z",
-    label: int | None = None,
-) -> list[Images]:
+def grid_between_noises(model: GenerativeModel, walk: Walk, seed: int = 0) -> list[Images]:
     """The rows of a grid between the noises of four consecutive seeds, at its corners.
 
-    Args:
-        label: the class of all images; None is the first class, if there are classes.
+    All images are of the first class, if there are classes.
     Raises:
         ConfigError: fewer than 2 points.
         RunError: w of a model that has none.
     """
-    model = loaded.model
-    if label is None and model.num_classes:
-        label = 0
-    corners = range(seed, seed + 4)
-    images = interpolate_noises(model, corners, points, path, label, space)
-    return list(torch.split(images, points))
+    label = 0 if model.num_classes else None
+    images = interpolate_noises(model, range(seed, seed + 4), walk, label)
+    return list(torch.split(images, walk.points))
 
 
 def walks_between_images(
@@ -283,8 +265,7 @@ def walks_between_images(
     dataset: Dataset,
     chosen: Sequence[int] | None,
     number: int,
-    points: int,
-    path: InterpolationPath,
+    walk: Walk,
     steps: int,
 ) -> list[Images]:
     """Walks between pairs of images.
@@ -300,9 +281,7 @@ def walks_between_images(
     if len(chosen) % 2:
         raise RunError(f"a walk needs two images, and --images names {len(chosen)}; add one")
     return [
-        interpolate_images(
-            model, real_batch(model, dataset, chosen[k : k + 2]), points, steps, path
-        )
+        interpolate_images(model, real_batch(model, dataset, chosen[k : k + 2]), walk, steps)
         for k in range(0, len(chosen), 2)
     ]
 

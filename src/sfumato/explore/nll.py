@@ -18,9 +18,8 @@ from torch import Tensor
 
 from sfumato.core.config import PositiveFloat, PositiveInt, component
 from sfumato.core.console import progress_bar
-from sfumato.core.errors import RunError
 from sfumato.core.files import write_json
-from sfumato.core.images import Batch, from_uint8
+from sfumato.core.images import Batch
 from sfumato.core.noise import Noise
 from sfumato.core.tensors import read_tensors, write_tensors
 from sfumato.data.dataset import Dataset, EpochOrder, Splits
@@ -37,6 +36,7 @@ from sfumato.diffusion.likelihood import (
 from sfumato.diffusion.noise_schedule import NoiseSchedule, TimeGrid
 from sfumato.diffusion.samplers.ancestral import AncestralSampler
 from sfumato.experiment.load import LoadedRun
+from sfumato.explore.real_images import diffusion_of, real_batch
 from sfumato.metrics.estimate import Estimate, LeftOut, with_standard_error
 
 CONTINUOUS_STEPS = 1000
@@ -173,12 +173,7 @@ def nll(loaded: LoadedRun, splits: Splits, config: LikelihoodConfig) -> dict[str
     Raises:
         RunError: the run has no likelihood, such as a GAN's.
     """
-    model = loaded.model
-    if not isinstance(model, DiffusionModel):
-        raise RunError(
-            f"run {loaded.directory} is of kind {loaded.experiment.model.kind!r}, which has no "
-            "likelihood; nll is of diffusion models"
-        )
+    model = diffusion_of(loaded, "the likelihood of images")
     sampler = model.config.sampler
     fixed = config.fixed_variance
     if isinstance(sampler, AncestralSampler) and sampler.variance == "large":
@@ -187,8 +182,10 @@ def nll(loaded: LoadedRun, splits: Splits, config: LikelihoodConfig) -> dict[str
     sides = {}
     for key, dataset in (("train", splits.train), ("held_out", splits.held_out)):
         count = min(config.num_images, len(dataset))
-        with progress_bar(f"likelihood, {dataset.split}", count) as tell:
-            sides[key] = likelihood(model.denoiser, _batches(dataset, model, config, tell), config)
+        with progress_bar(f"likelihood, {dataset.split}", count) as on_progress:
+            sides[key] = likelihood(
+                model.denoiser, _batches(dataset, model, config, on_progress), config
+            )
     result: dict[str, Any] = {
         key: {name: term.to_mapping() for name, term in side.terms.items()}
         for key, side in sides.items()
@@ -234,19 +231,18 @@ def _difference(a: Estimate, b: Estimate) -> Estimate:
 
 
 def _batches(
-    dataset: Dataset, model: DiffusionModel, config: LikelihoodConfig, tell: Callable[[int], None]
+    dataset: Dataset,
+    model: DiffusionModel,
+    config: LikelihoodConfig,
+    on_progress: Callable[[int], None],
 ) -> Iterator[tuple[Batch, Noise]]:
     """Images chosen by the seed, on the model's device, each with a stream of its own."""
-    device = next(model.parameters()).device
     chosen = EpochOrder(len(dataset), config.seed).at(0, min(config.num_images, len(dataset)))
     for start in range(0, len(chosen), config.batch_size):
         rows = chosen[start : start + config.batch_size]
-        labels = None
-        if model.num_classes and dataset.labels is not None:
-            labels = torch.from_numpy(dataset.labels[rows]).to(device)
         seeds = range(config.seed + start, config.seed + start + len(rows))
-        yield Batch(from_uint8(dataset.take(rows)).to(device), labels), Noise(seeds)
-        tell(start + len(rows))
+        yield real_batch(model, dataset, rows.tolist()), Noise(seeds)
+        on_progress(start + len(rows))
 
 
 def nll_table(result: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Float64
@@ -146,21 +146,23 @@ def plot_forward(
         ConfigError: as `forward_images`, or another suffix than .png, .svg or .pdf.
     """
     columns = forward_images(schedule, from_uint8(images), times)
-    titles = [f"t = {t:g}\nlog-SNR {significant(log_snr_at(schedule, t))}" for t in times]
+    levels = schedule.log_snr(torch.tensor(times, dtype=torch.float64)).tolist()
+    titles = [
+        f"t = {t:g}\nlog-SNR {significant(level)}" for t, level in zip(times, levels, strict=True)
+    ]
     rows = [
-        ("", [column[k : k + 1] for column in columns], titles if k == 0 else None)
+        TableRow("", [column[k] for column in columns], titles if k == 0 else ())
         for k in range(len(images))
     ]
     draw_table(rows, path)
 
 
-def log_snr_at(schedule: NoiseSchedule, t: float) -> float:
-    """The log-SNR at a time, for titles."""
-    return schedule.log_snr(torch.tensor(t, dtype=torch.float64)).item()
+class TableRow(NamedTuple):
+    """A row of a table: its name, its images, and the words above each of them."""
 
-
-TableRow = tuple[str, Sequence[Images], Sequence[str] | None]
-"""The name of a row, its pictures (each [1, C, H, W]), and the words above each of them."""
+    name: str
+    images: Images | Sequence[Float[Tensor, "C H W"]]
+    titles: Sequence[str] = ()
 
 
 def draw_table(rows: Sequence[TableRow], path: Path) -> None:
@@ -169,27 +171,27 @@ def draw_table(rows: Sequence[TableRow], path: Path) -> None:
     Raises:
         ConfigError: another suffix than .png, .svg or .pdf.
     """
-    num_columns = max(len(pictures) for _, pictures, _ in rows)
-    titled = sum(titles is not None for _, _, titles in rows)
+    num_columns = max(len(row.images) for row in rows)
+    titled = sum(bool(row.titles) for row in rows)
     height = 1.1 * len(rows) + 0.35 * titled
     figure = Figure(figsize=(1.1 * num_columns + 1.0, height), layout="constrained")
     axes = figure.subplots(len(rows), num_columns, squeeze=False)
-    for line, (name, pictures, titles) in zip(axes, rows, strict=True):
+    for line, row in zip(axes, rows, strict=True):
         for column, axis in enumerate(line):
             axis.set_xticks([])
             axis.set_yticks([])
             for side in axis.spines.values():
                 side.set_visible(False)
-            if column < len(pictures):
-                _show(axis, pictures[column])
-            if titles is not None and column < len(titles):
-                axis.set_title(titles[column], fontsize=7)
-        line[0].set_ylabel(name, fontsize=7)
+            if column < len(row.images):
+                _show(axis, row.images[column])
+            if column < len(row.titles):
+                axis.set_title(row.titles[column], fontsize=7)
+        line[0].set_ylabel(row.name, fontsize=7)
     save_figure(figure, path)
 
 
-def _show(axis: Any, image: Images) -> None:
-    pixels = to_uint8(image.detach().cpu())[0].permute(1, 2, 0).numpy()
+def _show(axis: Any, image: Float[Tensor, "C H W"]) -> None:
+    pixels = to_uint8(image.detach().cpu()[None])[0].permute(1, 2, 0).numpy()
     grey = pixels.shape[2] == 1
     shown = pixels[..., 0] if grey else pixels
     axis.imshow(shown, cmap="gray" if grey else None, vmin=0, vmax=255, interpolation="nearest")
@@ -225,12 +227,7 @@ NOISE_RANGE = 3.0
 """Noise is shown from -3 to 3 standard deviations."""
 
 
-def single_images(images: Images) -> list[Float[Tensor, "1 C H W"]]:
-    """The images one by one."""
-    return [images[k : k + 1] for k in range(len(images))]
-
-
-def shown_noise(noise: Images) -> Images:
+def shown_noise(noise: Float[Tensor, "*B C H W"]) -> Float[Tensor, "*B C H W"]:
     """Standard normal noise within the range of images."""
     return (noise / NOISE_RANGE).clamp(-1, 1)
 
@@ -238,10 +235,10 @@ def shown_noise(noise: Images) -> Images:
 def write_reconstruction(found: Reconstruction, path: Path) -> dict[str, Any]:
     """Images, their noise, and what the flow makes of it; returns the errors."""
     errors, stds = found.rms_error.tolist(), found.noise_std.tolist()
-    rows: list[TableRow] = [
-        ("image", single_images(found.images), None),
-        ("noise", single_images(shown_noise(found.noise)), [f"std {std:.3f}" for std in stds]),
-        ("again", single_images(found.again), [f"RMS {error:.4f}" for error in errors]),
+    rows = [
+        TableRow("image", found.images),
+        TableRow("noise", shown_noise(found.noise), [f"std {std:.3f}" for std in stds]),
+        TableRow("again", found.again, [f"RMS {error:.4f}" for error in errors]),
     ]
     draw_table(rows, path)
     mean = sum(errors) / len(errors)
@@ -252,7 +249,7 @@ def write_interpolation(
     paths: Sequence[Images], smooth: Sequence[Smoothness] | None, path: Path, features: str
 ) -> dict[str, Any]:
     """A row for each path; an animation of all beside it, ending in .webp; the smoothness."""
-    rows: list[TableRow] = [("", single_images(images), None) for images in paths]
+    rows = [TableRow("", images) for images in paths]
     draw_table(rows, path)
     scale = max(1, 96 // max(paths[0].shape[2:]))
     frames = [
@@ -287,10 +284,7 @@ def write_truncation(
 
     The spread is the standard deviation over images, averaged over pixels, in units of [-1, 1].
     """
-    rows: list[TableRow] = [
-        (f"psi {share:g}", single_images(images), None)
-        for share, images in zip(shares, found, strict=True)
-    ]
+    rows = [TableRow(f"psi {share:g}", images) for share, images in zip(shares, found, strict=True)]
     draw_table(rows, path)
     spread = [float(images.std(0, correction=0).mean()) for images in found]
     return {"truncation": list(shares), "spread": spread}
@@ -301,10 +295,10 @@ def write_inpainting(
 ) -> dict[str, Any]:
     """Images, what is kept of them, and one row for each time they were painted."""
     kept = known.to(batch.images)
-    rows: list[TableRow] = [
-        ("image", single_images(batch.images), None),
-        ("kept", single_images(batch.images * kept), None),
-        *((f"found {k + 1}", single_images(images), None) for k, images in enumerate(found)),
+    rows = [
+        TableRow("image", batch.images),
+        TableRow("kept", batch.images * kept),
+        *(TableRow(f"found {k + 1}", images) for k, images in enumerate(found)),
     ]
     draw_table(rows, path)
     changed = [((images - batch.images) * kept).abs().max().item() for images in found]
@@ -316,11 +310,8 @@ def write_image_to_image(
     batch: Batch, starts: Sequence[float], found: Sequence[Images], path: Path
 ) -> dict[str, Any]:
     """Images and a row for each start, from the closest to the freest."""
-    rows: list[TableRow] = [("image", single_images(batch.images), None)]
-    rows += [
-        (f"from t = {t:g}", single_images(images), None)
-        for t, images in zip(starts, found, strict=True)
-    ]
+    rows = [TableRow("image", batch.images)]
+    rows += [TableRow(f"from t = {t:g}", images) for t, images in zip(starts, found, strict=True)]
     draw_table(rows, path)
     changes = [_rms(images, batch.images, torch.ones(())) for images in found]
     return {"start": list(starts), "rms_change": changes}
@@ -331,9 +322,9 @@ def write_strip(frames: Sequence[Snapshot], path: Path) -> dict[str, Any]:
     titles = [f"t = {significant(frame.t)}" for frame in frames]
     rows: list[TableRow] = []
     for k in range(len(frames[0].x_t)):
-        states = [within_range(frame.x_t[k : k + 1]) for frame in frames]
-        rows.append(("$x_t$", states, titles if k == 0 else None))
-        rows.append((r"$\hat x_0$", [frame.x_0[k : k + 1] for frame in frames], None))
+        states = [within_range(frame.x_t)[k] for frame in frames]
+        rows.append(TableRow("$x_t$", states, titles if k == 0 else ()))
+        rows.append(TableRow(r"$\hat x_0$", [frame.x_0[k] for frame in frames]))
     draw_table(rows, path)
     return {"times": [frame.t for frame in frames]}
 
@@ -345,15 +336,14 @@ def write_noise(
     times = [f"t = {significant(row.t)}" for row in after]
     rows: list[TableRow] = []
     for k in range(len(after[0].x_t)):
-        one = slice(k, k + 1)
-        rows.append(("$x_t$", [within_range(row.x_t[one]) for row in after], times))
+        rows.append(TableRow("$x_t$", [within_range(row.x_t)[k] for row in after], times))
         for name, images, stds in (
             ("true", [row.eps for row in after], [row.eps_std for row in after]),
             ("initial", [r.predicted for r in before], [r.predicted_std for r in before]),
             ("trained", [r.predicted for r in after], [r.predicted_std for r in after]),
         ):
             words = [f"std {std[k].item():.3f}" for std in stds]
-            rows.append((name, [shown_noise(image[one]) for image in images], words))
+            rows.append(TableRow(name, [shown_noise(image[k]) for image in images], words))
     draw_table(rows, path)
     return {
         "times": [row.t for row in after],

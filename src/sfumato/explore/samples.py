@@ -21,6 +21,7 @@ from sfumato.data.output import file_name
 from sfumato.diffusion.diffusion_model import DiffusionModel
 from sfumato.diffusion.guidance import AutoGuided, ClassifierGuided, Interval, NoisyClassifier
 from sfumato.experiment.load import LoadedRun, load_run
+from sfumato.explore.real_images import diffusion_of
 from sfumato.speed.sampling import balanced_labels, class_numbers, sample_batches, sample_images
 from sfumato.training.checkpoint import load_checkpoint
 
@@ -65,12 +66,7 @@ class Guide:
             RunError: the two do not fit together.
             ConfigError: their schedules differ.
         """
-        model = loaded.model
-        if not isinstance(model, DiffusionModel):
-            raise RunError(
-                f"only a diffusion model can be guided; {loaded.directory} is of kind "
-                f"{loaded.experiment.model.kind!r}"
-            )
+        model = diffusion_of(loaded, "guidance")
         guided = (
             self._by_weaker(loaded, model) if self.autoguide else self._by_classes(loaded, model)
         )
@@ -85,16 +81,13 @@ class Guide:
             )
         weak = load_weaker(self.autoguide)
         _check_same_data(loaded, weak, self.autoguide)
-        if not isinstance(weak.model, DiffusionModel):
+        weaker = diffusion_of(weak, "--autoguide")
+        if weaker.num_classes != model.num_classes:
             raise RunError(
-                f"{self.autoguide} is no diffusion model; name a weaker one to --autoguide"
-            )
-        if weak.model.num_classes != model.num_classes:
-            raise RunError(
-                f"{self.autoguide} has {weak.model.num_classes} classes and {loaded.directory} "
+                f"{self.autoguide} has {weaker.num_classes} classes and {loaded.directory} "
                 f"{model.num_classes}; both must be conditional, or neither"
             )
-        return AutoGuided(model.denoiser, weak.model.denoiser, self.scale, self.interval)
+        return AutoGuided(model.denoiser, weaker.denoiser, self.scale, self.interval)
 
     def _by_classes(self, loaded: LoadedRun, model: DiffusionModel) -> ClassifierGuided:
         assert self.classifier is not None
@@ -164,18 +157,14 @@ def load_weaker(path: Path) -> LoadedRun:
     if path.suffix != ".safetensors":
         return load_run(path)
     is_checkpoint = path.with_suffix(".json").exists()
-    run_dir = path.parent.parent if is_checkpoint else path.parent
-    loaded = load_run(run_dir)
-    tensors = load_checkpoint(path).tensors if is_checkpoint else read_tensors(path)
-    if is_checkpoint:
-        sampled: Any = loaded.model.sampled_module
-        averaged = _below(tensors, "average/0/")
-        load_into(loaded.model, _below(tensors, "model/"), str(path))
-        if averaged:
-            load_into(sampled, averaged, str(path))
-    else:
-        load_into(loaded.model, tensors, str(path))
-    loaded.model.to(next(loaded.model.parameters()).device).eval().requires_grad_(False)
+    loaded = load_run(path.parent.parent if is_checkpoint else path.parent)
+    if not is_checkpoint:
+        load_into(loaded.model, read_tensors(path), str(path))
+        return loaded
+    tensors = load_checkpoint(path).tensors
+    load_into(loaded.model, _below(tensors, "model/"), str(path))
+    if averaged := _below(tensors, "average/0/"):
+        load_into(loaded.model.sampled_module, averaged, str(path))
     return loaded
 
 

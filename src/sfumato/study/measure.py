@@ -27,7 +27,7 @@ from sfumato.evaluation.image_sources import ArrayImages
 from sfumato.evaluation.reference import HeldOut
 from sfumato.evaluation.score import score
 from sfumato.experiment.load import LoadedRun, load_run
-from sfumato.explore.interpolation import walks_between_noises
+from sfumato.explore.interpolation import Walk, walks_between_noises
 from sfumato.explore.nll import LikelihoodConfig, nll
 from sfumato.metrics.estimate import Estimate, with_standard_error
 from sfumato.runs.result_files import to_record, write_record
@@ -107,7 +107,7 @@ def _labels(loaded: LoadedRun, reference: HeldOut) -> torch.Tensor | None:
 
 def _save_walks(loaded: LoadedRun, number: int, path: Path) -> None:
     """A row a walk from the sample of one seed to that of the next."""
-    walks = walks_between_noises(loaded, number, WALK_POINTS, "spherical")
+    walks = walks_between_noises(loaded.model, number, Walk(WALK_POINTS))
     images = to_uint8(torch.cat(walks)).cpu()
     with atomic_path(path) as temporary:
         image_grid(np.asarray(images), WALK_POINTS).save(temporary, "PNG")
