@@ -41,7 +41,7 @@ def in_several_rooms(places: dict[str, set[str]]) -> dict[str, list[str]]:
     return {name: sorted(rooms) for name, rooms in places.items() if len(rooms) > 1}
 
 
-CROWDED = {"diffusion", "evaluation"}
+CROWDED = {"evaluation"}
 """Rooms that are too large until merged."""
 
 
@@ -65,7 +65,6 @@ def test_the_house_is_small() -> None:
     assert num_lines(FILES) <= LINES_IN_ALL
 
 
-@until_merged
 def test_no_two_rooms_have_a_module_of_the_same_name() -> None:
     """Apart from the verbs of the command line, which are named for what they start."""
     places = defaultdict(set)
@@ -96,14 +95,12 @@ def occurrences(pattern: str, paths: list[Path]) -> list[str]:
     return found
 
 
-@until_merged
 @pytest.mark.parametrize("name", ["ContextVar", "performance_plan"])
 def test_nothing_is_handed_on_in_secret(name: str) -> None:
     """What a function depends on is an argument."""
     assert occurrences(rf"\b{name}\b", FILES) == []
 
 
-@until_merged
 def test_no_forward_is_replaced() -> None:
     """A module computes by the method of its class, and by nothing put in its place."""
     found = []
@@ -125,26 +122,23 @@ def test_no_forward_is_replaced() -> None:
 @pytest.mark.parametrize(
     "phrase",
     [
-        pytest.param(phrase, marks=until_merged)
-        for phrase in (
-            r"(can|could) ?not be had",
-            r"\bcan be had\b",
-            r"\bhangs? on\b",
-            r"\bis said\b",
-            r"\btold\b",
-            r"\banew\b",
-            r"\balike\b",
-            r"\bso many\b",
-            r"\bshall\b",
-            r"\b(one|each|number|value|loss) an image\b",
-            r"\bever nearer\b",
-            r"\bat once: sharded\b",
-            r"\bnothing happens with one\b",
-            r"\bwhy it is out\b",
-            r"\bwhat is not known\b",
-            r"\bunable to execute\b",
-            r"\bwhat each image does\b",
-        )
+        pytest.param(r"(can|could) ?not be had", marks=until_merged),
+        pytest.param(r"\bcan be had\b", marks=until_merged),
+        r"\bhangs? on\b",
+        r"\bis said\b",
+        pytest.param(r"\btold\b", marks=until_merged),
+        pytest.param(r"\banew\b", marks=until_merged),
+        pytest.param(r"\balike\b", marks=until_merged),
+        pytest.param(r"\bso many\b", marks=until_merged),
+        r"\bshall\b",
+        r"\b(one|each|number|value|loss) an image\b",
+        r"\bever nearer\b",
+        r"\bat once: sharded\b",
+        r"\bnothing happens with one\b",
+        r"\bwhy it is out\b",
+        r"\bwhat is not known\b",
+        r"\bunable to execute\b",
+        pytest.param(r"\bwhat each image does\b", marks=until_merged),
     ],
 )
 def test_plain_english(phrase: str) -> None:

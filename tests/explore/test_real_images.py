@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from sfumato.core.errors import ConfigError, RunError
-from sfumato.core.images import Batch
+from sfumato.core.images import Batch, to_uint8
 from sfumato.core.noise import Noise
 from sfumato.data.catalogue import load
 from sfumato.diffusion.diffusion_model import DiffusionModel
@@ -77,7 +77,7 @@ def test_interpolated_noise_keeps_its_variance() -> None:
 def test_smoothness_is_of_the_features() -> None:
     network = FeatureNetwork("mean", "", 1, "none", lambda x: x.float().mean((1, 2, 3))[:, None])
     walk = torch.linspace(-1, 1, 6).view(6, 1, 1, 1).expand(6, 1, 4, 4)
-    found = walks.smoothness_of(walk, network)
+    found = walks.smoothness(network(to_uint8(walk).cpu()))
     assert found.mean_step == pytest.approx(51)
     assert found.detour == pytest.approx(1)
 

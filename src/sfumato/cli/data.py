@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sfumato.cli.options import Subparsers, add_output, add_overrides, add_verb
+from sfumato.cli.options import Subparsers, add_flag, add_output, add_overrides, add_verb
 
 if TYPE_CHECKING:
     from sfumato.data.data_config import DataConfig
@@ -82,9 +82,7 @@ def _add_set_verb(
         "source", metavar="NAME", help="a name of `sfumato data list`, hf:NAME, or a path"
     )
     add_overrides(parser)
-    parser.add_argument(
-        "--strict", action="store_true", help="refuse odd images instead of converting them"
-    )
+    add_flag(parser, "--strict", "refuse odd images instead of converting them")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores)")
     return parser
 

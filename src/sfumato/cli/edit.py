@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from sfumato.cli.options import (
     Subparsers,
     add_classes,
+    add_flag,
     add_json,
     add_num_images,
     add_option,
     add_output,
-    add_overrides,
-    add_run_dir,
+    add_run,
     add_seed,
     add_verb,
     integer_list,
@@ -66,18 +66,16 @@ def add_parser(subparsers: Subparsers) -> None:
     between.add_argument(
         "--space", choices=["z", "w"], default="z", help="w needs a StyleGAN2 (default: z)"
     )
-    between.add_argument(
-        "--corners", action="store_true", help="draw one grid between four noises, not walks"
-    )
+    add_flag(between, "--corners", "draw one grid between four noises, not walks")
     add_option(between, "--points", default=8, help="images per walk, both ends included")
     add_option(between, "-n", "--num-walks", "--number", default=4, help="number of walks")
     add_seed(between, "seed of the first noise")
     _add_positions(between, "two per walk (default: two of each class)")
     add_option(between, "--steps", default=100, help="ODE steps")
-    between.add_argument(
+    add_flag(
+        between,
         "--smoothness",
-        action="store_true",
-        help="measure the steps of each walk in the feature space of the evaluation protocol",
+        "measure the steps of each walk in the feature space of the evaluation protocol",
     )
     between.add_argument(
         "--frames", type=Path, metavar="FOLDER", help="also write every image as a PNG file"
@@ -162,8 +160,7 @@ def _add(
     """A verb of `edit`, named as the function `run_NAME` that runs it."""
     name = run.__name__.removeprefix("run_")
     parser = add_verb(verbs, name, summary, example)
-    add_run_dir(parser)
-    add_overrides(parser)
+    add_run(parser)
     add_output(parser, f"the picture, .png, .svg or .pdf (default: RUN/edits/{name}.png)")
     add_json(parser)
     parser.set_defaults(edit=name, run=run)

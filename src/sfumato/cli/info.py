@@ -40,6 +40,7 @@ def run(options: argparse.Namespace) -> None:
         print("recipes:", *recipe_names(), sep="\n  ")
         print("studies:", *study_names(), sep="\n  ")
         return
+    from sfumato.core.numbers import short_count
     from sfumato.explore.describe import describe_model
 
     found = describe_model(load_experiment(options.recipe, options.overrides), options.depth)
@@ -62,21 +63,13 @@ def run(options: argparse.Namespace) -> None:
     Console().print(table)
     memory = found.memory
     parts = ("weights", "gradients", "optimizer", "averages", "activations")
-    shares = ", ".join(f"{name} {_size(getattr(memory, name))}" for name in parts)
+    shares = ", ".join(f"{name} {short_count(getattr(memory, name))}B" for name in parts)
     print(
-        f"one evaluation    {_operations(found.evaluation_flops)} per image; sampling takes "
+        f"one evaluation    {short_count(found.evaluation_flops)}FLOP per image; sampling takes "
         f"{found.nfe} evaluations",
-        f"a training step   {_operations(found.training_flops)} per image",
-        f"memory            {_size(memory.total)} for a batch of {memory.batch}:",
+        f"a training step   {short_count(found.training_flops)}FLOP per image",
+        f"memory            {short_count(memory.total)}B for a batch of {memory.batch}:",
         f"                  {shares};",
         "                  an estimate from tensor sizes (train --dry-run measures)",
         sep="\n",
     )
-
-
-def _operations(count: int) -> str:
-    return f"{count / 1e9:,.1f} GFLOP" if count >= 1e9 else f"{count / 1e6:,.1f} MFLOP"
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"

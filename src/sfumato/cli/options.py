@@ -38,9 +38,10 @@ def add_output(parser: argparse.ArgumentParser, meaning: str) -> None:
     parser.add_argument("-o", "--output", type=Path, metavar="PATH", help=meaning)
 
 
-def add_run_dir(parser: argparse.ArgumentParser) -> None:
-    """`RUN`."""
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """`RUN KEY=VALUE ...`."""
     parser.add_argument("run_dir", type=Path, metavar="RUN", help="run directory")
+    add_overrides(parser)
 
 
 def add_option(
@@ -79,9 +80,14 @@ def add_classes(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_flag(parser: argparse.ArgumentParser, flag: str, help: str) -> None:
+    """An option without a value."""
+    parser.add_argument(flag, action="store_true", help=help)
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """`--json`."""
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_flag(parser, "--json", "print JSON")
 
 
 def print_json(value: Any) -> None:

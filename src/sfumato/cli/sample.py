@@ -8,8 +8,7 @@ from sfumato.cli.options import (
     add_classes,
     add_num_images,
     add_output,
-    add_overrides,
-    add_run_dir,
+    add_run,
     add_seed,
     add_verb,
 )
@@ -28,8 +27,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "sfumato sample runs/digits-ddpm --autoguide runs/small --scale 2\n"
         "sfumato sample runs/digits-ddpm --classifier runs/digits-noisy-classifier --scale 2",
     )
-    add_run_dir(parser)
-    add_overrides(parser)
+    add_run(parser)
     add_num_images(parser, 64)
     add_seed(parser)
     add_classes(parser)

@@ -2,8 +2,13 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sfumato.cli.options import Subparsers, add_output, add_overrides, add_verb
+from sfumato.cli.options import Subparsers, add_flag, add_output, add_overrides, add_verb
+
+if TYPE_CHECKING:
+    from sfumato.study.launchers import Launcher
+    from sfumato.study.study import Study
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -28,9 +33,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "--preset", default="", metavar="NAME",
         help="a preset of the study's file; cpu ends within the stated hours on 2 cores",
     )  # fmt: skip
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print the arms, budget and runs, then exit"
-    )
+    add_flag(parser, "--dry-run", "print the arms, budget and runs, then exit")
     parser.add_argument(
         "--launcher", choices=("local", "ray"), default="local",
         help="where the runs happen: on this machine (default), or on a Ray cluster",
@@ -62,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
     run_and_print(study, options.output or Path("studies") / name, launcher(options))
 
 
-def launcher(options: argparse.Namespace) -> object:
+def launcher(options: argparse.Namespace) -> "Launcher":
     """Where the runs happen, by the options."""
     from sfumato.study.launchers import InProcess, Processes, RayCluster
 
@@ -71,17 +74,13 @@ def launcher(options: argparse.Namespace) -> object:
     return InProcess() if options.jobs == 1 else Processes(options.jobs)
 
 
-def run_and_print(study: object, directory: Path, launcher: object) -> None:
+def run_and_print(study: "Study", directory: Path, launcher: "Launcher") -> None:
     """Run a study in `directory`, write its report, print the table."""
     from sfumato.core.console import say
     from sfumato.report.html import write_report
     from sfumato.report.terminal import print_table
     from sfumato.study.launch import run_study
-    from sfumato.study.launchers import Launcher
-    from sfumato.study.study import Study
 
-    assert isinstance(study, Study)
-    assert isinstance(launcher, Launcher)
     for line in study.shrunk:
         say(f"preset {study.preset}: {line}")
     run_study(study, directory, say, launcher)

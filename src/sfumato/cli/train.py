@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from sfumato.cli.options import Subparsers, add_output, add_overrides, add_verb
+from sfumato.cli.options import Subparsers, add_flag, add_output, add_overrides, add_verb
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -20,14 +20,12 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("recipe", help="name of a recipe, or path of a .toml file")
     add_overrides(parser)
     add_output(parser, "run directory (default: runs/NAME)")
-    parser.add_argument("--resume", action="store_true", help="continue an interrupted run")
-    parser.add_argument(
-        "--force", action="store_true", help="resume even if the config or the images changed"
-    )
-    parser.add_argument(
+    add_flag(parser, "--resume", "continue an interrupted run")
+    add_flag(parser, "--force", "resume even if the config or the images changed")
+    add_flag(
+        parser,
         "--dry-run",
-        action="store_true",
-        help="print the config, the number of parameters, and the expected time and memory",
+        "print the config, the number of parameters, and the expected time and memory",
     )
     parser.set_defaults(run=run)
 

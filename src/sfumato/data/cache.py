@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sfumato.core.errors import DataError
 from sfumato.core.files import cache_folder, write_json
+from sfumato.core.numbers import short_count
 
 
 def make_folder(folder: Path) -> Path:
@@ -37,13 +38,9 @@ def require_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DataError(
-            f"{folder} needs {_size(needed)}, but only {_size(free)} are free; make "
+            f"{folder} needs {short_count(needed)}B, but only {short_count(free)}B are free; make "
             "room or set SFUMATO_CACHE to another folder"
         )
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
 
 
 def content_digest(files: Sequence[Path], root: Path) -> str:

@@ -41,7 +41,7 @@ def save_scores(run_dir: Path, scores: StoredScores) -> None:
 
 
 def load_scores(run_dir: Path) -> StoredScores:
-    """The scores of evaluation.json, and what each image does to them where that was kept.
+    """The scores of evaluation.json, and the jackknife terms of each image where they were kept.
 
     Raises:
         RunError: the run has no scores.
@@ -74,7 +74,7 @@ def _of_class(name: str, key: str) -> str:
 
 
 def _read(mapping: Mapping[str, object], name: str, tensors: Mapping[str, Tensor]) -> Estimate:
-    """A score, with what each image does to it if that was kept of this very score."""
+    """A score, with the terms of its images if they were kept of this very score."""
     score = Estimate.from_mapping(mapping)
     numbers = tensors.get(f"{name}.numbers")
     if numbers is None or len(numbers) != 4 or numbers[0] != score.value:  # of another

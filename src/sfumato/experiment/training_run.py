@@ -17,7 +17,7 @@ from sfumato.core.config import to_mapping
 from sfumato.core.distributed import default_device, gpu_name
 from sfumato.core.errors import RunError
 from sfumato.core.files import write_json
-from sfumato.core.numbers import duration
+from sfumato.core.numbers import duration, short_count
 from sfumato.data.catalogue import load
 from sfumato.data.dataset import Dataset
 from sfumato.experiment.experiment import Experiment, build_model, with_plan
@@ -177,7 +177,7 @@ def training_forecast(experiment: Experiment) -> str:
         f"time        {duration(steps * seconds)} for {steps:,} steps of {config.batch_size} "
         f"images ({config.batch_size / seconds:,.0f} img/s, from {TIMED} timed steps)",
         f"plan        {choice}",
-        f"memory      {_peak_memory(trainer.device) / 2**30:.1f} GiB at the peak of a step",
+        f"memory      {short_count(_peak_memory(trainer.device))}B at the peak of a step",
     ]
     return "\n".join(lines)
 

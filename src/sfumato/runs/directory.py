@@ -118,13 +118,13 @@ def read_object(path: Path) -> dict[str, Any]:
         ) from None
     if not isinstance(content, dict):
         raise RunError(
-            f"{path} holds {shortened(content)} where a JSON object belongs; "
+            f"{path} holds {excerpt(content)} where a JSON object belongs; "
             "run the command that wrote it again"
         )
     return content
 
 
-def shortened(value: Any) -> str:
+def excerpt(value: Any) -> str:
     """A value in at most 60 characters, for a message."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from sfumato.core.errors import RunError
 from sfumato.core.files import write_json
-from sfumato.runs.directory import read_metrics, read_object, shortened
+from sfumato.runs.directory import excerpt, read_metrics, read_object
 from sfumato.runs.results import (
     VERSION,
     ArmRecord,
@@ -64,7 +64,7 @@ def to_record(kind: type[R], content: Mapping[str, Any], source: str) -> R:
         if first["type"] == "missing":
             wrong = f"key {key!r} is missing"
         else:
-            wrong = f"{key!r} is {shortened(first['input'])}: {first['msg'].lower()}"
+            wrong = f"{key!r} is {excerpt(first['input'])}: {first['msg'].lower()}"
         raise RunError(
             f"{source}: {wrong}; repeat the study or the evaluation to write it again"
         ) from None
