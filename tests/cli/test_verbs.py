@@ -105,7 +105,7 @@ def test_info_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", RECIPE]) == 0
     printed = capsys.readouterr().out
     assert "    stem" in printed
-    assert "MFLOP per image" in printed
+    assert "FLOP per image" in printed
     assert "for a batch of 16:\n" in printed
 
 

@@ -73,16 +73,14 @@ def run_forward(options: argparse.Namespace) -> None:
     """Draw the forward process on held-out images of the recipe's data."""
     import numpy as np
 
-    from sfumato.core.config import override, parse, to_mapping
     from sfumato.core.errors import ConfigError
     from sfumato.data.catalogue import load
-    from sfumato.experiment.experiment import Experiment, load_experiment
+    from sfumato.experiment.experiment import load_experiment
     from sfumato.experiment.load import read_experiment
     from sfumato.explore import plots
 
     if Path(options.recipe).is_dir():
-        recorded = to_mapping(read_experiment(Path(options.recipe)))
-        experiment = parse(Experiment, override(recorded, options.overrides), options.recipe)
+        experiment = read_experiment(Path(options.recipe), options.overrides)
     else:
         experiment = load_experiment(options.recipe, options.overrides)
     schedule = getattr(experiment.model, "schedule", None)

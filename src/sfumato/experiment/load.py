@@ -1,5 +1,6 @@
 """A finished run, loaded: its experiment, its model and the description of its data."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ class LoadedRun:
     plan: Plan
 
 
-def load_run(run_dir: Path, overrides: list[str] | None = None) -> LoadedRun:
+def load_run(run_dir: Path, overrides: Sequence[str] = ()) -> LoadedRun:
     """The model of a finished run, with the weights it samples with, on the default device.
 
     The plan is that of the run, without what is unavailable here, and without compilation, which is
@@ -51,10 +52,7 @@ def load_run(run_dir: Path, overrides: list[str] | None = None) -> LoadedRun:
     Raises:
         RunError: no run is there, or it is not finished.
     """
-    experiment = read_experiment(run_dir)
-    if overrides:
-        mapping = override(to_mapping(experiment), overrides)
-        experiment = parse(Experiment, mapping, "override")
+    experiment = read_experiment(run_dir, overrides)
     weights = run_dir / "final.safetensors"
     if not weights.exists():
         raise RunError(
@@ -75,13 +73,16 @@ def load_run(run_dir: Path, overrides: list[str] | None = None) -> LoadedRun:
     return LoadedRun(run_dir, experiment, model, data, plan)
 
 
-def read_experiment(directory: Path) -> Experiment:
-    """The resolved experiment of a run directory.
+def read_experiment(directory: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """The resolved experiment of a run directory, with overrides applied.
 
     Raises:
         RunError: there is no run there.
+        ConfigError: an unknown or ill-typed key.
     """
-    return parse(Experiment, read_json(directory, "config.json"), str(directory / "config.json"))
+    source = "override" if overrides else str(directory / "config.json")
+    mapping = override(read_json(directory, "config.json"), overrides)
+    return parse(Experiment, mapping, source)
 
 
 def check_same_experiment(directory: Path, experiment: Experiment, force: bool) -> Experiment:

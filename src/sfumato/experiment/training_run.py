@@ -15,7 +15,6 @@ import torch
 from sfumato.core import distributed
 from sfumato.core.config import to_mapping
 from sfumato.core.distributed import default_device, gpu_name
-from sfumato.core.errors import RunError
 from sfumato.core.files import write_json
 from sfumato.core.numbers import duration, short_count
 from sfumato.data.catalogue import load
@@ -112,10 +111,6 @@ def _resolved(
 ) -> tuple[Experiment, bool]:
     """The experiment with its decay fixed, and whether a run is continued."""
     if resume and not run_directory.is_blank(run_dir):
-        if not (run_dir / "config.json").exists():
-            raise RunError(
-                f"{run_dir} is not a run directory: it has no config.json; check the path"
-            )
         return with_decay_fixed(check_same_experiment(run_dir, experiment, force)), True
     run_directory.check_new(run_dir)
     return with_decay_fixed(experiment), False
