@@ -15,8 +15,7 @@ from sfumato.evaluation.image_sources import ArrayImages
 from sfumato.evaluation.judge import make_folds
 from sfumato.evaluation.reference import HeldOut, scores_by_class
 from sfumato.evaluation.score import plain, score
-from sfumato.experiment.score_run import evaluate_run
-from sfumato.experiment.score_store import StoredScores, load_scores, save_scores
+from sfumato.experiment.score_run import StoredScores, evaluate_run, load_scores, save_scores
 from sfumato.metrics import find_metric
 from sfumato.metrics.estimate import Estimate, MetricError
 from sfumato.metrics.features import ImageFeatures

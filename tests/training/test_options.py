@@ -15,8 +15,7 @@ from scipy.integrate import simpson
 from sfumato.core.config import to_mapping
 from sfumato.core.errors import ConfigError, RunError
 from sfumato.core.files import write_json
-from sfumato.experiment.online_scores import OnlineScore
-from sfumato.experiment.training_run import train
+from sfumato.experiment.training_run import OnlineScore, train
 from sfumato.runs.directory import read_metrics
 from sfumato.training.averages import (
     AveragedWeights,

@@ -1,13 +1,14 @@
-"""Scoring a run: draw the samples that the protocol asks for, and compare them with real ones."""
+"""Scoring a run: draw the samples that the protocol asks for, score them, keep the scores."""
 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sfumato.core.config import changeable, differences, to_mapping
 from sfumato.core.console import progress_bar, say
@@ -15,6 +16,7 @@ from sfumato.core.errors import RunError
 from sfumato.core.files import atomic_path, write_json
 from sfumato.core.images import Labels, UInt8Images
 from sfumato.core.pictures import image_grid, rows_each
+from sfumato.core.tensors import read_tensors, write_tensors
 from sfumato.data.catalogue import load
 from sfumato.data.dataset import Splits
 from sfumato.evaluation.copies import PAIRS, save_pairs
@@ -27,8 +29,8 @@ from sfumato.evaluation.image_sources import (
 from sfumato.evaluation.reference import HeldOut
 from sfumato.evaluation.score import score
 from sfumato.experiment.experiment import Experiment
-from sfumato.experiment.load import LoadedRun, load_run
-from sfumato.experiment.score_store import StoredScores, save_scores
+from sfumato.experiment.load import LoadedRun, load_run, read_experiment
+from sfumato.metrics.estimate import Estimate, LeftOut
 from sfumato.metrics.features import weight_digest
 from sfumato.runs.directory import read_json
 from sfumato.speed.sampling import sample_images
@@ -57,15 +59,15 @@ def load_with_data(run_dir: Path, overrides: list[str]) -> tuple[LoadedRun, Spli
         RunError: no finished run, an override that would change what was trained, or data that
             have changed since.
     """
-    loaded = load_run(run_dir, overrides)
-    recorded = to_mapping(load_run(run_dir).experiment) if overrides else {}
-    for key in differences(recorded, to_mapping(loaded.experiment)) if overrides else {}:
+    recorded = to_mapping(read_experiment(run_dir))
+    for key in differences(recorded, to_mapping(read_experiment(run_dir, overrides))):
         if not changeable(Experiment, key, "after_training"):
             raise RunError(
                 f"override of {key}: it was settled when {run_dir} was trained; "
                 "evaluation.*, model.sampler.*, model.guidance.* and training.performance may "
                 "change"
             )
+    loaded = load_run(run_dir, overrides)
     return loaded, data_of(loaded)
 
 
@@ -73,14 +75,14 @@ def data_of(loaded: LoadedRun) -> Splits:
     """The very data a run was trained on.
 
     Raises:
-        DataError, RunError: they cannot be had, or have changed since.
+        DataError, RunError: they are unavailable, or have changed since.
     """
     splits = load(loaded.experiment.data)
     if loaded.data["digest"] != splits.train.digest:
         raise RunError(
             f"the data of {loaded.directory} have changed since it was trained (digest "
             f"{loaded.data['digest'][:12]}, now {splits.train.digest[:12]}); restore them, or "
-            "train anew"
+            "train again"
         )
     return splits
 
@@ -226,3 +228,80 @@ def row_classes(labels: Labels | None, shown: torch.Tensor, names: tuple[str, ..
 def save_grid(images: UInt8Images, path: Path) -> None:
     """Write images as one picture, small ones enlarged."""
     image_grid(np.asarray(images), COLUMNS).save(path, "PNG")
+
+
+FILE = "evaluation.safetensors"
+OPTIONAL = ("strata", "draws")
+
+
+class StoredScores(NamedTuple):
+    """The scores of a run, by the key of the metric, and those of each class by its name."""
+
+    scores: dict[str, Estimate]
+    classes: dict[str, dict[str, Estimate]]
+
+
+def save_scores(run_dir: Path, scores: StoredScores) -> None:
+    """Write what is known of each score; image i was drawn from seed i."""
+    tensors = {}
+    for name, estimate in _named(scores).items():
+        if (left_out := estimate.left_out) is None:
+            continue
+        numbers = (estimate.value, left_out.share, left_out.second, left_out.other)
+        tensors[f"{name}.numbers"] = torch.tensor(numbers, dtype=torch.float64)
+        tensors[f"{name}.one"] = left_out.one
+        tensors[f"{name}.interaction"] = left_out.interaction
+        for part in OPTIONAL:
+            if (given := getattr(left_out, part)) is not None:
+                tensors[f"{name}.{part}"] = given
+    write_tensors(run_dir / FILE, {name: tensor.clone() for name, tensor in tensors.items()})
+
+
+def load_scores(run_dir: Path) -> StoredScores:
+    """The scores of evaluation.json, and the jackknife terms of each image where they were kept.
+
+    Raises:
+        RunError: the run has no scores.
+    """
+    evaluation = read_json(run_dir, "evaluation.json")
+    try:
+        tensors = read_tensors(run_dir / FILE)
+    except RunError:  # scored before it was kept, or damaged: comparisons are not paired
+        tensors = {}
+    classes = evaluation.get("classes", {})
+    return StoredScores(
+        {key: _read(score, key, tensors) for key, score in evaluation["scores"].items()},
+        {
+            name: {key: _read(score, _of_class(name, key), tensors) for key, score in own.items()}
+            for name, own in classes.items()
+        },
+    )
+
+
+def _named(scores: StoredScores) -> dict[str, Estimate]:
+    """All of them under the names that their tensors begin with."""
+    classes = scores.classes.items()
+    return scores.scores | {
+        _of_class(name, key): score for name, own in classes for key, score in own.items()
+    }
+
+
+def _of_class(name: str, key: str) -> str:
+    return f"classes.{name}.{key}"
+
+
+def _read(mapping: Mapping[str, object], name: str, tensors: Mapping[str, Tensor]) -> Estimate:
+    """A score, with the terms of its images if they were kept of this very score."""
+    score = Estimate.from_mapping(mapping)
+    numbers = tensors.get(f"{name}.numbers")
+    if numbers is None or len(numbers) != 4 or numbers[0] != score.value:  # of another
+        return score
+    left_out = LeftOut(
+        tensors[f"{name}.one"],
+        tensors[f"{name}.interaction"],
+        share=float(numbers[1]),
+        second=float(numbers[2]),
+        other=float(numbers[3]),
+        **{part: tensors.get(f"{name}.{part}") for part in OPTIONAL},
+    )
+    return replace(score, left_out=left_out)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sfumato.evaluation.reference import HeldOut
-from sfumato.experiment.score_store import StoredScores, load_scores
+from sfumato.experiment.score_run import StoredScores, load_scores
 from sfumato.explore.nll import held_out_bits
 from sfumato.metrics.estimate import Estimate
 from sfumato.runs.result_files import read_record

@@ -14,8 +14,13 @@ from sfumato.core.files import atomic_path
 from sfumato.data.dataset import Dataset, Splits
 from sfumato.evaluation.protocol import named_metrics
 from sfumato.evaluation.score import metric_columns
-from sfumato.experiment.score_run import preview_rows, protocol, row_classes, save_grid
-from sfumato.experiment.score_store import StoredScores
+from sfumato.experiment.score_run import (
+    StoredScores,
+    preview_rows,
+    protocol,
+    row_classes,
+    save_grid,
+)
 from sfumato.metrics import METRICS
 from sfumato.runs.directory import environment, read_json, read_metrics
 from sfumato.runs.result_files import read_record, to_record
