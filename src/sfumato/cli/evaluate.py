@@ -4,7 +4,16 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfumato.cli.options import Subparsers, add_output, add_overrides, add_verb
+from sfumato.cli.options import (
+    Subparsers,
+    add_flag,
+    add_json,
+    add_option,
+    add_output,
+    add_overrides,
+    add_verb,
+    print_json,
+)
 from sfumato.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -49,9 +58,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="what to compute instead of evaluation.metrics, for example fid,kid,recall; nll: bits "
         "per dimension of training and held-out images side by side (diffusion models)",
     )
-    parser.add_argument(
-        "--nll-images", type=int, default=64, metavar="N", help="of each split (default: 64)"
-    )
+    add_option(parser, "--nll-images", default=64, help="of each split")
     parser.add_argument(
         "--nll-tolerance",
         type=float,
@@ -71,17 +78,17 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="NAME",
         help="inception (FID), efficientnet-lite0, classifier, dinov2, or any model of timm",
     )
-    parser.add_argument(
+    add_flag(
+        parser,
         "--floor-curve",
-        action="store_true",
-        help="of a data set A: real against real images over N, as a table, picture and JSON",
+        "of a data set A: real against real images over N, as a table, picture and JSON",
     )
     add_output(
         parser,
         "the picture of --floor-curve (default: floor-curve.png), or that of suspected copies "
         "of A B, if there are any (default: memorization.png)",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_json(parser)
     parser.set_defaults(run=run)
 
 
@@ -151,7 +158,7 @@ def score_a_run(options: argparse.Namespace) -> None:
         if not options.json:
             print(nll_table(result["nll"]))
     if options.json:
-        _print_json(result)
+        print_json(result)
 
 
 def compare_sets(options: argparse.Namespace) -> None:
@@ -172,7 +179,7 @@ def compare_sets(options: argparse.Namespace) -> None:
     if results.copies is not None:
         save_pairs(results.copies, pairs)
     if options.json:
-        _print_json(mapping)
+        print_json(mapping)
         return
     from sfumato.report.terminal import (
         class_table,
@@ -218,18 +225,12 @@ def draw_floors(options: argparse.Namespace) -> None:
     draw_floor_curve(curve, path)
     write_json(path.with_suffix(".json"), mapping)
     if options.json:
-        _print_json(mapping)
+        print_json(mapping)
         return
     from sfumato.report.terminal import floor_table
 
     print(floor_table(mapping))
     print(f"\n{path}\n{path.with_suffix('.json')}")
-
-
-def _print_json(mapping: dict[str, Any]) -> None:
-    import json
-
-    print(json.dumps(mapping, indent=2))
 
 
 def _divided(overrides: list[str]) -> tuple[list[str], list[str]]:
