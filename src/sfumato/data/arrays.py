@@ -1,8 +1,8 @@
 """Sets stored as arrays: the idx files of MNIST and its relatives, and NumPy's .npz."""
 
+import math
 import struct
 import zipfile
-import zlib
 from gzip import GzipFile
 from io import BufferedReader
 from pathlib import Path
@@ -12,10 +12,9 @@ from jaxtyping import UInt8
 from numpy.lib.npyio import NpzFile
 
 from sfumato.core.errors import DataError
-from sfumato.core.files import cache_folder
 from sfumato.data import source
-from sfumato.data.cache import content_digest, make_folder, require_space
-from sfumato.data.image_files import uncompressed, unpack_stream
+from sfumato.data.cache import readable
+from sfumato.data.image_files import uncompressed, unpacked
 from sfumato.data.source import (
     ImageArray,
     RawSplit,
@@ -25,8 +24,6 @@ from sfumato.data.source import (
     channels_first,
     numbered_classes,
 )
-
-IDX_DAMAGE = (OSError, EOFError, zlib.error)
 
 NAMES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -72,19 +69,12 @@ def _idx_split(paths: list[Path | None]) -> RawSplit:
             f"{image_path} holds an array of shape {shape} and {label_path} one of "
             f"{labels.shape}; expected [N, H, W] and [N]: fetch them again"
         )
-    if int(np.prod(shape, dtype=object)) <= source.MAX_BYTES_IN_MEMORY:
+    if math.prod(shape) <= source.MAX_BYTES_IN_MEMORY:
         return RawSplit(read_idx(image_path)[:, None], labels.astype(np.int64))
-    return RawSplit(_stored_idx(image_path, shape, start), labels.astype(np.int64))
-
-
-def _stored_idx(path: Path, shape: tuple[int, ...], start: int) -> StoredImages:
-    """Images that stay in their file, or in an unpacked copy of it in the cache."""
-    try:
-        plain = uncompressed(path, ".idx")
-        _check_idx_size(path, shape, plain.stat().st_size - start)
-    except IDX_DAMAGE as error:
-        raise DataError(f"cannot read {path}: {error}; fetch it again") from None
-    return StoredImages(plain, start, shape[0], shape[1:])
+    with readable(image_path):
+        plain = uncompressed(image_path, ".idx")
+        _check_idx_size(image_path, shape, plain.stat().st_size - start)
+    return RawSplit(StoredImages(plain, start, shape[0], shape[1:]), labels.astype(np.int64))
 
 
 def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
@@ -94,11 +84,8 @@ def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
         DataError: unreadable, truncated, or not idx.
     """
     shape, start = _idx_header(path)
-    try:
-        with _open_idx(path) as file:
-            content = file.read()
-    except IDX_DAMAGE as error:
-        raise DataError(f"cannot read {path}: {error}; fetch it again") from None
+    with readable(path), _open_idx(path) as file:
+        content = file.read()
     _check_idx_size(path, shape, len(content) - start)
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
@@ -115,19 +102,16 @@ def _idx_header(path: Path) -> tuple[tuple[int, ...], int]:
     Raises:
         DataError: unreadable, or not idx.
     """
-    try:
-        with _open_idx(path) as file:
-            begin = file.read(4)
-            sizes = file.read(4 * begin[3]) if len(begin) == 4 else b""
-    except IDX_DAMAGE as error:
-        raise DataError(f"cannot read {path}: {error}; fetch it again") from None
+    with readable(path), _open_idx(path) as file:
+        begin = file.read(4)
+        sizes = file.read(4 * begin[3]) if len(begin) == 4 else b""
     if len(begin) < 4 or begin[:3] != b"\0\0\x08" or len(sizes) < 4 * begin[3]:
         raise DataError(f"{path} is not an idx file of unsigned bytes; fetch it again")
     return tuple(int(size) for size in np.frombuffer(sizes, ">u4")), 4 + len(sizes)
 
 
 def _check_idx_size(path: Path, shape: tuple[int, ...], found: int) -> None:
-    expected = int(np.prod(shape, dtype=object))
+    expected = math.prod(shape)
     if found != expected:
         raise DataError(
             f"{path} is damaged: shape {list(shape)} needs {expected} bytes of values, "
@@ -135,16 +119,6 @@ def _check_idx_size(path: Path, shape: tuple[int, ...], found: int) -> None:
         )
 
 
-NPZ_DAMAGE = (
-    OSError,
-    EOFError,
-    ValueError,
-    MemoryError,
-    RuntimeError,
-    NotImplementedError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 NPZ_LAYOUT = "it should hold x and, if labelled, y (or x_train, y_train, x_test, y_test)"
 
 
@@ -157,11 +131,8 @@ def npz_file(path: Path, class_names: tuple[str, ...] = ()) -> Source:
     """
 
     def read() -> RawSplits:
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                return _npz_splits(path, archive, class_names)
-        except NPZ_DAMAGE as error:
-            raise DataError(f"cannot read {path}: {error}; {NPZ_LAYOUT}") from None
+        with readable(path, NPZ_LAYOUT), np.load(path, allow_pickle=False) as archive:
+            return _npz_splits(path, archive, class_names)
 
     return Source(name=path.stem, files=(path,), root=path.parent, read=read)
 
@@ -207,7 +178,7 @@ def _npz_images(path: Path, archive: NpzFile, key: str) -> ImageArray | StoredIm
         read_header = form.read_array_header_1_0 if is_first else form.read_array_header_2_0
         shape, is_fortran, dtype = read_header(file)
         start = file.tell()
-    size = int(np.prod(shape, dtype=object))
+    size = math.prod(shape)
     if dtype != np.uint8 or len(shape) not in (3, 4) or size == 0:
         raise DataError(
             f"{path}: {key} is {dtype} of shape {shape}; it should be uint8 in "
@@ -220,7 +191,8 @@ def _npz_images(path: Path, archive: NpzFile, key: str) -> ImageArray | StoredIm
     if member.compress_type == zipfile.ZIP_STORED:
         where, start = path, start + _member_offset(path, member)
     else:
-        where = _unpacked_member(path, archive.zip, member, start + size)
+        opened = archive.zip.open(member)
+        where = unpacked(path, f"-{member.filename}", opened, start + size, start + size)
     return StoredImages(where, start, shape[0], shape[1:])
 
 
@@ -230,16 +202,3 @@ def _member_offset(path: Path, member: zipfile.ZipInfo) -> int:
         file.seek(member.header_offset + 26)
         name, extra = struct.unpack("<HH", file.read(4))
     return member.header_offset + 30 + int(name) + int(extra)
-
-
-def _unpacked_member(
-    path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, size: int
-) -> Path:
-    """A copy of a compressed member of `size` bytes in the cache."""
-    folder = make_folder(cache_folder() / "unpacked")
-    copy = folder / f"{content_digest([path], path.parent)[:16]}-{member.filename}"
-    if not copy.is_file():
-        require_space(folder, size)
-        with archive.open(member) as stream:
-            unpack_stream(stream, copy, size, path)
-    return copy

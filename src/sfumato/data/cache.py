@@ -1,17 +1,36 @@
-"""The cache of downloads and packed sets, and digests of content."""
+"""The cache of downloads and packed sets, digests of content, and damaged files."""
 
 import contextlib
 import hashlib
 import json
+import lzma
 import os
 import shutil
-from collections.abc import Sequence
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from sfumato.core.errors import DataError
 from sfumato.core.files import cache_folder, write_json
 from sfumato.core.numbers import short_count
+
+DAMAGE = (
+    OSError, EOFError, ValueError, LookupError, TypeError, RuntimeError, MemoryError,
+    zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile,
+)  # fmt: skip
+"""What readers of files raise on damaged ones."""
+
+
+@contextlib.contextmanager
+def readable(what: Path | str, remedy: str = "fetch it again") -> Iterator[None]:
+    """Read a file inside: a damaged one becomes a DataError that names it and the remedy."""
+    try:
+        yield
+    except DAMAGE as error:
+        raise DataError(f"cannot read {what}: {error}; {remedy}") from None
 
 
 def make_folder(folder: Path) -> Path:

@@ -5,6 +5,7 @@ Archives are read in place: nothing is extracted under a name that an archive co
 import bz2
 import functools
 import gzip
+import itertools
 import lzma
 import os
 import tarfile
@@ -20,7 +21,7 @@ import numpy as np
 
 from sfumato.core.errors import DataError
 from sfumato.core.files import atomic_path, cache_folder
-from sfumato.data.cache import content_digest, make_folder
+from sfumato.data.cache import content_digest, make_folder, readable, require_space
 from sfumato.data.decode import SUFFIXES
 from sfumato.data.source import RawSplit, RawSplits, Records, Source
 
@@ -99,12 +100,12 @@ def divide(paths: Sequence[str], records: RecordsOf) -> RawSplits:
         return RawSplits(RawSplit(records(paths), labels), None, names)
     is_train = np.array([parts[depth].lower() in TRAIN_NAMES for parts in inside])
     labels, names = _labels(inside, depth + 1)
-    parts = []
-    for wanted in (True, False):
-        rows = np.flatnonzero(is_train == wanted)
-        chosen = None if labels is None else labels[rows]
-        parts.append(RawSplit(records([paths[int(row)] for row in rows]), chosen))
-    train, test = parts
+
+    def part(mask: np.ndarray) -> RawSplit:
+        chosen = None if labels is None else labels[mask]
+        return RawSplit(records(list(itertools.compress(paths, mask))), chosen)
+
+    train, test = part(is_train), part(~is_train)
     if labels is not None and (missing := set(labels) - set(labels[is_train])):
         raise DataError(
             f"class {names[min(missing)]!r} has test images but no training images; "
@@ -128,9 +129,8 @@ def _labels(inside: list[tuple[str, ...]], depth: int) -> tuple[np.ndarray | Non
     """Classes from the folder at `depth`; none if an image is in no folder there."""
     if any(len(parts) <= depth + 1 for parts in inside):
         return None, ()
-    names = sorted({parts[depth] for parts in inside})
-    number = {name: index for index, name in enumerate(names)}
-    return np.array([number[parts[depth]] for parts in inside], dtype=np.int64), tuple(names)
+    names, labels = np.unique([parts[depth] for parts in inside], return_inverse=True)
+    return labels.astype(np.int64), tuple(map(str, names))
 
 
 ZIP_SUFFIXES = (".zip",)
@@ -198,10 +198,8 @@ def image_archive(path: Path) -> Source:
 
 def zip_parts(path: Path) -> RawSplits:
     """Splits and classes from the names in a zip file. Raises DataError."""
-    try:
+    with readable(path):
         names = [info.filename for info in _open_zip(path).infolist() if not info.is_dir()]
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"cannot read {path}: {error}; fetch it again") from None
     chosen = image_names(path, names)
     return divide(chosen, lambda part: ZipRecords(part, path))
 
@@ -224,17 +222,12 @@ def tar_members(path: Path) -> tuple[Path, TarPlaces]:
     Raises:
         DataError: it cannot be read.
     """
-    try:
-        plain = uncompressed(path)
-        with tarfile.open(plain, "r:") as archive:
-            members = {
-                member.name: (member.offset_data, member.size)
-                for member in archive
-                if member.isreg() and not member.issparse() and member.size <= MAX_BYTES
-            }
-    except (OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError) as error:
-        raise DataError(f"cannot read {path}: {error}; fetch it again") from None
-    return plain, members
+    with readable(path), tarfile.open(plain := uncompressed(path), "r:") as archive:
+        return plain, {
+            member.name: (member.offset_data, member.size)
+            for member in archive
+            if member.isreg() and not member.issparse() and member.size <= MAX_BYTES
+        }
 
 
 def image_names(path: Path, names: Sequence[str]) -> list[str]:
@@ -274,11 +267,27 @@ def uncompressed(path: Path, suffix: str = ".tar") -> Path:
     opener = next((opener for start, opener in OPENERS.items() if magic.startswith(start)), None)
     if opener is None:
         return path
+    size = path.stat().st_size
+    return unpacked(path, suffix, opener(path), size, MAX_RATIO * size + 2**20)
+
+
+def unpacked(
+    path: Path, suffix: str, stream: BufferedIOBase | IO[bytes], size: int, limit: int
+) -> Path:
+    """A copy of a stream out of the archive `path`, in the cache under its digest and `suffix`.
+
+    Args:
+        size: bytes that it needs at least.
+        limit: bytes that it may have.
+    Raises:
+        DataError: no room, or the stream is longer than `limit`.
+    """
     folder = make_folder(cache_folder() / "unpacked")
     copy = folder / f"{content_digest([path], path.parent)[:16]}{suffix}"
-    if not copy.is_file():
-        with opener(path) as stream:
-            unpack_stream(stream, copy, MAX_RATIO * path.stat().st_size + 2**20, path)
+    with stream:
+        if not copy.is_file():
+            require_space(folder, size)
+            unpack_stream(stream, copy, limit, path)
     return copy
 
 
@@ -300,7 +309,5 @@ def unpack_stream(stream: BufferedIOBase | IO[bytes], target: Path, limit: int, 
 
 
 def _stem(path: Path) -> str:
-    name = path.name
-    for suffix in (*TAR_SUFFIXES, *ZIP_SUFFIXES):
-        name = name[: -len(suffix)] if name.lower().endswith(suffix) else name
-    return name
+    suffixes = [s for s in (*TAR_SUFFIXES, *ZIP_SUFFIXES) if path.name.lower().endswith(s)]
+    return path.name[: -len(max(suffixes, key=len))]

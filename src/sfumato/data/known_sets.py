@@ -5,7 +5,6 @@ import importlib.util
 import io
 import tarfile
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ import numpy as np
 from sfumato.core.errors import DataError
 from sfumato.core.files import cache_folder
 from sfumato.data.arrays import NAMES, find_idx, idx_folder
-from sfumato.data.cache import make_folder, require_space
+from sfumato.data.cache import make_folder, readable, require_space
 from sfumato.data.download import RemoteFile, fetch, md5_file
 from sfumato.data.image_files import check_name, tar_members, tar_records, unpack_stream
 from sfumato.data.source import RawSplit, RawSplits, Records, Source, joined
@@ -75,6 +74,8 @@ LSUN_CATEGORIES = (
 )  # fmt: skip
 DATABASE = "data.mdb"
 
+REFETCH = "delete it to fetch it again"
+
 
 def digits() -> Source:
     """The 1,797 grey 8x8 digits in scikit-learn's wheel: no download.
@@ -126,19 +127,14 @@ def cifar_archive(path: Path, name: str) -> Source:
 
 
 def _read_cifar(path: Path) -> RawSplits:
-    try:
+    with readable(path, REFETCH):
         members = _cifar_members(path)
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        raise DataError(f"cannot read {path}: {error}; delete it to fetch it again") from None
-    try:
         if "train.bin" in members:
             train, test = (_cifar_split(members[f"{split}.bin"], 2) for split in ("train", "test"))
             return RawSplits(train, test, tuple(members["fine_label_names.txt"].decode().split()))
         batches = b"".join(members[f"data_batch_{number}.bin"] for number in range(1, 6))
         test = _cifar_split(members["test_batch.bin"], 1)
         return RawSplits(_cifar_split(batches, 1), test, CIFAR10)
-    except (KeyError, ValueError) as error:
-        raise DataError(f"{path} is no binary archive of CIFAR: {error}") from None
 
 
 def _cifar_members(path: Path) -> dict[str, bytes]:
@@ -209,10 +205,8 @@ def _cars_devkit(path: Path) -> dict[str, bytes]:
 def _read_mat(path: Path, files: dict[str, bytes], name: str) -> Any:
     from scipy.io import loadmat  # slow to import, and only this set needs it
 
-    try:
+    with readable(f"{name} of {path}"):
         return loadmat(io.BytesIO(files[name]))
-    except (KeyError, ValueError, TypeError) as error:
-        raise DataError(f"cannot read {name} of {path}: {error}; fetch it again") from None
 
 
 @dataclass(frozen=True)
@@ -307,14 +301,11 @@ def _database_records(folder: Path) -> LmdbRecords:
 
 def _unpack_database(archive: Path, target: Path) -> None:
     """Take the database out of its zip file."""
-    try:
-        with zipfile.ZipFile(archive) as zipped:
-            member: Any = next(i for i in zipped.infolist() if i.filename.endswith(f"/{DATABASE}"))
-            make_folder(target.parent)
-            require_space(target.parent, member.file_size)
-            with zipped.open(member) as stream:
-                unpack_stream(stream, target, member.file_size, archive)
-    except (zipfile.BadZipFile, StopIteration) as error:
-        raise DataError(
-            f"{archive} is not a zip file with {DATABASE}: {error}; delete it to fetch it again"
-        ) from None
+    with readable(archive, REFETCH), zipfile.ZipFile(archive) as zipped:
+        members = [i for i in zipped.infolist() if i.filename.endswith(f"/{DATABASE}")]
+        if not members:
+            raise DataError(f"{archive} has no {DATABASE}; {REFETCH}")
+        make_folder(target.parent)
+        require_space(target.parent, members[0].file_size)
+        with zipped.open(members[0]) as stream:
+            unpack_stream(stream, target, members[0].file_size, archive)
