@@ -22,7 +22,7 @@ from sfumato.data import packing
 from sfumato.data.catalogue import find, load
 from sfumato.data.data_config import DataConfig
 from sfumato.data.decode import Preparation
-from sfumato.data.packed import PackedSplits
+from sfumato.data.packed import DROPPED, PackedSplits
 from sfumato.data.packing import pack
 from sfumato.data.packing_processes import ChunkReport, prepare_range
 from sfumato.data.source import RawSplit, RawSplits, Records, Source
@@ -98,7 +98,7 @@ def test_every_odd_image_is_handled_and_counted(odd: Path) -> None:
         "duplicate": ["good-0.png"],
     }
     assert result.images.shape == (19, 3, 16, 16)
-    assert result.summary.num_dropped == 4
+    assert sum(f.count for kind, f in result.summary.findings.items() if kind in DROPPED) == 4
     glass = 255 - np.array([0, 80, 80])  # red, 80/255 opaque, on white
     assert any(np.abs(image[:, 3, 3].astype(int) - glass).max() <= 1 for image in result.images)
 
@@ -338,7 +338,7 @@ def test_too_small_a_disk_is_noticed_before_the_work(
     folder = many(tmp_path / "many", 10)
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("sfumato.data.cache.shutil.disk_usage", lambda _: usage)
-    with pytest.raises(DataError, match=r"needs 0\.00768 MB, but only 0\.001 MB are free"):
+    with pytest.raises(DataError, match=r"needs 7\.68 kB, but only 1 kB are free"):
         packed(folder, resolution=16, channels=3)
 
 

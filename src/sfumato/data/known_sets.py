@@ -55,7 +55,7 @@ CIFAR100_FILE = md5_file(
 )
 """The binary archives: the Python archives are pickles."""
 CIFAR_PIXELS = 3 * 32 * 32
-MAX_CIFAR_BYTES = 2**28
+MAX_MEMBER_BYTES = 2**28
 
 CARS_HOST = "https://ai.stanford.edu/~jkrause"
 CARS_FILES = {
@@ -113,37 +113,39 @@ def _downloaded_idx(name: str, host: str, md5: dict[str, str], classes: tuple[st
 
 def cifar10() -> Source:
     """50,000 training and 10,000 test images, RGB 32x32, ten classes."""
-    return cifar_archive(fetch("cifar10", CIFAR10_FILE), "cifar10")
+    return _cifar("cifar10", CIFAR10_FILE)
 
 
 def cifar100() -> Source:
     """50,000 training and 10,000 test images, RGB 32x32, a hundred (fine) classes."""
-    return cifar_archive(fetch("cifar100", CIFAR100_FILE), "cifar100")
+    return _cifar("cifar100", CIFAR100_FILE)
 
 
-def cifar_archive(path: Path, name: str) -> Source:
-    """A binary archive of either set, recognised by the files in it."""
-    return Source(name=name, files=(path,), root=path.parent, read=lambda: _read_cifar(path))
+def _cifar(name: str, file: RemoteFile) -> Source:
+    """The binary archive of either set, recognised by the files in it."""
+    path = fetch(name, file)
+
+    def read() -> RawSplits:
+        members = _tar_contents(path)
+        with readable(path, REFETCH):
+            if "train.bin" in members:
+                names = members["fine_label_names.txt"].decode().split()
+                train, test = (_cifar_split(members[f"{s}.bin"], 2) for s in ("train", "test"))
+                return RawSplits(train, test, tuple(names))
+            batches = b"".join(members[f"data_batch_{number}.bin"] for number in range(1, 6))
+            test = _cifar_split(members["test_batch.bin"], 1)
+            return RawSplits(_cifar_split(batches, 1), test, CIFAR10)
+
+    return Source(name=name, files=(path,), root=path.parent, read=read)
 
 
-def _read_cifar(path: Path) -> RawSplits:
-    with readable(path, REFETCH):
-        members = _cifar_members(path)
-        if "train.bin" in members:
-            train, test = (_cifar_split(members[f"{split}.bin"], 2) for split in ("train", "test"))
-            return RawSplits(train, test, tuple(members["fine_label_names.txt"].decode().split()))
-        batches = b"".join(members[f"data_batch_{number}.bin"] for number in range(1, 6))
-        test = _cifar_split(members["test_batch.bin"], 1)
-        return RawSplits(_cifar_split(batches, 1), test, CIFAR10)
-
-
-def _cifar_members(path: Path) -> dict[str, bytes]:
-    """The files of the archive by their names without folders."""
+def _tar_contents(path: Path) -> dict[str, bytes]:
+    """The files of a small archive by their names without folders."""
     found = {}
-    with tarfile.open(path) as archive:
+    with readable(path, REFETCH), tarfile.open(path) as archive:
         for member in archive:
             file = archive.extractfile(member) if member.isreg() else None
-            if file is not None and member.size <= MAX_CIFAR_BYTES:
+            if file is not None and member.size <= MAX_MEMBER_BYTES:
                 found[Path(member.name).name] = file.read()
     return found
 
@@ -161,14 +163,10 @@ def stanford_cars() -> Source:
     Source: Krause et al. 2013. The authors' addresses no longer answer: put the files into the
     cache by hand, or use a mirror. The checksums are those of the original files.
     """
-    return cars_files({key: fetch("stanford-cars", file) for key, file in CARS_FILES.items()})
-
-
-def cars_files(paths: dict[str, Path]) -> Source:
-    """Stanford Cars from the four files of CARS_FILES."""
+    paths = {key: fetch("stanford-cars", file) for key, file in CARS_FILES.items()}
 
     def read() -> RawSplits:
-        devkit = _cars_devkit(paths["devkit"])
+        devkit = _tar_contents(paths["devkit"])
         names = _read_mat(paths["devkit"], devkit, "cars_meta.mat")["class_names"].ravel()
         train = _read_mat(paths["devkit"], devkit, "cars_train_annos.mat")
         path = paths["test_labels"]
@@ -193,13 +191,6 @@ def _cars_split(path: Path, folder: str, annotations: Any) -> RawSplit:
             raise DataError(f"{path} has no {name}, which the annotations name; fetch it again")
     labels = np.array([int(row["class"].item()) - 1 for row in rows], dtype=np.int64)
     return RawSplit(tar_records(plain, names, places), labels)
-
-
-def _cars_devkit(path: Path) -> dict[str, bytes]:
-    """The files of the development kit by their names without folders."""
-    plain, places = tar_members(path)
-    records = tar_records(plain, list(places), places)
-    return {Path(name).name: records.read(row) for row, name in enumerate(records.names)}
 
 
 def _read_mat(path: Path, files: dict[str, bytes], name: str) -> Any:

@@ -8,7 +8,7 @@ set.json     name, class names, preparation, summary of oddities
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,11 +70,6 @@ class Summary:
         for name in names:
             self.findings.setdefault(kind, Finding()).add(name)
 
-    @property
-    def num_dropped(self) -> int:
-        """Images that are not in the set."""
-        return sum(f.count for kind, f in self.findings.items() if kind in DROPPED)
-
     def lines(self) -> list[str]:
         """One line for each kind, the left-out ones first."""
         return [
@@ -83,15 +78,6 @@ class Summary:
             for kind, text in (DROPPED | HANDLED).items()
             if (finding := self.findings.get(kind))
         ]
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain mapping."""
-        return {k: {"count": f.count, "examples": f.examples} for k, f in self.findings.items()}
-
-    @classmethod
-    def from_json(cls, mapping: Mapping[str, Any]) -> "Summary":
-        """The inverse of `to_json`."""
-        return cls({k: Finding(int(f["count"]), list(f["examples"])) for k, f in mapping.items()})
 
 
 @dataclass(frozen=True)
@@ -132,7 +118,7 @@ def write_description(folder: Path, name: str, packed: PackedSplit) -> None:
         "shape": list(packed.images.shape),
         "class_names": list(packed.class_names),
         "preparation": dataclasses.asdict(packed.preparation),
-        "summary": packed.summary.to_json(),
+        "summary": dataclasses.asdict(packed.summary)["findings"],
     }
     write_json(folder / DESCRIPTION, description)
 
@@ -169,7 +155,7 @@ def read_packed(folder: Path) -> PackedSplit:
         if list(images.shape) != description["shape"] or len(hashes) != len(images):
             raise ValueError(f"images {images.shape} are not {description['shape']}")
         preparation = Preparation(**description["preparation"])
-        summary = Summary.from_json(description["summary"])
+        summary = Summary({k: Finding(**found) for k, found in description["summary"].items()})
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"the packed set {folder} is damaged ({error}); delete the folder and pack it again"

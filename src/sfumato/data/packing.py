@@ -3,8 +3,11 @@
 import hashlib
 import json
 import logging
+import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +38,7 @@ from sfumato.data.packing_processes import (
     run_ranges,
 )
 from sfumato.data.source import (
-    ImageArray,
+    LabelArray,
     RawSplit,
     RawSplits,
     Records,
@@ -78,10 +81,10 @@ def pack(source: Source, config: DataConfig, strict: bool, workers: int | None) 
     if not source.files:
         raw = source.read()
         preparation = _resolve(source, raw, config, workers)
-        packed = {}
-        for name, split in raw.present().items():
-            assert isinstance(split.images, np.ndarray)
-            packed[name] = _in_memory(split.images, split, raw.class_names, preparation)
+        packed = {
+            name: _in_memory(split, raw.class_names, preparation)
+            for name, split in raw.present().items()
+        }
         return PackedSplits(packed["train"], packed.get("test"), None)
     folder = cache_folder() / "packed" / f"{source.name}-{_key(source, config)}"
     if not is_packed(folder / "train"):
@@ -120,9 +123,10 @@ def _key(source: Source, config: DataConfig) -> str:
 
 
 def _in_memory(
-    images: ImageArray, split: RawSplit, class_names: tuple[str, ...], preparation: Preparation
+    split: RawSplit, class_names: tuple[str, ...], preparation: Preparation
 ) -> PackedSplit:
-    prepared = prepare_array(images, preparation)
+    assert isinstance(split.images, np.ndarray)
+    prepared = prepare_array(split.images, preparation)
     hashes = image_hashes(prepared)
     summary = Summary()
     repeated = np.flatnonzero(~first_of_each(hashes))
@@ -140,10 +144,11 @@ def _pack_into(folder: Path, source: Source, config: DataConfig, workers: int | 
             if is_packed(work / name):
                 continue
             if isinstance(split.images, np.ndarray):
-                packed = _in_memory(split.images, split, raw.class_names, preparation)
+                packed = _in_memory(split, raw.class_names, preparation)
                 write_packed(work / name, source.name, packed)
             else:
-                pack_images(work / name, source.name, split, raw.class_names, preparation, workers)
+                packer = _SplitPacker(work / name, source.name, split.images, preparation)
+                packer.pack(split.labels, raw.class_names, workers)
         work.rename(folder)
     except OSError as error:
         raise DataError(
@@ -170,8 +175,7 @@ def _resolve(
         header = scan_headers(joined(encoded), workers)
         if not header.sizes:
             raise DataError(f"{source.name}: none of its images can be read; check the files")
-        # Of equally common sizes the smallest, so that the order of files does not matter.
-        size = size or min(header.sizes, key=lambda size: (-header.sizes[size], size))
+        size = size or header.common_size()
         channels = (3 if header.num_coloured else 1) if channels == "auto" else channels
     return Preparation(size[0], size[1], channels, config.fit, config.resize)
 
@@ -187,109 +191,107 @@ def scan_headers(records: Records, workers: int | None) -> HeaderReport:
     return header
 
 
-def pack_images(
-    folder: Path,
-    name: str,
-    split: RawSplit,
-    class_names: tuple[str, ...],
-    preparation: Preparation,
-    workers: int | None,
-) -> None:
-    """Pack the images of a split into `folder`, continuing what an earlier process began there.
+@dataclass(frozen=True)
+class _SplitPacker:
+    """Packs the images of a split into `folder`, continuing what an earlier process began there.
 
     A kill costs the chunks under way and no more: `images.npy` has its full length from the
     start, and `chunks/<start>.json` appears once the pixels of that chunk are safely in it.
-
-    Raises:
-        DataError: not enough room on the disk, or no image can be used.
-        OSError: the folder cannot be written.
     """
-    images = split.images
-    assert isinstance(images, Records | StoredImages)
-    (folder / "chunks").mkdir(parents=True, exist_ok=True)
-    offset = _open_images(folder / IMAGES_FILE, (len(images), *preparation.shape))
-    chunks = _read_chunks(folder)
-    missing = [(start, stop) for start, stop in _ranges(len(images)) if start not in chunks]
-    job = ChunkJob(images, preparation, folder / IMAGES_FILE, offset)
-    done = len(images) - sum(stop - start for start, stop in missing)
-    with progress_bar(f"packing {name}", len(images), done) as update:
-        for start, stop, chunk in run_ranges(job, missing, ChunkReport, workers):
-            write_json(folder / "chunks" / f"{start}.json", chunk.to_json())
-            chunks[start] = chunk
-            update(done := done + stop - start)
-    _finish(folder, name, split, class_names, preparation, [chunks[s] for s in sorted(chunks)])
+
+    folder: Path
+    name: str
+    images: Records | StoredImages
+    preparation: Preparation
+
+    def pack(
+        self, labels: LabelArray | None, class_names: tuple[str, ...], workers: int | None
+    ) -> None:
+        """Prepare the missing chunks, then remove the rows of dropped images and describe the set.
+
+        Raises:
+            DataError: not enough room on the disk, or no image is usable.
+            OSError: the folder is not writable.
+        """
+        reports = self._chunks(workers)
+        rows, summary = self._kept(reports)
+        digests = bytes.fromhex("".join(digest for r in reports for digest in r.hashes))
+        hashes = np.frombuffer(digests, np.uint8).reshape(-1, 32)[rows]
+        repeated = rows[~first_of_each(hashes)]
+        summary.add("duplicate", map(self.images.name, repeated.tolist()))
+        path = self.folder / IMAGES_FILE
+        if len(rows) < len(np.load(path, mmap_mode="r")):  # else done by an earlier process
+            _keep_rows(path, rows)
+        stored = np.load(path, mmap_mode="r")
+        labels = None if labels is None else labels[rows]
+        packed = PackedSplit(stored, labels, hashes, class_names, self.preparation, summary)
+        write_description(self.folder, self.name, packed)
+        shutil.rmtree(self.folder / "chunks")
+
+    def _chunks(self, workers: int | None) -> list[ChunkReport]:
+        """The reports on all chunks, in their order."""
+        images, recorded = self.images, self.folder / "chunks"
+        recorded.mkdir(parents=True, exist_ok=True)
+        path = self.folder / IMAGES_FILE
+        job = ChunkJob(images, self.preparation, path, self._make_file(path))
+        chunks = {
+            int(path.stem): ChunkReport(**json.loads(path.read_text()))
+            for path in recorded.glob("[0-9]*.json")
+        }
+        missing = [(start, stop) for start, stop in _ranges(len(images)) if start not in chunks]
+        done = len(images) - sum(stop - start for start, stop in missing)
+        with progress_bar(f"packing {self.name}", len(images), done) as update:
+            for start, stop, chunk in run_ranges(job, missing, ChunkReport, workers):
+                write_json(recorded / f"{start}.json", asdict(chunk))
+                chunks[start] = chunk
+                update(done := done + stop - start)
+        return [chunks[start] for start in sorted(chunks)]
+
+    def _make_file(self, path: Path) -> int:
+        """Make the file for all images if necessary; return the position of the first pixel.
+
+        Raises:
+            DataError: the disk has no room for it.
+        """
+        if not path.is_file():
+            shape = (len(self.images), *self.preparation.shape)
+            require_space(path.parent, math.prod(shape))
+            with _new_images(path, shape):
+                pass
+        return int(np.load(path, mmap_mode="r").offset)
+
+    def _kept(self, reports: Sequence[ChunkReport]) -> tuple[np.ndarray, Summary]:
+        """The rows of the images in the set, and what was odd about the images."""
+        kept, summary = np.ones(len(self.images), bool), Summary()
+        for report in reports:
+            for row, (kind, reason) in report.dropped.items():
+                kept[int(row)] = False
+                summary.add(kind, [f"{self.images.name(int(row))}: {reason}"])
+            for kind, noted in report.notes.items():
+                summary.add(kind, map(self.images.name, noted))
+        if not kept.any():
+            reasons = "; ".join(summary.lines())
+            raise DataError(f"{self.name}: none of {len(kept)} images can be used: {reasons}")
+        return np.flatnonzero(kept), summary
 
 
-def _finish(
-    folder: Path,
-    name: str,
-    split: RawSplit,
-    class_names: tuple[str, ...],
-    preparation: Preparation,
-    chunks: Sequence[ChunkReport],
-) -> None:
-    """Remove the rows of dropped images and describe the result."""
-    images = split.images
-    assert isinstance(images, Records | StoredImages)
-    text = "".join(digest for chunk in chunks for digest in chunk.hashes)
-    hashes = np.frombuffer(bytes.fromhex(text), np.uint8).reshape(-1, 32)
-    kept = np.ones(len(images), bool)
-    summary = Summary()
-    for chunk in chunks:
-        for row, (kind, reason) in chunk.dropped.items():
-            kept[row] = False
-            summary.add(kind, [f"{images.name(row)}: {reason}"])
-        for kind, noted in chunk.notes.items():
-            summary.add(kind, map(images.name, noted))
-    rows = np.flatnonzero(kept)
-    if not len(rows):
-        reasons = "; ".join(summary.lines())
-        raise DataError(f"{name}: none of {len(images)} images can be used: {reasons}")
-    repeated = rows[~first_of_each(hashes[rows])]
-    summary.add("duplicate", map(images.name, repeated.tolist()))
-    if len(rows) < len(kept):
-        _keep_rows(folder / IMAGES_FILE, rows)
-    stored = np.load(folder / IMAGES_FILE, mmap_mode="r")
-    labels = None if split.labels is None else split.labels[rows]
-    packed = PackedSplit(stored, labels, hashes[rows], class_names, preparation, summary)
-    write_description(folder, name, packed)
-    shutil.rmtree(folder / "chunks")
-
-
-def _open_images(path: Path, shape: tuple[int, ...]) -> int:
-    """Make the file for all images if necessary; return the position of the first pixel.
-
-    Raises:
-        DataError: the disk has no room for it.
-    """
-    if not path.is_file():
-        require_space(path.parent, int(np.prod(shape, dtype=object)))
-        temporary = path.with_suffix(".new")
-        np.lib.format.open_memmap(temporary, "w+", np.uint8, shape).flush()
-        temporary.replace(path)
-        sync_directory(path.parent)
-    return int(np.load(path, mmap_mode="r").offset)
+@contextmanager
+def _new_images(path: Path, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """Images to be filled in, which then replace the file."""
+    temporary = path.with_suffix(".new")
+    images = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
+    yield images
+    images.flush()
+    temporary.replace(path)
+    sync_directory(path.parent)
 
 
 def _keep_rows(path: Path, rows: np.ndarray) -> None:
     """Rewrite the image file with `rows` only."""
     images = np.load(path, mmap_mode="r")
-    if len(images) == len(rows):  # done by an earlier process
-        return
-    temporary = path.with_suffix(".new")
-    kept = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(rows), *images.shape[1:]))
-    for start in range(0, len(rows), CHUNK):
-        kept[start : start + CHUNK] = images[rows[start : start + CHUNK]]
-    kept.flush()
-    temporary.replace(path)
-    sync_directory(path.parent)
-
-
-def _read_chunks(folder: Path) -> dict[int, ChunkReport]:
-    chunks = {}
-    for path in (folder / "chunks").glob("[0-9]*.json"):
-        chunks[int(path.stem)] = ChunkReport.from_json(json.loads(path.read_text()))
-    return chunks
+    with _new_images(path, (len(rows), *images.shape[1:])) as kept:
+        for start in range(0, len(rows), CHUNK):
+            kept[start : start + CHUNK] = images[rows[start : start + CHUNK]]
 
 
 def _ranges(count: int) -> list[tuple[int, int]]:

@@ -45,24 +45,22 @@ TURNED = (5, 6, 7, 8)
 
 @dataclass
 class HeaderReport:
-    """The headers of some images: the number of each (height, width), and of coloured ones."""
+    """The headers of some images: the number of each "height width", and of coloured ones.
 
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    Fields of reports are such as JSON has, since it carries them between processes.
+    """
+
+    sizes: dict[str, int] = field(default_factory=dict)
     num_coloured: int = 0
 
     def __add__(self, other: "HeaderReport") -> "HeaderReport":
-        return HeaderReport(self.sizes + other.sizes, self.num_coloured + other.num_coloured)
+        sizes = dict(Counter(self.sizes) + Counter(other.sizes))
+        return HeaderReport(sizes, self.num_coloured + other.num_coloured)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values: JSON has no tuples as keys."""
-        sizes = [[*size, count] for size, count in self.sizes.items()]
-        return {"sizes": sizes, "coloured": self.num_coloured}
-
-    @classmethod
-    def from_json(cls, found: dict[str, Any]) -> "HeaderReport":
-        """The inverse of `to_json`."""
-        sizes = Counter({(height, width): count for height, width, count in found["sizes"]})
-        return cls(sizes, found["coloured"])
+    def common_size(self) -> tuple[int, int]:
+        """The most common (height, width), whatever the order of files: of equal ones the least."""
+        _, height, width = min((-n, *map(int, size.split())) for size, n in self.sizes.items())
+        return height, width
 
     @classmethod
     def crashed(cls, _: int) -> "HeaderReport":
@@ -75,12 +73,12 @@ class ChunkReport:
     """The report on prepared images. Rows are numbered from the start of the split.
 
     Args:
-        dropped: row -> (kind, reason) of images that are not in the set.
+        dropped: row -> [kind, reason] of images that are not in the set.
         notes: kind -> rows of images that were odd.
         hashes: SHA-256 of each prepared image, in hexadecimal; zeros for dropped ones.
     """
 
-    dropped: dict[int, tuple[str, str]] = field(default_factory=dict)
+    dropped: dict[str, list[str]] = field(default_factory=dict)
     notes: dict[str, list[int]] = field(default_factory=dict)
     hashes: list[str] = field(default_factory=list)
 
@@ -88,16 +86,6 @@ class ChunkReport:
         kinds = sorted({*self.notes, *other.notes})
         notes = {kind: self.notes.get(kind, []) + other.notes.get(kind, []) for kind in kinds}
         return ChunkReport(self.dropped | other.dropped, notes, self.hashes + other.hashes)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, as a process answers and as a finished chunk is recorded."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, found: dict[str, Any]) -> "ChunkReport":
-        """The inverse of `to_json`."""
-        dropped = {int(row): (kind, reason) for row, (kind, reason) in found["dropped"].items()}
-        return cls(dropped, found["notes"], found["hashes"])
 
     @classmethod
     def crashed(cls, row: int) -> "ChunkReport":
@@ -108,7 +96,7 @@ class ChunkReport:
 
     def drop(self, row: int, kind: str, reason: str) -> None:
         """Leave an image out. Its hash is zeros."""
-        self.dropped[row] = (kind, reason)
+        self.dropped[str(row)] = [kind, reason]
         self.hashes.append("0" * 64)
 
 
@@ -126,8 +114,8 @@ class HeaderJob:
                 turned = image.getexif().get(ORIENTATION) in TURNED
             except (UnusableImageError, OSError, ValueError, SyntaxError):
                 continue
-            size = (image.width, image.height) if turned else (image.height, image.width)
-            report.sizes[size] += 1
+            size = f"{image.width} {image.height}" if turned else f"{image.height} {image.width}"
+            report.sizes[size] = report.sizes.get(size, 0) + 1
             report.num_coloured += not is_grey(image)
         return report
 
@@ -237,7 +225,7 @@ def run_ranges(
             idle.put(pool)
             if "error" in answer:
                 raise _error(*answer["error"])
-            return report.from_json(answer["report"])
+            return report(**answer["report"])
         if stop - start == 1:
             return report.crashed(start)
         middle = (start + stop) // 2
@@ -328,7 +316,7 @@ def _loaded(job: bytes) -> HeaderJob | ChunkJob:
 def _answer(start: int, stop: int) -> str:
     """The job's report on a range, or its error, as JSON: text holds no code."""
     try:
-        answer: dict[str, Any] = {"report": _loaded(_job)(start, stop).to_json()}
+        answer: dict[str, Any] = {"report": asdict(_loaded(_job)(start, stop))}
     except OSError as error:
         answer = {"error": ["OSError", [error.errno, error.strerror or str(error)]]}
     except Exception as error:
