@@ -21,7 +21,7 @@ from sfumato.data.catalogue import CATALOGUE, find, load
 from sfumato.data.data_config import DataConfig
 from sfumato.data.dataset import Splits
 from sfumato.data.download import RemoteFile
-from sfumato.data.source import StoredImages
+from sfumato.data.source import ArrayFile
 
 RNG = np.random.default_rng(0)
 
@@ -224,7 +224,7 @@ def test_arrays_larger_than_memory_stay_in_their_files(
     read = loaded(path, resolution=8, channels=3)
     monkeypatch.setattr("sfumato.data.source.MAX_BYTES_IN_MEMORY", 100)
     stored = find(str(path)).read().train.images
-    assert isinstance(stored, StoredImages)
+    assert isinstance(stored, ArrayFile)
     assert len(list(cache.glob("unpacked/*"))) == {"idx.gz": 2, "compressed npz": 1}.get(form, 0)
     monkeypatch.setattr("sfumato.data.packing.CHUNK", 64)
     shutil.rmtree(cache / "packed")

@@ -8,10 +8,9 @@ import pytest
 
 from sfumato.core.config import parse
 from sfumato.core.errors import ConfigError, DataError
-from sfumato.data.catalogue import load
+from sfumato.data.catalogue import choose, held_out_mask, load
 from sfumato.data.data_config import DataConfig
 from sfumato.data.dataset import Dataset
-from sfumato.data.select import choose, held_out_mask
 from sfumato.data.source import first_of_each, image_hashes
 
 RNG = np.random.default_rng(0)

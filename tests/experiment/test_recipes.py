@@ -3,15 +3,15 @@
 import pytest
 import torch
 
+from sfumato.data.dataset import Form
 from sfumato.experiment.experiment import load_experiment, recipe_names
-from sfumato.study.forecast import build_on_meta, shape_of
+from sfumato.study.forecast import build_on_meta, form_of
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_a_recipe_builds_for_its_data(name: str) -> None:
     experiment = load_experiment(name, [])
-    shape, num_classes = shape_of(experiment.data) or ((3, 64, 64), 0)  # any folder of pictures
-    model = build_on_meta(experiment, shape, num_classes)
+    model = build_on_meta(experiment, form_of(experiment.data) or Form((3, 64, 64), 0))
     assert [phase.name for phase in model.phases()]
 
 

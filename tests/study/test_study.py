@@ -11,8 +11,9 @@ from sfumato.cli import main
 from sfumato.core.errors import ConfigError, RunError
 from sfumato.core.images import Batch
 from sfumato.core.noise import Noise, TrainingNoise, generator
+from sfumato.data.dataset import Form
 from sfumato.experiment.experiment import load_experiment
-from sfumato.study.forecast import dry_run, shape_of
+from sfumato.study.forecast import dry_run, form_of
 from sfumato.study.launch import run_study
 from sfumato.study.read import _read, load_study, study_names, study_path
 
@@ -196,8 +197,8 @@ def test_a_study_from_end_to_end(
 def test_every_model_of_a_preset_takes_a_step_and_draws(name: str) -> None:
     """On noise of the shape of the data: every phase has a gradient, every sample is an image."""
     for arm, experiment in load_study(name, [], "cpu").arms.items():
-        shape, num_classes = shape_of(experiment.data) or ((3, 16, 16), 0)
-        num_classes = num_classes if experiment.conditional else 0
+        form = form_of(experiment.data) or Form((3, 16, 16), 0)
+        shape, num_classes = form.image_shape, form.num_classes if experiment.conditional else 0
         model = experiment.model.build(shape, num_classes)
         images = torch.rand(8, *shape, generator=generator(0)) * 2 - 1
         batch = Batch(images, torch.arange(8) % num_classes if num_classes else None)

@@ -16,11 +16,11 @@ from sfumato.data import source
 from sfumato.data.cache import readable
 from sfumato.data.image_files import uncompressed, unpacked
 from sfumato.data.source import (
+    ArrayFile,
     ImageArray,
     RawSplit,
     RawSplits,
     Source,
-    StoredImages,
     channels_first,
     numbered_classes,
 )
@@ -74,7 +74,7 @@ def _idx_split(paths: list[Path | None]) -> RawSplit:
     with readable(image_path):
         plain = uncompressed(image_path, ".idx")
         _check_idx_size(image_path, shape, plain.stat().st_size - start)
-    return RawSplit(StoredImages(plain, start, shape[0], shape[1:]), labels.astype(np.int64))
+    return RawSplit(ArrayFile(plain, start, shape[0], shape[1:]), labels.astype(np.int64))
 
 
 def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
@@ -168,7 +168,7 @@ def _npz_split(path: Path, archive: NpzFile, suffix: str) -> RawSplit:
     return RawSplit(images, labels.astype(np.int64))
 
 
-def _npz_images(path: Path, archive: NpzFile, key: str) -> ImageArray | StoredImages:
+def _npz_images(path: Path, archive: NpzFile, key: str) -> ImageArray | ArrayFile:
     """The images under `key`: in memory, or in their file if they are many."""
     assert archive.zip is not None
     member = archive.zip.getinfo(f"{key}.npy")
@@ -193,7 +193,7 @@ def _npz_images(path: Path, archive: NpzFile, key: str) -> ImageArray | StoredIm
     else:
         opened = archive.zip.open(member)
         where = unpacked(path, f"-{member.filename}", opened, start + size, start + size)
-    return StoredImages(where, start, shape[0], shape[1:])
+    return ArrayFile(where, start, shape[0], shape[1:])
 
 
 def _member_offset(path: Path, member: zipfile.ZipInfo) -> int:

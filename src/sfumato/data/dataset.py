@@ -24,7 +24,12 @@ SplitName = Literal["train", "held-out"]
 
 @dataclass(frozen=True)
 class Form:
-    """What a network must know about a data set. `num_classes` is 0 if unlabelled."""
+    """What a network must know about a data set.
+
+    Args:
+        image_shape: [C, H, W]; H and W are 0 if the sizes differ.
+        num_classes: 0 if unlabelled.
+    """
 
     image_shape: Shape
     num_classes: int
@@ -33,7 +38,9 @@ class Form:
         """For people: "grey 28x28, 10 classes"."""
         channels, height, width = self.image_shape
         colour = {1: "grey", 3: "RGB", 4: "RGBA"}[channels]
-        return f"{colour} {height}x{width}, {self.num_classes} classes"
+        size = f" {height}x{width}" if height else ", all sizes"
+        classes = f"{self.num_classes} classes" if self.num_classes else "unlabelled"
+        return f"{colour}{size}, {classes}"
 
 
 def permutation(count: int, seed: int, epoch: int) -> Int64[np.ndarray, " count"]:

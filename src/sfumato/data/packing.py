@@ -38,12 +38,12 @@ from sfumato.data.packing_processes import (
     run_ranges,
 )
 from sfumato.data.source import (
+    ArrayFile,
     LabelArray,
     RawSplit,
     RawSplits,
     Records,
     Source,
-    StoredImages,
     first_of_each,
     image_hashes,
     joined,
@@ -69,7 +69,9 @@ def packed_folder(folder: Path) -> Source:
     return Source(folder.resolve().name, files=(), root=folder, read=refuse, is_packed=True)
 
 
-def pack(source: Source, config: DataConfig, strict: bool, workers: int | None) -> PackedSplits:
+def pack(
+    source: Source, config: DataConfig, strict: bool = False, workers: int | None = None
+) -> PackedSplits:
     """The packed form of `source`, from the cache if it is there.
 
     Raises:
@@ -166,7 +168,7 @@ def _resolve(
     """Resolve "auto": the most common size, and grey only if every image is grey."""
     size, channels = config.size, config.channels
     images = raw.train.images
-    if isinstance(images, np.ndarray | StoredImages):
+    if isinstance(images, np.ndarray | ArrayFile):
         one = images[:1] if isinstance(images, np.ndarray) else images.read(0, 1)
         size = size or (one.shape[2], one.shape[3])
         channels = one.shape[1] if channels == "auto" else channels
@@ -201,7 +203,7 @@ class _SplitPacker:
 
     folder: Path
     name: str
-    images: Records | StoredImages
+    images: Records | ArrayFile
     preparation: Preparation
 
     def pack(

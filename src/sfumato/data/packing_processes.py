@@ -37,7 +37,7 @@ from sfumato.data.decode import (
     open_image,
     prepare_array,
 )
-from sfumato.data.source import Records, StoredImages
+from sfumato.data.source import ArrayFile, Records
 
 TURNED = (5, 6, 7, 8)
 """EXIF orientations that exchange width and height."""
@@ -130,7 +130,7 @@ class ChunkJob:
         path: a file in which row 0 begins at `offset` bytes.
     """
 
-    images: Records | StoredImages
+    images: Records | ArrayFile
     preparation: Preparation
     path: Path
     offset: int
@@ -146,11 +146,11 @@ class ChunkJob:
 
 
 def prepare_range(
-    images: Records | StoredImages, start: int, stop: int, preparation: Preparation
+    images: Records | ArrayFile, start: int, stop: int, preparation: Preparation
 ) -> tuple[UInt8[np.ndarray, "n C H W"], ChunkReport]:
     """Images [start, stop) in their final form; dropped ones are black."""
     report = ChunkReport()
-    if isinstance(images, StoredImages):
+    if isinstance(images, ArrayFile):
         prepared = np.ascontiguousarray(prepare_array(images.read(start, stop), preparation))
         report.hashes += [hashlib.sha256(image.data).hexdigest() for image in prepared]
         return prepared, report

@@ -62,7 +62,7 @@ def joined(parts: Sequence[Records]) -> Records:
 
 
 @dataclass(frozen=True)
-class StoredImages:
+class ArrayFile:
     """uint8 images one after another in a file; pickled to the packing processes.
 
     Args:
@@ -117,7 +117,7 @@ def channels_first(images: np.ndarray) -> ImageArray:
 class RawSplit:
     """One split of a source: decoded or encoded images, and their classes (None: unlabelled)."""
 
-    images: ImageArray | StoredImages | Records
+    images: ImageArray | ArrayFile | Records
     labels: LabelArray | None
 
     def __post_init__(self) -> None:

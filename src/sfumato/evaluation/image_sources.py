@@ -13,11 +13,9 @@ from sfumato.core.console import progress_bar
 from sfumato.core.generative_model import GenerativeModel
 from sfumato.core.images import Labels, Shape, UInt8Images
 from sfumato.core.noise import generator
-from sfumato.data.catalogue import CATALOGUE, find, load
+from sfumato.data.catalogue import CATALOGUE, load, load_whole
 from sfumato.data.data_config import DataConfig
 from sfumato.data.dataset import Dataset, Splits
-from sfumato.data.packing import pack
-from sfumato.data.select import select_whole
 from sfumato.speed.plan import Plan
 from sfumato.speed.sampling import sample_batches
 
@@ -246,10 +244,7 @@ def stored_images(text: str, overrides: Sequence[str] = ()) -> StoredImages:
     mapping = override({"data": {"source": source}}, list(overrides))["data"]
     config = parse(DataConfig, mapping, "override")
     if not split:
-        found = find(source)
-        return StoredImages(
-            text, select_whole(found, pack(found, config, strict=False, workers=None), config)
-        )
+        return StoredImages(text, load_whole(config))
     splits = load(config)
     chosen, other = splits.train, splits.held_out
     if split == "held-out":

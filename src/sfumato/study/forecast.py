@@ -6,20 +6,11 @@ import torch
 
 from sfumato.core.config import to_mapping
 from sfumato.core.errors import SfumatoError
-from sfumato.core.images import Shape
+from sfumato.data.catalogue import CATALOGUE, known_form
 from sfumato.data.data_config import DataConfig
-from sfumato.experiment.experiment import Experiment
+from sfumato.data.dataset import Form
+from sfumato.experiment.experiment import Experiment, build_model
 from sfumato.study.study import Study
-
-SHAPES: dict[str, tuple[Shape, int]] = {
-    "digits": ((1, 8, 8), 10),
-    "mnist": ((1, 28, 28), 10),
-    "fashion-mnist": ((1, 28, 28), 10),
-    "cifar10": ((3, 32, 32), 10),
-    "cifar100": ((3, 32, 32), 100),
-    "stanford-cars": ((3, 0, 0), 196),
-}
-"""Image shape and classes of the sets that have a name; 0 pixels: as `data.resolution` says."""
 
 
 def dry_run(study: Study) -> str:
@@ -57,14 +48,14 @@ def dry_run(study: Study) -> str:
 
 def size(experiment: Experiment) -> str:
     """The number of parameters, as text."""
-    found = shape_of(experiment.data)
+    found = form_of(experiment.data)
     if found is None:
         return "parameters unknown before the data are read"
-    model = build_on_meta(experiment, *found)
+    model = build_on_meta(experiment, found)
     return f"{sum(p.numel() for p in model.parameters()):,} parameters"
 
 
-def build_on_meta(experiment: Experiment, shape: Shape, num_classes: int) -> Any:
+def build_on_meta(experiment: Experiment, form: Form) -> Any:
     """The model without memory for its weights.
 
     Raises:
@@ -72,16 +63,16 @@ def build_on_meta(experiment: Experiment, shape: Shape, num_classes: int) -> Any
     """
     try:
         with torch.device("meta"):
-            return experiment.model.build(shape, num_classes if experiment.conditional else 0)
+            return build_model(experiment, form)
     except SfumatoError as error:
         raise type(error)(f"{experiment.name}: {error}") from None
 
 
-def shape_of(data: DataConfig) -> tuple[Shape, int] | None:
-    """Image shape and number of classes as far as the config tells them; None: it does not."""
-    shape, num_classes = SHAPES.get(data.source, ((3, 0, 0), 0))
-    channels = shape[0] if data.channels == "auto" else data.channels
-    height, width = data.size or shape[1:]
-    if not height or (data.source not in SHAPES and data.channels == "auto"):
-        return None
-    return (channels, height, width), len(data.classes) or num_classes
+def form_of(data: DataConfig) -> Form | None:
+    """The form of the images as far as config and catalogue tell it, else None.
+
+    A set outside the catalogue counts as unlabelled unless the config chooses classes.
+    """
+    if data.source in CATALOGUE or data.size is None or data.channels == "auto":
+        return known_form(data)
+    return Form((data.channels, *data.size), len(data.classes))
