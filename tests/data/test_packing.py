@@ -369,7 +369,7 @@ def test_chunks_do_not_depend_on_where_they_are_cut() -> None:
     right, b = prepare_range(records, 5, 9, form)
     assert np.array_equal(np.concatenate([left, right]), whole)
     assert a + b == report
-    assert report.dropped[4][0] == "unreadable"
+    assert report.dropped["4"][0] == "unreadable"
     assert isinstance(report, ChunkReport)
 
 

@@ -14,8 +14,7 @@ import pytest
 from sfumato.cli import main
 from sfumato.core.errors import RunError
 from sfumato.study import task
-from sfumato.study.common_plan import with_common_plan
-from sfumato.study.launch import run_study
+from sfumato.study.launch import run_study, with_common_plan
 from sfumato.study.launchers import Processes, share_of_machine
 from sfumato.study.read import load_study
 from study.studies import TINY, write
@@ -81,10 +80,8 @@ def test_seeds_may_be_added_and_nothing_is_done_twice(
     done: list[tuple[str, int]] = []
     monkeypatch.setattr(
         "sfumato.study.launchers.run_task",
-        lambda study, directory, arm, seed, *rest: (
-            done.append((arm, seed)), task.run_task(study, directory, arm, seed, *rest)
-        ),
-    )  # fmt: skip
+        lambda work, arm, seed: (done.append((arm, seed)), task.run_task(work, arm, seed)),
+    )
     results = run_study(load_study(path, []), output, say_nothing)
     assert done == [("ddpm", 1), ("dcgan", 1)]
     assert [[run.seed for run in arm.runs] for arm in results.arms] == [[0, 1], [0, 1]]

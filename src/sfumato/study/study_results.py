@@ -1,5 +1,6 @@
 """results.json of a study: all that the report shows, Pareto fronts included."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -240,12 +241,8 @@ def _commands(study: Study, arms: Sequence[ArmRecord]) -> list[str]:
     commands.append("# one arm alone, in the directory of the study:")
     for arm in arms:
         config = f"{arm.runs[0].directory}/config.json"
-        commands.append(f"sfumato train {_quoted(config)} --output again")
+        commands.append(f"sfumato train {shlex.quote(config)} --output again")
     return commands
-
-
-def _quoted(path: str) -> str:
-    return path if all(c.isalnum() or c in "-_./=," for c in path) else f"'{path}'"
 
 
 def front(points: Sequence[FrontPoint], lower_is_better: bool = True) -> list[FrontPoint]:

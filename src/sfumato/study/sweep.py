@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
-from sfumato.core.config import component, may_change, override
+from sfumato.core.config import PositiveInt, component, may_change, override
 from sfumato.core.noise import generator
 
+AT_LEAST_ONE = Field(min_length=1)
 Value = bool | int | float | str
 
 
@@ -65,7 +66,7 @@ class Range:
         return float(f"{value:.4g}")  # digits that nobody needs would only clutter the report
 
 
-Space = dict[str, Range]
+Space = Annotated[dict[str, Range], AT_LEAST_ONE]
 """Dotted keys of an experiment and where their values are drawn from."""
 
 
@@ -78,11 +79,7 @@ class Grid:
     """
 
     kind: Literal["grid"] = "grid"
-    values: dict[str, tuple[Value, ...]]
-
-    def __post_init__(self) -> None:
-        if not self.values or not all(self.values.values()):
-            raise ValueError("sweep.values needs at least one key, and a value for each key")
+    values: Annotated[dict[str, Annotated[tuple[Value, ...], AT_LEAST_ONE]], AT_LEAST_ONE]
 
     def points(self, arm: str) -> list[dict[str, Value]]:
         """The combinations, the last key changing fastest."""
@@ -108,12 +105,9 @@ class RandomSweep:
     """
 
     kind: Literal["random"] = "random"
-    trials: int
+    trials: PositiveInt
     seed: int = 0
     ranges: Space
-
-    def __post_init__(self) -> None:
-        check_space("sweep", self.trials, self.ranges)
 
     def points(self, arm: str) -> list[dict[str, Value]]:
         """The draws."""
@@ -145,13 +139,10 @@ class OptunaSearch:
     """
 
     kind: Literal["optuna"] = "optuna"
-    trials: Annotated[int, may_change("study")]
+    trials: Annotated[PositiveInt, may_change("study")]
     seed: int = 0
     ranges: Space
     metric: str = "frechet_distance"
-
-    def __post_init__(self) -> None:
-        check_space("search", self.trials, self.ranges)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -167,15 +158,6 @@ class SweepTable:
     """The table [sweep] of a study's file."""
 
     sweep: AnySweep
-
-
-def check_space(table: str, trials: int, ranges: Space) -> None:
-    """Refuse a search without trials or ranges."""
-    if trials < 1 or not ranges:
-        raise ValueError(
-            f"{table} needs trials >= 1 and at least one key in ranges, got trials={trials}, "
-            f"ranges={list(ranges)}"
-        )
 
 
 def expanded(arms: Mapping[str, Any], sweep: Grid | RandomSweep) -> dict[str, Any]:

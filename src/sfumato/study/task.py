@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sfumato.core.config import parse
@@ -33,6 +33,11 @@ def run_dir_of(directory: Path, arm: str, seed: int) -> Path:
     return directory / "runs" / arm / f"seed-{seed}"
 
 
+def title(arm: str, seed: int) -> str:
+    """A name for a run, fit for a file."""
+    return f"{arm} seed-{seed}"
+
+
 def read_study(directory: Path) -> Study:
     """The study that a directory holds.
 
@@ -56,26 +61,47 @@ def is_done(directory: Path, study: Study, arm: str, seed: int) -> bool:
     return failed or ((run_dir / "evaluation.json").exists() and (run_dir / MEASURED).exists())
 
 
-def run_task(
-    study: Study,
-    directory: Path,
-    arm: str,
-    seed: int,
-    evaluators: Evaluators,
-    tell: Callable[[str], None] = print,
-) -> None:
-    """Do what is left to do of one run; one that was interrupted goes on from its checkpoint.
+@dataclass(frozen=True)
+class Work:
+    """What the runs of a study have in common.
+
+    Args:
+        study: the question.
+        directory: of the study.
+        evaluators: the references of its arms.
+        tell: gets messages for the user.
+    """
+
+    study: Study
+    directory: Path
+    evaluators: Evaluators
+    tell: Callable[[str], None]
+
+    @classmethod
+    def at(cls, directory: Path, tell: Callable[[str], None]) -> "Work":
+        """The study that a directory holds.
+
+        Raises:
+            RunError: none.
+        """
+        study = read_study(directory)
+        return cls(study, directory, Evaluators(study), tell)
+
+
+def run_task(work: Work, arm: str, seed: int) -> None:
+    """Do what is left of one run; an interrupted run continues from its checkpoint.
 
     Raises:
-        Interrupted: stopped; the same call goes on.
+        Interrupted: stopped; the same call continues.
         RunError: the run directory holds something else.
     """
-    run_dir = run_dir_of(directory, arm, seed)
+    study, evaluators = work.study, work.evaluators
+    run_dir = run_dir_of(work.directory, arm, seed)
     experiment = replace(study.experiment(arm, seed), evaluation=evaluators.protocol(arm))
-    with _announced(directory, arm, seed):
+    with _announced(work.directory, arm, seed):
         if not (run_dir / "summary.json").exists():
             try:
-                train(experiment, run_dir, resume=run_dir.exists(), log=tell)
+                train(experiment, run_dir, resume=run_dir.exists(), log=work.tell)
             except TrainingDiverged as error:
                 write_json(run_dir / FAILED, {"reason": str(error)})
                 return
@@ -91,7 +117,7 @@ def _announced(directory: Path, arm: str, seed: int) -> Iterator[None]:
     """Say in the study's directory which process works on what."""
     folder = directory / WORKING
     folder.mkdir(exist_ok=True)
-    path = folder / f"{arm} seed-{seed}.json"
+    path = folder / f"{title(arm, seed)}.json"
     who = {"arm": arm, "seed": seed, "pid": os.getpid(), "host": platform.node()}
     write_json(path, who | {"since": time.time()})
     try:
@@ -107,8 +133,7 @@ def main(arguments: list[str]) -> int:
     """
     directory, arm, seed = Path(arguments[0]), arguments[1], int(arguments[2])
     try:
-        study = read_study(directory)
-        run_task(study, directory, arm, seed, Evaluators(study), tell=_say)
+        run_task(Work.at(directory, _say), arm, seed)
     except SfumatoError as error:
         print(json.dumps({"kind": type(error).__name__, "message": str(error)}))
         return 2
