@@ -198,7 +198,7 @@ load(DataConfig(source=sys.argv[1], resolution=16, channels=3), workers=2)
 """
 
 PATIENCE = 600
-"""Seconds; only a process that hangs needs so many, however busy the machine is."""
+"""Seconds; only a process that hangs needs that many, however busy the machine is."""
 
 
 def many(folder: Path, count: int) -> Path:
@@ -210,7 +210,7 @@ def many(folder: Path, count: int) -> Path:
 
 
 def wait_for(pattern: str, folder: Path, count: int, process: "subprocess.Popen[bytes]") -> None:
-    """Until so many files match, in a process that is still running."""
+    """Until that many files match, in a process that is still running."""
     deadline = time.monotonic() + PATIENCE
     while len(list(folder.glob(pattern))) < count:
         assert process.poll() is None, "it finished before it could be killed"

@@ -109,7 +109,7 @@ def false_verdicts(repeats: int, share: float, num_seeds: int, metric: str) -> f
 
 
 @pytest.mark.parametrize("metric", SCORES)
-def test_equal_arms_from_the_same_noise_are_not_told_apart(metric: str) -> None:
+def test_equal_arms_from_the_same_noise_get_no_verdict(metric: str) -> None:
     """100 A/A studies: at most 5 % false verdicts, two standard deviations allowed."""
     assert false_verdicts(100, 0.95, 1, metric) <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 100)
 
@@ -127,7 +127,7 @@ def test_equal_arms_with_any_share_of_noise_and_seeds(
     assert false <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 400)
 
 
-def test_equal_judgements_of_labels_are_not_told_apart() -> None:
+def test_equal_judgements_of_labels_get_no_verdict() -> None:
     """Two models right about the same images but a few, which few being chance."""
     false = 0
     for k in range(1000):

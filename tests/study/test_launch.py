@@ -96,7 +96,7 @@ def test_every_process_gets_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [share["CUDA_VISIBLE_DEVICES"] for share in shares] == ["4", "7", "4"]
 
 
-def test_several_processes_and_a_failure_that_is_told(tmp_path: Path) -> None:
+def test_several_processes_and_a_reported_failure(tmp_path: Path) -> None:
     """One arm succeeds in its process; the run directory of the other holds something else."""
     path, output = write(tmp_path), tmp_path / "study"
     strange = output / "runs" / "dcgan" / "seed-0"

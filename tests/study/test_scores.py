@@ -215,5 +215,5 @@ def test_a_class_scored_with_another_n_is_in_no_column(tmp_path: Path) -> None:
     write_json(run_dir / MEASURED, {})
     (found,) = arm_scores(study, tmp_path, "both", evaluators).values()
     assert found.scores == {}
-    told = left_out_classes(study, found.classes, evaluators)
-    assert [text.split()[0] for text in told] == ["0", "1"]
+    notes = left_out_classes(study, found.classes, evaluators)
+    assert [text.split()[0] for text in notes] == ["0", "1"]

@@ -184,12 +184,12 @@ def test_a_study_from_end_to_end(
     assert page.count("data:image/") >= 4
 
     before = {p: p.stat().st_mtime_ns for p in (output / "runs").rglob("*") if p.is_file()}
-    run_study(load_study(path, []), output, tell=lambda message: None)
+    run_study(load_study(path, []), output, log=lambda message: None)
     after = {p: p.stat().st_mtime_ns for p in (output / "runs").rglob("*") if p.is_file()}
     assert before == after
 
     with pytest.raises(RunError, match=r"a study that differs in budget\.images \(64, now 96\)"):
-        run_study(load_study(path, ["budget.images=96"]), output, tell=lambda message: None)
+        run_study(load_study(path, ["budget.images=96"]), output, log=lambda message: None)
 
 
 @pytest.mark.slow

@@ -74,7 +74,7 @@ def test_names_are_as_short_as_they_can_be() -> None:
     ("old", "new", "message"),
     [
         ('kind = "random"', 'kind = "randon"', "did you mean 'random'"),
-        ("trials = 5", "trials = 0", "trials >= 1"),
+        ("trials = 5", "trials = 0", "sweep.trials. is 0; it should be at least 1"),
         ("low = 1e-5", "low = -1.0", "logarithmic range needs low > 0"),
         ("low = 1e-5, high = 1e-2, log = true", "low = 1.0", "low < high"),
         ("choices = [4, 8]", "choices = [4, 8], low = 1", "either choices, or low and high"),

@@ -1,4 +1,4 @@
-"""Reads the U-Net of diffusers' `UNet2DModel` (google/ddpm-cifar10-32 and its kin)."""
+"""Reads the U-Net of diffusers' `UNet2DModel` (google/ddpm-cifar10-32 and similar models)."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -41,7 +41,7 @@ DEFAULTS: dict[str, Any] = {
     "up_block_types": 3 * ["AttnUpBlock2D"] + ["UpBlock2D"],
     "upsample_type": "conv",
 }
-"""What UNet2DModel takes for settings that are not given."""
+"""The defaults of UNet2DModel."""
 FIXED: dict[str, Any] = {
     "act_fn": "silu",
     "center_input_sample": False,
@@ -53,7 +53,7 @@ FIXED: dict[str, Any] = {
     "norm_eps": 1e-6,
     "time_embedding_type": "positional",
 }
-"""The settings that this U-Net has, too."""
+"""The only values that this U-Net supports."""
 BLOCK = {
     "norm_1": "norm1",
     "conv_1": "conv1",
@@ -70,7 +70,7 @@ ENDS = {
     "head": "conv_out",
 }
 ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-"""Names in files of before 2023, as the hub still has them."""
+"""Layer names today -> those in files from before 2023, which the hub still has."""
 
 
 def read_unet(folder: Path) -> UNet:
@@ -120,23 +120,23 @@ def unet_config(settings: Mapping[str, Any]) -> UNetConfig:
     """The config of the U-Net that a UNet2DModel's config describes.
 
     Raises:
-        ConfigError: it has something that the U-Net here has not.
+        ConfigError: it has a setting that the U-Net here does not support.
     """
     given = {name: settings.get(name, default) for name, default in DEFAULTS.items()}
     for name, value in FIXED.items():
         if given[name] != value:
             raise ConfigError(
-                f"UNet2DModel with {name}={given[name]!r} cannot be read; only {value!r}"
+                f"UNet2DModel with {name}={given[name]!r} is not supported; only {value!r}"
             )
     widths, downs = list(given["block_out_channels"]), list(given["down_block_types"])
     if any(width % widths[0] for width in widths):
         raise ConfigError(
-            f"UNet2DModel with block_out_channels={widths} cannot be read; only multiples of the "
+            f"UNet2DModel with block_out_channels={widths} is not supported; only multiples of the "
             "first"
         )
     size = given["sample_size"]
     if size is None:
-        raise ConfigError("UNet2DModel without sample_size cannot be read; add it to its config")
+        raise ConfigError("UNet2DModel without sample_size is not supported; add it to its config")
     height = size if isinstance(size, int) else size[0]
     attends = [kind == "AttnDownBlock2D" for kind in downs]
     residual = "ResnetDownsampleBlock2D" in downs or given["downsample_type"] == "resnet"
@@ -157,7 +157,7 @@ def unet_config(settings: Mapping[str, Any]) -> UNetConfig:
 
 
 def _check_blocks(given: Mapping[str, Any], attends: list[bool], residual: bool) -> None:
-    """Refuse blocks that the U-Net has not, or has not in this combination."""
+    """Refuse blocks, and combinations of blocks, that the U-Net here does not support."""
     plain = "ResnetDownsampleBlock2D" if residual else "DownBlock2D"
     downs = ["AttnDownBlock2D" if attend else plain for attend in attends]
     ups = [kind.replace("Downsample", "Upsample").replace("Down", "Up") for kind in downs[::-1]]
@@ -168,14 +168,14 @@ def _check_blocks(given: Mapping[str, Any], attends: list[bool], residual: bool)
         needs_kind and (given["downsample_type"], given["upsample_type"]) != kinds
     ):
         raise ConfigError(
-            f"UNet2DModel with blocks {found[0]} and {found[1]} cannot be read; only {downs} and "
+            f"UNet2DModel with blocks {found[0]} and {found[1]} is not supported; only {downs} and "
             f"{ups} with one kind of resampling"
         )
     groups = given["norm_num_groups"]
     widths = given["block_out_channels"]
     if any(width % groups or width < 4 * groups for width in widths):
         raise ConfigError(
-            f"UNet2DModel with norm_num_groups={groups} at widths {list(widths)} cannot be read: "
+            f"UNet2DModel with norm_num_groups={groups} at widths {list(widths)} is not supported: "
             "a group has at least 4 channels here"
         )
     in_middle = given["attn_norm_num_groups"]
@@ -183,8 +183,8 @@ def _check_blocks(given: Mapping[str, Any], attends: list[bool], residual: bool)
         in_middle = groups
     if in_middle != groups:
         raise ConfigError(
-            f"UNet2DModel with attn_norm_num_groups={given['attn_norm_num_groups']} cannot be "
-            f"read; only {groups}, its norm_num_groups"
+            f"UNet2DModel with attn_norm_num_groups={given['attn_norm_num_groups']} is not "
+            f"supported; only {groups}, its norm_num_groups"
         )
 
 

@@ -1,4 +1,4 @@
-"""The scores of a study's run that are compared: overall, class by class, bits per dimension."""
+"""The scores that a study compares: overall, class by class, bits per dimension."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +22,7 @@ BITS = MetricColumn(key="bits_per_dim", label="Held-out bits per dimension", bet
 def arm_scores(
     study: Study, directory: Path, arm: str, evaluators: Evaluators
 ) -> dict[int, StoredScores]:
-    """What the finished runs of an arm reached, by training seed."""
+    """The scores of the finished runs of an arm, by training seed."""
     run_dirs = {seed: run_dir_of(directory, arm, seed) for seed in study.seeds}
     return {
         seed: _run_scores(study, run_dir, arm, evaluators)
@@ -32,10 +32,10 @@ def arm_scores(
 
 
 def _run_scores(study: Study, run_dir: Path, arm: str, evaluators: Evaluators) -> StoredScores:
-    """The scores of a run, with what each image does to them where that was kept.
+    """The scores of a run, with their jackknife terms if they were kept.
 
-    Those of an arm that is held against other images than the first arm are scores of classes
-    alone. Where the study compares by class, every class is a score beside the overall ones.
+    An arm with another reference than the first arm has scores of classes only. If the study
+    compares by class, every class is a score beside the overall ones.
     """
     scores, classes = load_scores(run_dir)
     if not evaluators.shares_reference(arm):
@@ -55,7 +55,7 @@ def _run_scores(study: Study, run_dir: Path, arm: str, evaluators: Evaluators) -
 
 
 def left_out_classes(study: Study, classes: Classes, evaluators: Evaluators) -> list[str]:
-    """Of the classes of a run those that are not in the column of their name, in words."""
+    """A note for each class of a run that is missing from the column of the class."""
     if not study.measure.by_class:
         return []
     floors = evaluators.main.class_floors
@@ -70,13 +70,13 @@ def left_out_classes(study: Study, classes: Classes, evaluators: Evaluators) -> 
 
 
 def _differs(name: str, found: Mapping[str, Estimate], evaluators: Evaluators) -> bool:
-    """Whether a class has no floor, or was scored by another protocol than that."""
+    """Whether a class has no floor, or a score by another protocol than its floor."""
     floor = evaluators.main.class_floors.get(name, {}).get("frechet_distance")
     return floor is None or found["frechet_distance"].protocol != floor.protocol
 
 
 def _as_class(evaluator: HeldOut, name: str, scores: Mapping[str, Estimate]) -> dict[str, Estimate]:
-    """The scores of a run of one class as those of the class; others' protocols stay theirs."""
+    """The scores of a run of one class as scores of that class, where the protocol is the same."""
     floors = evaluator.floors
     own = {k: s for k, s in scores.items() if k in floors and s.protocol == floors[k].protocol}
     return {**scores, **evaluator.of_class(name, own)}

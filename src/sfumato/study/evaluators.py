@@ -1,4 +1,4 @@
-"""The references of a study: one for all arms that are scored against the same images."""
+"""The references of a study: one for all arms with the same held-out images."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,18 +14,17 @@ from sfumato.study.study import Study
 
 
 class Evaluators:
-    """Prepares a reference when an arm needs it, and keeps it for all arms.
+    """Prepares references on demand and keeps them.
 
-    Arms may be trained on other images than the first arm (`data.fraction` among the factors, say)
-    and are still scored against its held-out images, beside its floor, provided that they hold out
-    the same. Arms that hold out other images, such as one class of the others', are scored against
-    their own and compared with the others by class alone; those of one class with as many images
-    as the first arm draws of it.
+    An arm with the held-out images of the first arm shares its reference and floor, even if it
+    trains on other images (`data.fraction` among the factors, say). An arm that holds out other
+    images, such as a single class, has its own reference and is compared with the others by class
+    only. An arm of one class is scored with the number of images that the first arm draws of it.
     """
 
-    def __init__(self, study: Study, tell: Callable[[str], None] = lambda message: None) -> None:
+    def __init__(self, study: Study, log: Callable[[str], None] = lambda message: None) -> None:
         self._study = study
-        self._tell = tell
+        self._log = log
         self._data: dict[DataConfig, Splits] = {}
         self._by_digest: dict[str, HeldOut] = {}
 
@@ -38,21 +37,21 @@ class Evaluators:
 
     @property
     def main(self) -> HeldOut:
-        """That of the first arm: its floor is the report's."""
+        """The reference of the first arm: the report shows its floor."""
         return self.of(next(iter(self._study.arms)))
 
     def shares_reference(self, arm: str) -> bool:
-        """Whether an arm is scored by the main evaluator."""
+        """Whether an arm has the reference of the first arm."""
         first = next(iter(self._study.arms))
         return self.splits(arm).held_out.digest == self.splits(first).held_out.digest
 
     def of(self, arm: str) -> HeldOut:
-        """The evaluator of an arm.
+        """The reference of an arm.
 
         Raises:
-            ConfigError: the arm holds out other images and the study does not compare by class;
-                or its features are others than those of the first arm.
-            MetricError: features that cannot be had.
+            ConfigError: the arm holds out other images and the study does not compare by class,
+                or its features differ from those of the first arm.
+            MetricError: unavailable features.
         """
         study = self._study
         first = next(iter(study.arms))
@@ -60,29 +59,29 @@ class Evaluators:
             return self.of(first)
         if arm != first and not study.measure.by_class:
             raise ConfigError(
-                f"study {study.name!r}: arm {arm!r} is held against other images than {first!r}, "
-                "so that their scores cannot be compared; hold out the same images, or compare "
-                "class by class with measure.by_class = true"
+                f"study {study.name!r}: arms {arm!r} and {first!r} hold out different images, so "
+                "their scores are not comparable; hold out the same images, or compare class by "
+                "class with measure.by_class = true"
             )
         splits = self.splits(arm)
         if splits.held_out.digest not in self._by_digest:
-            self._tell("preparing the evaluation: classifiers and the floor")
+            self._log("preparing the evaluation: classifiers and the floor")
             found = HeldOut(splits, self.protocol(arm))
             if arm != first and found.network.digest != self.of(first).network.digest:
                 raise ConfigError(
-                    f"study {study.name!r}: the features of arm {arm!r} are learned from other "
-                    f"images than those of {first!r}, so that their distances cannot be compared; "
-                    "take features that are learned from neither, such as "
+                    f"study {study.name!r}: the features of arms {arm!r} and {first!r} are learned "
+                    "from different images, so their distances are not comparable; take features "
+                    "that are learned from neither, such as "
                     "evaluation.features.kind = 'efficientnet-lite0'"
                 )
             self._by_digest[splits.held_out.digest] = found
         return self._by_digest[splits.held_out.digest]
 
     def protocol(self, arm: str) -> EvaluationConfig:
-        """That of the study; for an arm of one class N is what the first arm draws of that class.
+        """The protocol of an arm; for an arm of one class, N is the first arm's of that class.
 
         Raises:
-            ConfigError: more than the arm holds out.
+            ConfigError: the arm holds out fewer images than that.
         """
         study, first = self._study, next(iter(self._study.arms))
         config = study.arms[arm].evaluation
@@ -99,7 +98,7 @@ class Evaluators:
             fitting = int(0.9 * len(folds.floor) * len(splits.held_out) / count)
             raise ConfigError(
                 f"study {study.name!r}: arm {arm!r} holds out {len(splits.held_out)} images of "
-                f"{names[0]!r}, and {first!r} draws {count} of them, so that they cannot be scored "
-                f"alike; set evaluation.num_images to less, for example {fitting}, or hold out more"
+                f"{names[0]!r}, fewer than the {count} that {first!r} draws; set "
+                f"evaluation.num_images to less, for example {fitting}, or hold out more"
             )
         return replace(config, num_images=count)

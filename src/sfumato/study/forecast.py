@@ -1,4 +1,4 @@
-"""What a study would do, without reading data, training or writing anything."""
+"""Describes a study without reading data, training or writing anything."""
 
 from typing import Any
 
@@ -14,10 +14,10 @@ from sfumato.study.study import Study
 
 
 def dry_run(study: Study) -> str:
-    """The arms with their sizes and differences, the budget, the runs, and what a preset shrank.
+    """The arms with their sizes and differences, the budget, the runs, the changes of a preset.
 
     Raises:
-        ConfigError: a network that cannot be built for its images.
+        ConfigError: a network does not fit its images.
     """
     lines = [f"{study.title or study.name}", ""]
     width = max(map(len, study.arms))
@@ -59,7 +59,7 @@ def build_on_meta(experiment: Experiment, form: Form) -> Any:
     """The model without memory for its weights.
 
     Raises:
-        ConfigError: a network that cannot be built for its images.
+        ConfigError: the network does not fit its images.
     """
     try:
         with torch.device("meta"):
@@ -69,7 +69,7 @@ def build_on_meta(experiment: Experiment, form: Form) -> Any:
 
 
 def form_of(data: DataConfig) -> Form | None:
-    """The form of the images as far as config and catalogue tell it, else None.
+    """The form of the images if it follows from config and catalogue, else None.
 
     A set outside the catalogue counts as unlabelled unless the config chooses classes.
     """

@@ -1,4 +1,4 @@
-"""Running a study: train, score and measure what is not done, then compare; or search by Optuna."""
+"""Runs a study: trains, scores and measures its runs, then compares; or searches by Optuna."""
 
 import math
 import time
@@ -34,25 +34,25 @@ TRIALS = "trials.json"
 def run_study(
     study: Study,
     directory: Path,
-    tell: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
     launcher: Launcher = InProcess(),
 ) -> Results:
-    """Train, score and measure what is not done yet; the results are written after each run.
+    """Train, score and measure the unfinished runs; write the results after each.
 
     Args:
-        study: what to compare. Seeds and arms may be added to a study that has been run.
+        study: what to compare. A finished study may get further seeds and arms.
         directory: of the study; made if it does not exist.
-        tell: hears messages for the user.
-        launcher: where the runs happen.
+        log: gets messages for the user.
+        launcher: runs the tasks.
     Returns:
-        What results.json holds.
+        The content of results.json.
     Raises:
         RunError: the directory holds another study.
-        Interrupted: stopped; the same command goes on.
+        Interrupted: stopped; the same command continues.
     """
     with locked(directory):
-        study = with_common_plan(study, directory, tell)
-        recorder = _Recorder(directory, tell)
+        study = with_common_plan(study, directory, log)
+        recorder = _Recorder(directory, log)
         _open(study, directory)
         if study.search is None:
             return recorder.run(study, launcher)
@@ -67,10 +67,10 @@ def run_study(
                 return results
 
 
-def with_common_plan(study: Study, directory: Path, tell: Callable[[str], None]) -> Study:
-    """The study with the plan of every arm fixed: what the arms leave open is the same for all.
+def with_common_plan(study: Study, directory: Path, log: Callable[[str], None]) -> Study:
+    """The study with a fixed performance plan: one value for all arms that leave a key open.
 
-    A study that has been run before keeps its plan.
+    A study that ran before keeps its plan.
     """
     undecided = [name for name, arm in study.arms.items() if fixed_plan(arm.training) is None]
     if not undecided:
@@ -79,15 +79,16 @@ def with_common_plan(study: Study, directory: Path, tell: Callable[[str], None])
     if plan is None:
         plan = common_plan(_choices(study, undecided))
         if plan != REFERENCE:
-            tell(f"performance of all arms: {plan}")
+            log(f"performance of all arms: {plan}")
     arms = study.arms | {name: _settled(study.arms[name], plan) for name in undecided}
     return replace(study, arms=arms)
 
 
 def common_plan(choices: Sequence[Choice]) -> Plan:
-    """The plan that is quickest on the whole among those that every arm has tried and found sound.
+    """The fastest plan among those that every arm has tried and found sound.
 
-    Quickest is the smallest product of the times. The reference if an arm is too short to choose.
+    Fastest means the smallest product of the times over arms. Returns the reference plan if an
+    arm is too short to choose.
     """
 
     def cost(plan: Plan) -> float:
@@ -101,7 +102,7 @@ def common_plan(choices: Sequence[Choice]) -> Plan:
 
 
 def _choices(study: Study, arms: Sequence[str]) -> list[Choice]:
-    """What each arm chose; all have tried what any of them would take."""
+    """The choice of each arm; every arm has tried the best plan of every other."""
     runs = [study.experiment(arm, study.seeds[0]) for arm in arms]
     sets = [load(run.data).train for run in runs]
     choices = [choose_plan(r, s, default_device()) for r, s in zip(runs, sets, strict=True)]
@@ -121,7 +122,7 @@ def _recorded(directory: Path, undecided: Sequence[str]) -> Plan | None:
 
 
 def _settled(experiment: Experiment, plan: Plan) -> Experiment:
-    """The experiment with what it leaves open as in `plan`."""
+    """The experiment with its open keys set as in `plan`."""
     training = experiment.training
     given = {key: getattr(plan, key) for key in PLAN_KEYS if getattr(training, key) == "auto"}
     return replace(experiment, training=replace(training, **given))
@@ -130,9 +131,9 @@ def _settled(experiment: Experiment, plan: Plan) -> Experiment:
 class _Recorder:
     """Runs the tasks of a study and writes results.json after each."""
 
-    def __init__(self, directory: Path, tell: Callable[[str], None]) -> None:
+    def __init__(self, directory: Path, log: Callable[[str], None]) -> None:
         self._directory = directory
-        self._tell = tell
+        self._log = log
         self._began = time.monotonic()
         self._before = _recorded_seconds(directory)
         self._evaluators: tuple[Study, Evaluators] | None = None
@@ -142,17 +143,17 @@ class _Recorder:
         waiting = [task for task in study.tasks if not is_done(directory, study, *task)]
         done = len(study.tasks) - len(waiting)
         if done:
-            self._tell(f"{done} of {len(study.tasks)} runs are done already")
-        work = Work(study, directory, self._prepared(study), self._tell)
+            self._log(f"{done} of {len(study.tasks)} runs are done already")
+        work = Work(study, directory, self._prepared(study), self._log)
         results: Results | None = None
         for arm, seed in launcher.run(work, waiting):
             results = self.record(study)
             done += 1
-            self._tell(f"{done} of {len(study.tasks)} runs: {arm}, seed {seed}")
+            self._log(f"{done} of {len(study.tasks)} runs: {arm}, seed {seed}")
         return self.record(study) if results is None else results
 
     def record(self, study: Study) -> Results:
-        """Write results.json from the runs that are finished."""
+        """Write results.json from the finished runs."""
         seconds = self._before + time.monotonic() - self._began
         results = study_results(study, self._directory, self._prepared(study), seconds)
         write_record(self._directory / "results.json", results)
@@ -161,7 +162,7 @@ class _Recorder:
     def _prepared(self, study: Study) -> Evaluators:
         """The evaluators, prepared before any run: a mistake in the protocol shows at once."""
         if self._evaluators is None or self._evaluators[0] is not study:
-            evaluators = Evaluators(study, self._tell)
+            evaluators = Evaluators(study, self._log)
             for arm in study.arms:
                 evaluators.of(arm)
             self._evaluators = (study, evaluators)
@@ -169,7 +170,7 @@ class _Recorder:
 
 
 def _open(study: Study, directory: Path) -> None:
-    """Write the study down, or check that the directory holds it."""
+    """Write study.json, or check that the directory holds this study."""
     path = directory / "study.json"
     mapping = to_mapping(study)
     if path.exists():
@@ -186,9 +187,9 @@ def _open(study: Study, directory: Path) -> None:
 
 
 def _changed(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The keys in which two studies differ so that the runs of one are not those of the other.
+    """The keys whose difference makes the runs of two studies different.
 
-    Arms may be added; the trials of a search, which are arms too, come from trials.json.
+    A new study may add arms. The trials of a search are arms too; they come from trials.json.
     """
     ours, theirs = (study.pop("arms") for study in (dict(old), dict(new)))
     found = {
@@ -210,13 +211,13 @@ def _recorded_seconds(directory: Path) -> float:
 
 
 class Search:
-    """Proposes the arms of a study one round after another, from the scores of those before.
+    """Proposes the arms of a study in rounds, each from the scores of the earlier ones.
 
-    trials.json in the study's directory has every trial's values, so that a search goes on where
-    it was stopped.
+    trials.json in the study's directory has the values of every trial, so that an interrupted
+    search continues.
 
     Args:
-        study: its arms are what is searched from.
+        study: its arms are the starting points of the search.
         config: the search.
     Raises:
         ConfigError: Optuna is not installed, or an unknown metric.
@@ -234,7 +235,7 @@ class Search:
         self._optuna = _optuna()
 
     def trials_in(self, directory: Path) -> dict[str, Any]:
-        """The trials so far, by the name of the arm they made: {"arm", "values"}."""
+        """The trials so far by the name of their arm, each {"arm", "values"}."""
         if not (directory / TRIALS).exists():
             return {}
         return read_json(directory, TRIALS)
@@ -245,7 +246,7 @@ class Search:
         Args:
             directory: of the study.
             results: of all trials so far; None before the first round.
-            at_once: trials proposed together for an arm, since they run at the same time.
+            at_once: number of trials to propose together for an arm; they run at the same time.
         """
         trials = self.trials_in(directory)
         scores = _scores(results, self._config.metric)
@@ -271,7 +272,7 @@ class Search:
         return True
 
     def grown(self, directory: Path) -> Study:
-        """The study with its trials as arms; the study itself before there are any."""
+        """The study with its trials as arms; the study itself before the first trial."""
         trials = self.trials_in(directory)
         arms = {name: to_mapping(arm) for name, arm in self._study.arms.items()}
         made = {
@@ -295,7 +296,7 @@ class Search:
         return kind(found.low, found.high, log=found.log)
 
     def _past(self, values: dict[str, Value], score: float | None) -> Any:
-        """A trial that was run; one without a score (it diverged) counts as failed."""
+        """A finished trial; without a score (it diverged) it counts as failed."""
         states = self._optuna.trial.TrialState
         state = states.FAIL if score is None else states.COMPLETE
         return self._optuna.trial.create_trial(
@@ -304,7 +305,7 @@ class Search:
 
 
 def _scores(results: Results | None, metric: str) -> dict[str, float]:
-    """The mean score over the training seeds of every arm that finished them all."""
+    """The mean score over training seeds, for every arm that finished all of them."""
     found = {}
     for arm in results.arms if results else []:
         scores = [score.value for run in arm.runs if (score := run.scores.get(metric))]
@@ -314,7 +315,7 @@ def _scores(results: Results | None, metric: str) -> dict[str, float]:
 
 
 def _tidy(value: Any) -> Any:
-    """Four digits are enough, and the report stays readable."""
+    """The value with four significant digits, so that the report stays readable."""
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 

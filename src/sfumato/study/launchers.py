@@ -1,4 +1,4 @@
-"""Where the runs of a study happen: in this process, in several, or on a Ray cluster."""
+"""Launchers run the tasks of a study: in this process, in several, or on a Ray cluster."""
 
 import json
 import os
@@ -25,18 +25,18 @@ LOGS = "logs"
 
 @runtime_checkable
 class Launcher(Protocol):
-    """Runs tasks; yields each when it is done."""
+    """Runs tasks and yields each when it is done."""
 
     @property
     def at_once(self) -> int:
-        """How many run at the same time."""
+        """Number of runs at the same time."""
         ...
 
     def run(self, work: Work, tasks: Sequence[Task]) -> Iterator[Task]:
-        """Do the tasks; results may be written between them.
+        """Run the tasks; the caller may write results between them.
 
         Raises:
-            Interrupted: stopped; what was running is saved.
+            Interrupted: stopped; the current runs have saved their state.
             SfumatoError: a run failed.
         """
         ...
@@ -57,14 +57,14 @@ class InProcess:
 
 @dataclass(frozen=True)
 class Processes:
-    """Several runs at once on one machine, each in a process with its share of it.
+    """Several runs at once on one machine, each in a process with its share of the machine.
 
-    A process gets an equal share of the cores as threads. GPUs are dealt out in turn: with four of
-    them and four processes each has one; with one GPU all share it. What the processes say goes to
-    files in `logs`.
+    A process gets an equal share of the cores as threads. GPUs are assigned in turn: four
+    processes on four GPUs get one each; a single GPU is shared by all. Messages of the processes
+    go to files in `logs`.
 
     Args:
-        at_once: how many.
+        at_once: number of processes.
     """
 
     at_once: int
@@ -133,7 +133,7 @@ def share_of_machine(place: int, at_once: int) -> dict[str, str]:
 
 
 def _check(process: "subprocess.Popen[str]", task: Task, directory: Path) -> None:
-    """Raise what ended a process, unless it did its work."""
+    """Raise the error that ended a process, if any."""
     assert process.stdout is not None
     said = process.stdout.read().strip().splitlines()
     if process.returncode == 0:
@@ -152,7 +152,7 @@ def _check(process: "subprocess.Popen[str]", task: Task, directory: Path) -> Non
 
 
 def _stop(processes: Sequence["subprocess.Popen[str]"]) -> None:
-    """Ask processes to save and end, and wait until they have."""
+    """Ask processes to save and exit, and wait for them."""
     for process in processes:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
@@ -161,21 +161,21 @@ def _stop(processes: Sequence["subprocess.Popen[str]"]) -> None:
 
 
 MOST_DEATHS = 20
-"""A run whose workers die so often is given up: something in it kills them."""
+"""Ray gives up a run whose workers died this often: something in it kills them."""
 
 
 @dataclass(frozen=True)
 class RayCluster:
-    """Every run is a task of Ray, which chooses where it happens.
+    """Every run is a task of Ray, which chooses the machine.
 
-    A task whose worker dies is started again by Ray, on that machine or another, and goes on from
-    the checkpoint of the run. All machines must see the study's directory under the same path.
+    Ray restarts a task whose worker dies, on any machine; the run continues from its checkpoint.
+    All machines must see the study's directory under the same path.
 
     Args:
-        address: of the cluster, as `ray.init` takes it; None: the cluster that RAY_ADDRESS names,
-            or else one on this machine.
-        cpus: cores, and so threads, of a run.
-        gpus: of a run; below 1 several runs share one. None: 1 where the cluster has any.
+        address: of the cluster, as for `ray.init`; None is the cluster that RAY_ADDRESS names,
+            or a new one on this machine.
+        cpus: cores, and thus threads, per run.
+        gpus: per run; below 1 several runs share one. None is 1 if the cluster has any.
     """
 
     address: str | None = None
@@ -190,7 +190,7 @@ class RayCluster:
 
     @property
     def at_once(self) -> int:
-        """As many as the cluster has room for."""
+        """The number of runs that fit on the cluster."""
         ray = _ray()
         self._connect(ray)
         available, gpus = ray.cluster_resources(), self._gpus(ray)
@@ -215,7 +215,7 @@ class RayCluster:
             for task in tasks
         }
         found = ray.cluster_resources()
-        work.tell(
+        work.log(
             f"{len(began)} runs on a Ray cluster with {found.get('CPU', 0):g} cores and "
             f"{found.get('GPU', 0):g} GPUs"
         )
@@ -257,10 +257,9 @@ def _ray() -> Any:
 
 
 def _work(directory: str, arm: str, seed: int, cpus: float) -> str | None:
-    """One run, in a worker of the cluster; returns an error of the input, if there is one.
+    """One run in a worker of the cluster; returns the message of a user's error, else None.
 
-    It is returned and not raised: raised errors are pickled, and Ray would not tell them from a
-    bug.
+    A raised error would be pickled, and to Ray it would look like a bug.
     """
     torch.set_num_threads(max(1, int(cpus)))
     try:
@@ -276,8 +275,8 @@ def _check_worker(ray: Any, reference: Any, task: Task) -> None:
         error = ray.get(reference)
     except ray.exceptions.RayError as trouble:
         raise RunError(
-            f"arm {arm!r}, seed {seed} was given up by Ray: {str(trouble).splitlines()[0]}; "
-            "repeat the command to go on from its checkpoint"
+            f"Ray gave up arm {arm!r}, seed {seed}: {str(trouble).splitlines()[0]}; "
+            "repeat the command to continue from its checkpoint"
         ) from None
     if error is not None:
         raise RunError(f"arm {arm!r}, seed {seed}: {error}")

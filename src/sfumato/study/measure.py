@@ -1,9 +1,8 @@
-"""What a study measures of runs beside their scores.
+"""Measurements of runs beside their scores: likelihood, quality against NFE, interpolations.
 
-Likelihood, quality against NFE, interpolations; and two models image by image: how much of a sample
-stays when something in training changes. Image i of both comes from the same seed, noise and class.
-Two models that learned the same function draw the same images; unrelated ones draw pairs that
-differ as much as images of different seeds do.
+Also compares two models image by image: how much of a sample stays if the training changes. Image i
+of both has the same seed, noise and class. Two models that learned the same function draw the same
+images. Pairs of unrelated models differ as much as images of different seeds.
 """
 
 import time
@@ -38,19 +37,19 @@ from sfumato.study.study import Study
 MEASURED = "measurements.json"
 COMPARED = "compared.safetensors"
 COMPARED_IMAGES = 256
-"""Samples kept of a run that is compared image by image."""
+"""Number of stored samples of a run for comparisons image by image."""
 WALK_POINTS = 8
 COLUMNS = 8
 SHOWN = 32
 
 
 def recorded(estimate: Estimate) -> ScoreRecord:
-    """An estimate as it is written to JSON: without its jackknife terms."""
+    """An estimate for JSON: without its jackknife terms."""
     return ScoreRecord.model_validate(estimate.to_mapping())
 
 
 def measure_run(run_dir: Path, study: Study, arm: str, reference: HeldOut, splits: Splits) -> None:
-    """Measure what the study asks for and the model has; writes measurements.json last of all."""
+    """Take the measurements of the study that the model allows; write measurements.json last."""
     loaded = load_run(run_dir)
     wanted = study.measure
     curve: list[SamplerPoint] = []
@@ -106,7 +105,7 @@ def _labels(loaded: LoadedRun, reference: HeldOut) -> torch.Tensor | None:
 
 
 def _save_walks(loaded: LoadedRun, number: int, path: Path) -> None:
-    """A row a walk from the sample of one seed to that of the next."""
+    """One row per walk from the sample of one seed to that of the next."""
     walks = walks_between_noises(loaded.model, number, Walk(WALK_POINTS))
     images = to_uint8(torch.cat(walks)).cpu()
     with atomic_path(path) as temporary:
@@ -114,7 +113,7 @@ def _save_walks(loaded: LoadedRun, number: int, path: Path) -> None:
 
 
 def _keep_samples(loaded: LoadedRun, reference: HeldOut, path: Path) -> None:
-    """The first samples and their features, to be compared with those of another arm."""
+    """Store the first samples and their features, for a comparison with another arm."""
     labels = _labels(loaded, reference)
     count = min(COMPARED_IMAGES, reference.num_images)
     with progress_bar(f"samples of {loaded.experiment.name} to compare", count) as show:
@@ -126,10 +125,10 @@ def _keep_samples(loaded: LoadedRun, reference: HeldOut, path: Path) -> None:
 
 
 def change(a: Float[Tensor, "N d"], b: Float[Tensor, "N d"]) -> Estimate:
-    """Mean squared distance of the pairs over that of images of different seeds.
+    """Mean squared distance of the pairs, divided by that of images of different seeds.
 
-    0: nothing changed. 1: a pair is as unlike as two images of different seeds: everything
-    changed. The ratio is that of two means, its standard error from the delete-one jackknife.
+    0: nothing changed. 1: everything changed; a pair differs as much as images of two seeds. The
+    value is a ratio of two means. Its standard error is from the delete-one jackknife.
 
     Args:
         a, b: row i of both from seed i; pixels or features.
@@ -154,11 +153,11 @@ def _ratio(matched: Tensor, unmatched: Tensor, n: int) -> Tensor:
 
 
 def compare_runs(a: Path, b: Path, picture: Path) -> tuple[Estimate, Estimate]:
-    """Compare the samples that two runs keep, and draw them in alternating rows.
+    """Compare the stored samples of two runs, and draw them in alternating rows.
 
     Args:
-        a, b: files of `measure`.
-        picture: where to draw.
+        a, b: files COMPARED of the runs.
+        picture: the file to draw.
     Returns:
         The change of pixels and of features.
     """

@@ -103,7 +103,7 @@ def _resolved(
             mapping[key] = _replaced(key, mapping.get(key), preset[key])
     mapping |= {key: preset[key] for key in ("title", "description") if key in preset}
     lasting = {"common": preset.get("common", {}), "arms": preset.get("arms", {})}
-    if overrides:  # they are the last word, over the preset's too
+    if overrides:  # they replace the preset's values, too
         typed = override({**mapping, "common": {}, "arms": {}}, overrides)
         for key in ("common", "arms"):
             lasting[key] = merge(lasting[key], typed.pop(key))
@@ -140,7 +140,7 @@ def _resolved(
 
 
 def _forget(mapping: dict[str, Any], gone: set[str]) -> None:
-    """Published figures of arms that a preset leaves out stand for themselves; pairs go."""
+    """Detach published figures from arms that a preset leaves out, and remove their pairs."""
     mapping["compare"] = [pair for pair in mapping.get("compare", []) if not gone & set(pair)]
     published = mapping.get("published")
     if isinstance(published, dict):
@@ -152,7 +152,7 @@ def _forget(mapping: dict[str, Any], gone: set[str]) -> None:
 
 
 def _near(recipe: Any, path: Path) -> str:
-    """A recipe's path is relative to the study's file."""
+    """The path of a recipe, which is relative to the study's file."""
     if isinstance(recipe, str) and recipe.endswith(".toml") and not Path(recipe).is_absolute():
         return str(path.parent / recipe)
     return str(recipe)
@@ -166,7 +166,7 @@ def _replaced(key: str, old: Any, new: Any) -> Any:
 
 
 def _swept(mapping: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Arms at every point of the sweep; what is swept over is a factor."""
+    """Arms at every point of the sweep; the swept keys become factors."""
     sweep = mapping.pop("sweep", None)
     if sweep is None:
         return mapping
@@ -183,7 +183,7 @@ def _swept(mapping: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _shrunk(full: Mapping[str, Any], small: Mapping[str, Any], without: list[str]) -> list[str]:
-    """What a preset changed, a line a key; what it changed alike in all arms is one line."""
+    """The changes of a preset, one line per key; an equal change in all arms is one line."""
     lines = [f"left out: the arm {name}" for name in without]
     lines += [
         f"{key}: {_shown(full.get(key))} -> {_shown(small.get(key))}"
@@ -206,7 +206,7 @@ def _shrunk(full: Mapping[str, Any], small: Mapping[str, Any], without: list[str
 
 
 def _shown(value: Any) -> str:
-    """A value for people: as in TOML, without the outer braces of a table."""
+    """A readable value: as in TOML, without the outer braces of a table."""
     if isinstance(value, Mapping):
         return ", ".join(f"{key} = {_shown(part)}" for key, part in value.items())
     if isinstance(value, list | tuple):
@@ -227,5 +227,5 @@ def _with_budget(training: dict[str, Any], budget: Any) -> dict[str, Any]:
     """The training table with the study's budget in place of the recipe's own."""
     kept = {key: value for key, value in training.items() if not key.startswith("budget_")}
     if not isinstance(budget, Mapping):
-        return kept  # parsing the study says what is wrong with it
+        return kept  # parsing the study reports the mistake
     return kept | {f"budget_{kind}": amount for kind, amount in budget.items()}

@@ -1,4 +1,4 @@
-"""A study: arms that may differ in named factors only, one budget, several training seeds."""
+"""A study: arms that differ in named factors only, one budget, several training seeds."""
 
 from dataclasses import replace
 from typing import Annotated, Any
@@ -23,7 +23,7 @@ from sfumato.study.sweep import OptunaSearch
 
 @component
 class Budget:
-    """What every arm may spend on training; exactly one of the three."""
+    """The training budget of every arm; exactly one of the three."""
 
     images: PositiveInt | None = None
     steps: PositiveInt | None = None
@@ -39,16 +39,16 @@ class Budget:
 
 @component
 class Measure:
-    """What is measured of every run beside the scores of its evaluation.
+    """Measurements of every run beside the scores of its evaluation.
 
     Args:
-        by_class: every class is a column of its own, with its own floor and verdicts; arms may
-            then be trained on a part of the classes (`data.classes` among the factors).
-        likelihood_images: held-out images of which diffusion models say the bits per dimension
-            (the variational bound); 0: none.
-        sampler_steps: the Fréchet distance with each of these numbers of steps, where the model
-            has a sampler: quality against NFE.
-        walks: interpolations between the noises of two seeds, a picture an arm; 0: none.
+        by_class: adds a column, a floor and verdicts for each class. Arms may then be trained on
+            some of the classes (`data.classes` among the factors).
+        likelihood_images: number of held-out images for the bits per dimension of diffusion
+            models (the variational bound), at least 2; 0: none.
+        sampler_steps: numbers of sampler steps at which to measure the Fréchet distance: quality
+            against NFE, for models with a sampler.
+        walks: number of interpolations between the noises of two seeds, one picture per arm.
     """
 
     by_class: bool = False
@@ -63,23 +63,23 @@ class Measure:
 
 @component
 class Study:
-    """A question put to experiments.
+    """A comparison of experiments.
 
     Args:
         name: short, fit for a directory name.
         title, description: for the report.
-        factors: dotted keys (or their beginnings) in which the arms may differ, and no others.
+        factors: dotted keys, or their beginnings; the arms may differ in these only.
         budget: the same for all arms.
         seeds: training seeds; every arm is trained once with each.
         arms: the experiments by name.
-        measure: what is measured beside the scores.
+        measure: measurements beside the scores.
         compare: pairs of arms whose samples are compared image by image.
         search: a search for good values by Optuna; its trials become arms.
-        published: what the literature says.
-        preset: the preset in force; empty: as written.
-        hours: how long all of it may take on 2 cores, as the preset states.
-        shrunk: what the preset changed, in words.
-        command: what was typed.
+        published: results from the literature.
+        preset: the preset in use; empty: none.
+        hours: the most hours that the study takes on 2 cores, by its preset.
+        shrunk: the changes of the preset, in words.
+        command: the command line that the user typed.
     """
 
     name: str
@@ -104,9 +104,8 @@ class Study:
         for factor in self.factors:
             if is_decisive(Experiment, factor, "protocol"):
                 raise ValueError(
-                    f"study {self.name!r}: {factor} cannot be a factor, since scores by different "
-                    "protocols cannot be compared; set it for all arms in [evaluation] or "
-                    "[common]"
+                    f"study {self.name!r}: {factor} cannot be a factor, since scores of different "
+                    "protocols are not comparable; set it for all arms in [evaluation] or [common]"
                 )
         for arm in self.arms:
             if not arm or any(letter in arm for letter in "/\\\0") or arm.startswith("."):
@@ -131,7 +130,7 @@ class Study:
             )
 
     def _check_names(self) -> None:
-        """Arms that `compare` and `published` speak of exist."""
+        """Refuse unknown arms in `compare` and `published`."""
         figures = self.published.figures if self.published else ()
         places = [("compare", arm) for pair in self.compare for arm in pair]
         places += [("published.figures", figure.arm) for figure in figures if figure.arm]
@@ -144,7 +143,7 @@ class Study:
 
     @property
     def tasks(self) -> list[tuple[str, int]]:
-        """(arm, seed), in the order in which they are done: every arm once, then again."""
+        """(arm, seed) in the order of training: all arms with the first seed, then the next."""
         return [(arm, seed) for seed in self.seeds for arm in self.arms]
 
     def experiment(self, arm: str, seed: int) -> Experiment:
@@ -160,7 +159,7 @@ class Study:
         return replace(experiment, name=arm, training=training)
 
     def distinctions(self) -> dict[str, dict[str, Any]]:
-        """For every arm its values of the keys, dotted, in which arms that have them differ."""
+        """For every arm its values of the dotted keys in which the arms differ."""
         flat = {name: _leaves(to_mapping(arm)) for name, arm in self.arms.items()}
         differing = [
             key

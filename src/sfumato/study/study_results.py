@@ -1,4 +1,4 @@
-"""results.json of a study: all that the report shows, Pareto fronts included."""
+"""results.json of a study: the content of its report, Pareto fronts included."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -54,7 +54,7 @@ LATE = 10
 
 
 def study_results(study: Study, directory: Path, evaluators: Evaluators, seconds: float) -> Results:
-    """The results of the runs that are finished so far."""
+    """The results of the finished runs."""
     first = next(iter(study.arms))
     splits, evaluator = evaluators.splits(first), evaluators.main
     real_rows = _write_real_grid(splits.held_out, directory / "real.png")
@@ -113,7 +113,7 @@ def _data(splits: Splits) -> Facts:
 
 
 def _write_real_grid(held_out: Dataset, path: Path) -> list[str]:
-    """Real held-out images, laid out as the samples are. Returns the classes of the rows."""
+    """Draw held-out images in the layout of the samples; return the classes of the rows."""
     labels = None if held_out.labels is None else torch.from_numpy(held_out.labels)
     shown = preview_rows(labels, len(held_out))
     with atomic_path(path) as temporary:
@@ -122,7 +122,7 @@ def _write_real_grid(held_out: Dataset, path: Path) -> list[str]:
 
 
 def _class_columns(study: Study, evaluators: Evaluators) -> list[MetricColumn]:
-    """A column for each class, with the floor of its own."""
+    """A column for each class, with the floor of that class."""
     if not study.measure.by_class:
         return []
     distance = named_metrics(evaluators.main.protocol)["frechet_distance"].label
@@ -145,7 +145,7 @@ def _arm(
     scores: Mapping[int, StoredScores],
     evaluators: Evaluators,
 ) -> ArmRecord:
-    """One arm with its finished and scored runs; without its `config`."""
+    """One arm with its finished runs; without its `config`."""
     runs, diverged = [], []
     parameters, nfe = None, None
     for seed in study.seeds:
@@ -218,7 +218,7 @@ def _verdicts(
 
 
 def _compared(study: Study, directory: Path) -> list[Comparison]:
-    """Pairs of arms, image by image, for every training seed that both have."""
+    """Comparisons of pairs of arms, image by image, for every training seed of both."""
     found = []
     for a, b in study.compare:
         for seed in study.seeds:
@@ -235,7 +235,7 @@ def _compared(study: Study, directory: Path) -> list[Comparison]:
 
 
 def _commands(study: Study, arms: Sequence[ArmRecord]) -> list[str]:
-    """Commands that reproduce these results: all of them, and each arm alone."""
+    """Commands that reproduce the whole study and each arm alone."""
     commands = [f"pip install sfumato=={version('sfumato')}"]
     commands.append(study.command or f"sfumato study {study.name}")
     commands.append("# one arm alone, in the directory of the study:")
@@ -246,7 +246,7 @@ def _commands(study: Study, arms: Sequence[ArmRecord]) -> list[str]:
 
 
 def front(points: Sequence[FrontPoint], lower_is_better: bool = True) -> list[FrontPoint]:
-    """The points by rising cost, with those marked that no other dominates."""
+    """The points by rising cost; marks the Pareto-optimal ones."""
     sign = 1 if lower_is_better else -1
     ordered = sorted(points, key=lambda p: (p.cost, sign * p.quality))
     best, marked = float("inf"), []

@@ -1,4 +1,4 @@
-"""Arms made from a range of values: a grid, random draws, or a search by Optuna."""
+"""Arms from ranges of values: a grid, random draws, or a search by Optuna."""
 
 import itertools
 import math
@@ -17,11 +17,11 @@ Value = bool | int | float | str
 
 @component
 class Range:
-    """Where values are drawn from: between two numbers, or among some.
+    """A range of numbers or a choice of values.
 
     Args:
-        low, high: both ends included; whole numbers when both are written as such.
-        log: evenly in the logarithm.
+        low, high: both ends are included; whole numbers if both are.
+        log: uniform in the logarithm.
         choices: the values to choose from, instead of a range.
     """
 
@@ -63,11 +63,11 @@ class Range:
             value = low + share * (high - low)
         if self.whole:
             return min(max(round(value), int(self.low)), int(self.high))
-        return float(f"{value:.4g}")  # digits that nobody needs would only clutter the report
+        return float(f"{value:.4g}")  # more digits would only clutter the report
 
 
 Space = Annotated[dict[str, Range], AT_LEAST_ONE]
-"""Dotted keys of an experiment and where their values are drawn from."""
+"""Dotted keys of an experiment -> the ranges of their values."""
 
 
 @component
@@ -75,7 +75,7 @@ class Grid:
     """Every combination of some values, for every arm.
 
     Args:
-        values: dotted key -> the values it takes.
+        values: dotted key -> its values, at least one.
     """
 
     kind: Literal["grid"] = "grid"
@@ -88,20 +88,20 @@ class Grid:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """What is swept over."""
+        """The swept keys."""
         return tuple(self.values)
 
 
 @component
 class RandomSweep:
-    """Values drawn at random, for every arm the same ones.
+    """Random values, the same ones for every arm.
 
     Source: Bergstra & Bengio 2012.
 
     Args:
-        trials: how many.
-        seed: of the draws; more trials of the same seed begin with the fewer.
-        ranges: dotted key -> where its values are drawn from.
+        trials: number of draws, at least 1.
+        seed: of the draws; further trials with the same seed keep the earlier ones.
+        ranges: dotted key -> the range of its values.
     """
 
     kind: Literal["random"] = "random"
@@ -118,7 +118,7 @@ class RandomSweep:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """What is swept over."""
+        """The swept keys."""
         return tuple(self.ranges)
 
 
@@ -126,16 +126,15 @@ class RandomSweep:
 class OptunaSearch:
     """A search for each arm by Optuna's tree of Parzen estimators; every trial has the budget.
 
-    The score that a search has optimized flatters its winner: train that anew, with other seeds,
-    before comparing it.
+    The optimized score flatters the winner: train it again with other seeds before comparing it.
 
     Source: Bergstra et al. 2011. Needs the extra `optuna`.
 
     Args:
-        trials: for each arm.
+        trials: number per arm, at least 1.
         seed: of the proposals.
-        ranges: dotted key -> where its values are drawn from.
-        metric: whose mean over the training seeds is optimized.
+        ranges: dotted key -> the range of its values.
+        metric: the search optimizes its mean over the training seeds.
     """
 
     kind: Literal["optuna"] = "optuna"
@@ -146,7 +145,7 @@ class OptunaSearch:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """What is searched over."""
+        """The searched keys."""
         return tuple(self.ranges)
 
 
@@ -164,7 +163,7 @@ def expanded(arms: Mapping[str, Any], sweep: Grid | RandomSweep) -> dict[str, An
     """Every arm of a study's mapping at every point of a sweep.
 
     Raises:
-        ConfigError: a key that goes through a value instead of a section.
+        ConfigError: a key with a value in place of a section.
     """
     return {
         point_name(name, point): changed(arm, point)
@@ -179,14 +178,14 @@ def changed(arm: Mapping[str, Any], point: Mapping[str, Value]) -> dict[str, Any
 
 
 def point_name(arm: str, point: Mapping[str, Value]) -> str:
-    """`ddpm,learning_rate=0.0002`: short and fit for a directory; last parts of keys suffice."""
+    """`ddpm,learning_rate=0.0002`: a short name for a directory, with the last parts of keys."""
     short = shortened(list(point))
     parts = [f"{short[key]}={_readable(value)}" for key, value in point.items()]
     return ",".join([arm, *parts])
 
 
 def shortened(keys: Sequence[str]) -> dict[str, str]:
-    """Every dotted key by as many of its last parts as tell it from the others."""
+    """Each dotted key -> the fewest of its last parts that distinguish it from the others."""
     found = {}
     for key in keys:
         parts = key.split(".")

@@ -1,4 +1,4 @@
-"""One arm with one seed: trained, scored, measured. What is done already is not done again."""
+"""One arm with one seed: trains, scores and measures it. Finished steps are not repeated."""
 
 import json
 import os
@@ -23,13 +23,13 @@ from sfumato.study.measure import MEASURED, measure_run
 from sfumato.study.study import Study
 
 FAILED = "failed.json"
-"""In a run directory: training diverged for good, which is a finding and not a reason to stop."""
+"""In a run directory: training diverged for good. This is a finding, no reason to stop."""
 WORKING = "working"
-"""Folder of the study that says who is working on what."""
+"""Folder of the study with a file for each run in progress."""
 
 
 def run_dir_of(directory: Path, arm: str, seed: int) -> Path:
-    """Where a run of a study lives."""
+    """The directory of a run."""
     return directory / "runs" / arm / f"seed-{seed}"
 
 
@@ -42,7 +42,7 @@ def read_study(directory: Path) -> Study:
     """The study that a directory holds.
 
     Raises:
-        RunError: none.
+        RunError: it holds none.
     """
     return parse(Study, read_json(directory, "study.json"), str(directory / "study.json"))
 
@@ -51,7 +51,7 @@ def is_done(directory: Path, study: Study, arm: str, seed: int) -> bool:
     """Whether the run is trained, scored and measured, or has diverged for good.
 
     Raises:
-        RunError: it is finished, by another config.
+        RunError: it was finished with another config.
     """
     run_dir = run_dir_of(directory, arm, seed)
     failed = (run_dir / FAILED).exists()
@@ -66,26 +66,26 @@ class Work:
     """What the runs of a study have in common.
 
     Args:
-        study: the question.
+        study: arms, budget, seeds.
         directory: of the study.
-        evaluators: the references of its arms.
-        tell: gets messages for the user.
+        evaluators: the references of the arms.
+        log: gets messages for the user.
     """
 
     study: Study
     directory: Path
     evaluators: Evaluators
-    tell: Callable[[str], None]
+    log: Callable[[str], None]
 
     @classmethod
-    def at(cls, directory: Path, tell: Callable[[str], None]) -> "Work":
+    def at(cls, directory: Path, log: Callable[[str], None]) -> "Work":
         """The study that a directory holds.
 
         Raises:
-            RunError: none.
+            RunError: it holds none.
         """
         study = read_study(directory)
-        return cls(study, directory, Evaluators(study), tell)
+        return cls(study, directory, Evaluators(study), log)
 
 
 def run_task(work: Work, arm: str, seed: int) -> None:
@@ -101,7 +101,7 @@ def run_task(work: Work, arm: str, seed: int) -> None:
     with _announced(work.directory, arm, seed):
         if not (run_dir / "summary.json").exists():
             try:
-                train(experiment, run_dir, resume=run_dir.exists(), log=work.tell)
+                train(experiment, run_dir, resume=run_dir.exists(), log=work.log)
             except TrainingDiverged as error:
                 write_json(run_dir / FAILED, {"reason": str(error)})
                 return
@@ -114,7 +114,7 @@ def run_task(work: Work, arm: str, seed: int) -> None:
 
 @contextmanager
 def _announced(directory: Path, arm: str, seed: int) -> Iterator[None]:
-    """Say in the study's directory which process works on what."""
+    """Write down in the study's directory which process works on the run."""
     folder = directory / WORKING
     folder.mkdir(exist_ok=True)
     path = folder / f"{title(arm, seed)}.json"
@@ -127,9 +127,9 @@ def _announced(directory: Path, arm: str, seed: int) -> Iterator[None]:
 
 
 def main(arguments: list[str]) -> int:
-    """`python -m sfumato.study.task DIRECTORY ARM SEED`: a process of its own for one run.
+    """`python -m sfumato.study.task DIRECTORY ARM SEED`: one run in its own process.
 
-    Messages go to standard error; an error of the input is the last line, as JSON.
+    Messages go to standard error. An error of the input is the last line of the output, as JSON.
     """
     directory, arm, seed = Path(arguments[0]), arguments[1], int(arguments[2])
     try:

@@ -1,12 +1,15 @@
 """From scores to verdicts: better, worse, or not shown.
 
-Scores vary for two reasons, which are kept apart: the draw of the generated images (known from the
-interval of a score) and the training seed (known only if an arm has several). With one seed per
-arm, a verdict is about these trained models; with two or more, about the methods.
+Scores vary for two reasons, which stay apart:
 
-All runs of a study start their images from the same noise, so part of the first kind of variation
-is common to them and cancels in a difference. It is measured, not assumed: the jackknife gives the
-effect of image i on both scores, and the variance of the difference is that of what is left.
+* the draw of the generated images, known from the interval of a score;
+* the training seed, known only if an arm has several.
+
+With one seed per arm, a verdict is about these trained models; with two or more, about the methods.
+
+All runs of a study start their images from the same noise. So part of the variation over draws is
+common to them and cancels in a difference. The jackknife measures it: it gives the effect of
+image i on both scores, and the variance of the difference is the variance of the remainder.
 """
 
 import math
@@ -25,8 +28,9 @@ from sfumato.runs.results import Better, Verdict
 
 LEVEL = 0.95
 POWER = 0.85
-"""With what probability an advised number of seeds or images finds the difference (with a little
-more than the 80 % that is promised, since the spread is itself an estimate)."""
+"""Probability that the advised number of seeds or images finds the difference.
+
+A little above the promised 80 %, since the spread is itself an estimate."""
 MOST_SEEDS = 200
 MOST_IMAGES = 10_000_000
 
@@ -40,11 +44,11 @@ class Spread:
         draws: standard deviation of one score over draws of the generated images.
         seeds: standard deviation over training seeds, without the part of the draws; None for
             one seed.
-        num_seeds: how many seeds there are.
-        num_images: N, the smallest of the scores'.
-        unshared: variance of one score over the draws, without the part that all seeds have in
-            common because their images start from the same noise.
-        variance_of_mean: over seeds and draws, the latter taken for independent.
+        num_seeds: number of training seeds.
+        num_images: the smallest N of the scores.
+        unshared: variance of one score over the draws, without the part that all seeds share
+            because their images start from the same noise.
+        variance_of_mean: over seeds and draws; treats draws as independent.
     """
 
     mean: float
@@ -57,7 +61,7 @@ class Spread:
 
     @staticmethod
     def of(scores: Sequence[Estimate]) -> "Spread":
-        """The spread of an arm's scores, one a training seed."""
+        """The spread of an arm's scores, one per training seed."""
         values = np.array([score.value for score in scores])
         count = len(scores)
         draws = float(np.mean([(score.standard_error or 0.0) ** 2 for score in scores]))
@@ -82,20 +86,20 @@ class Spread:
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference a - b of two arms, and what its variance consists of.
+    """The difference a - b of two arms, and the parts of its variance.
 
-    With S seeds an arm and n images a score its variance is about (seeds + each) / S + common;
+    With S seeds per arm and n images per score the variance is about (seeds + each) / S + common.
     `each` and `common` fall as 1 / n.
 
     Args:
-        value: of the difference of the means over seeds.
-        variance: of that.
+        value: difference of the means over seeds.
+        variance: of `value`.
         freedom: degrees of freedom of the variance.
-        seeds: variance over training seeds, of both arms together; None where not known.
-        each: variance over draws that is anew for every trained model.
-        common: variance over draws that is the same for all seeds of an arm and does not cancel.
-        num_seeds, num_images: the smaller of both arms'.
-        paired: whether the noise that both share was used.
+        seeds: variance over training seeds, summed over both arms; None if unknown.
+        each: variance over draws that is independent for every trained model.
+        common: variance over draws that all seeds of an arm share and that does not cancel.
+        num_seeds, num_images: the smaller of both arms.
+        paired: whether the variance uses the noise that both arms share.
     """
 
     value: float
@@ -110,11 +114,11 @@ class Difference:
 
     @staticmethod
     def of(a: Sequence[Estimate], b: Sequence[Estimate]) -> "Difference":
-        """Of two arms' scores, one a training seed.
+        """The difference of two arms' scores, one per training seed.
 
-        With several seeds an arm the variance is Welch's; what all seeds of an arm have in common
-        (their noise) does not show in the spread over seeds, and is added as far as it does not
-        cancel against the other arm. With one seed it is that of the draws alone.
+        With several seeds per arm the variance is Welch's. The noise that all seeds of an arm
+        share does not show in their spread; the part that does not cancel against the other arm
+        is added. With one seed the variance is that of the draws alone.
 
         Raises:
             MetricError: the scores are of different protocols.
@@ -154,7 +158,7 @@ class Difference:
 
 
 def all_left_out(scores: Sequence[Estimate]) -> list[LeftOut]:
-    """What each image does to each of the scores; empty unless all pair with each other."""
+    """Per-image jackknife terms of each score; empty unless all pair with each other."""
     found = [score.left_out for score in scores if score.left_out is not None]
     if len(found) < len(scores) or not all(found[0].pairs_with(other) for other in found[1:]):
         return []
@@ -162,7 +166,7 @@ def all_left_out(scores: Sequence[Estimate]) -> list[LeftOut]:
 
 
 def _paired_variance(a: Sequence[Estimate], b: Sequence[Estimate]) -> float | None:
-    """Over draws, seeds fixed, of the difference of means; None where noise is not shared."""
+    """Variance over draws, seeds fixed, of the difference of means; None without shared noise."""
     ours = all_left_out([*a, *b])
     if not ours:
         return None
@@ -180,7 +184,7 @@ def _check_protocols(scores: Sequence[Estimate]) -> None:
 
 @dataclass(frozen=True)
 class Advice:
-    """What would probably show a difference; None where that is out of reach or unknown."""
+    """Numbers that would probably show a difference; None if out of reach or unknown."""
 
     seeds: int | None
     num_images: int | None
@@ -197,10 +201,10 @@ def verdict(
     """Compare two arms by Welch's t (several seeds each) or a normal interval (one seed).
 
     Args:
-        a, b: the scores, one a training seed, all by one protocol.
+        a, b: the scores, one per training seed, all by one protocol.
         better: which direction of the metric is better.
-        comparisons: how many verdicts are drawn from the same study. The intervals are
-            Bonferroni's, so that all of them hold together with probability 95 %.
+        comparisons: number of verdicts from the same study. The intervals are Bonferroni's:
+            all of them hold together with probability 95 %.
         names, metric: for the text.
     Raises:
         MetricError: the scores are of different protocols.
@@ -245,7 +249,7 @@ def verdicts(
     """A verdict for every metric and pair of arms that both have it.
 
     Args:
-        arms: name of the arm -> key of the metric -> scores, one a training seed.
+        arms: name of the arm -> key of the metric -> scores, one per training seed.
         better: key of the metric -> which direction is better.
     """
     pairs = [
@@ -261,9 +265,9 @@ def verdicts(
 
 
 def advise(gap: float, found: Difference, comparisons: int = 1) -> Advice:
-    """The seeds an arm, or the images a score, that would probably show a difference of `gap`.
+    """The seeds per arm, or the images per score, that would probably show a difference of `gap`.
 
-    Each is advised with the other held fixed.
+    Each number holds with the other fixed.
     """
     if gap <= 0:
         return Advice(None, None)
@@ -286,7 +290,7 @@ def advise(gap: float, found: Difference, comparisons: int = 1) -> Advice:
 
 
 def _power(gap: float, each: float, common: float, num_seeds: int, comparisons: int) -> bool:
-    """Whether `num_seeds` an arm find `gap` with probability POWER."""
+    """Whether `num_seeds` per arm find `gap` with probability POWER."""
     part = each / num_seeds
     variance = part + common
     freedom = 2 * (num_seeds - 1) * (variance / part) ** 2 if part > 0 else math.inf
