@@ -118,14 +118,10 @@ class FileRows:
             _advise(self._file.fileno(), start, self._row_bytes, "POSIX_FADV_WILLNEED")
 
 
-def large_file(images: ImageArray, mapped_bytes: int | None = None) -> FileRows | None:
-    """Explicit reads of `images` if it maps a whole large file, else None.
-
-    `mapped_bytes` is the size of the largest file to read through its map; None is MAPPED_BYTES.
-    """
-    limit = MAPPED_BYTES if mapped_bytes is None else mapped_bytes
+def large_file(images: ImageArray) -> FileRows | None:
+    """Explicit reads of `images` if it maps a whole large file, else None."""
     is_whole_file = isinstance(images, np.memmap) and not isinstance(images.base, np.ndarray)
-    if is_whole_file and images.nbytes > limit and images.flags.c_contiguous:
+    if is_whole_file and images.nbytes > MAPPED_BYTES and images.flags.c_contiguous:
         mapped: Any = images  # jaxtyping's array type hides what a memory map adds
         return FileRows(Path(mapped.filename), mapped.offset, mapped.shape)
     return None
@@ -206,15 +202,10 @@ class Dataset:
     def subset(self, indices: Sequence[int] | Int64[np.ndarray, " k"]) -> "Dataset":
         """The images at `indices`, in that order, without copying them."""
         at = np.asarray(indices, dtype=np.int64)
-        return Dataset(
-            images=self._stored,
-            labels=None if self.labels is None else self.labels[at],
-            class_names=self.class_names,
-            name=self.name,
-            split=self.split,
-            hashes=self.hashes[at],
-            rows=at if self._rows is None else self._rows[at],
-        )
+        labels = None if self.labels is None else self.labels[at]
+        rows = at if self._rows is None else self._rows[at]
+        names, hashes = self.class_names, self.hashes[at]
+        return Dataset(self._stored, labels, names, self.name, self.split, hashes, rows)
 
     def relabelled(self, labels: LabelArray | None, class_names: tuple[str, ...]) -> "Dataset":
         """The same images with other classes."""

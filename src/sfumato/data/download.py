@@ -156,7 +156,7 @@ class ResumingDownloader:
 
     def _attempt(self, url: str) -> None:
         """Fetch the missing bytes. Raises BrokenDownloadError if the download ends early."""
-        have = self._size() if self._may_continue(url) else 0
+        have = self._size() if self._tag_of(url) else 0
         headers = {"Accept-Encoding": "identity"}  # sizes below are those of the file itself
         if have:
             headers |= {"Range": f"bytes={have}-", "If-Range": self._tag_of(url)}
@@ -189,16 +189,13 @@ class ResumingDownloader:
                 raise BrokenDownloadError(_short(error)) from None
 
     def _tag_of(self, url: str) -> str:
+        """The tag of the received bytes; "" without one that promises equal bytes."""
         try:
             found = json.loads(self._tag.read_text())
         except (OSError, ValueError):
             return ""
-        return str(found.get("tag") or "") if found.get("url") == url else ""
-
-    def _may_continue(self, url: str) -> bool:
-        # A weak tag does not promise equal bytes, and without a tag nothing does.
-        tag = self._tag_of(url)
-        return bool(tag) and not tag.startswith("W/")
+        tag = str(found.get("tag") or "") if found.get("url") == url else ""
+        return "" if tag.startswith("W/") else tag  # W/ marks a weak tag
 
 
 def _total(headers: Mapping[str, str], have: int) -> int | None:

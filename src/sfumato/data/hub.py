@@ -9,7 +9,7 @@ import numpy as np
 
 from sfumato.core.errors import DataError
 from sfumato.core.files import cache_folder
-from sfumato.data.source import LabelArray, RawSplit, RawSplits, Records, Source
+from sfumato.data.source import RawSplit, RawSplits, Records, Source
 
 if TYPE_CHECKING:
     import datasets
@@ -105,8 +105,11 @@ def _read(name: str, train: "datasets.Dataset", test: "datasets.Dataset | None")
         if label is None:
             return RawSplit(records, None)
         values = rows[label][:]
-        labels = values if is_numbered else [numbers[str(value)] for value in values]
-        return RawSplit(records, _checked(name, labels))
+        known = values if is_numbered else [numbers[str(value)] for value in values]
+        labels = np.asarray(known, dtype=np.int64)
+        if (labels < 0).any():
+            raise DataError(f"hf:{name} has images without a label (-1); filter them out first")
+        return RawSplit(records, labels)
 
     return RawSplits(part(train), None if test is None else part(test), names)
 
@@ -126,14 +129,5 @@ def _class_names(train: "datasets.Dataset", label: str) -> tuple[str, ...]:
     if isinstance(kind, datasets.ClassLabel):
         return tuple(kind.names)
     values = train.unique(label)
-    in_order = (
-        sorted(values) if all(isinstance(v, int) for v in values) else sorted(map(str, values))
-    )
-    return tuple(str(value) for value in in_order)
-
-
-def _checked(name: str, labels: Any) -> LabelArray:
-    numbers = np.asarray(labels, dtype=np.int64)
-    if (numbers < 0).any():
-        raise DataError(f"hf:{name} has images without a label (-1); filter them out first")
-    return numbers
+    are_numbers = all(isinstance(value, int) for value in values)
+    return tuple(map(str, sorted(values, key=None if are_numbers else str)))

@@ -49,17 +49,22 @@ def image_folder(folder: Path) -> Source:
         DataError: it holds no images.
     """
     paths = image_paths(folder)
-    if not paths:
-        raise DataError(
-            f"{folder} holds no images ({', '.join(SUFFIXES)}); put images into it, "
-            "in one sub-folder per class if they have classes"
-        )
+    require_images(folder, paths)
 
     def read() -> RawSplits:
         return divide(paths, lambda chosen: FileRecords(chosen, folder))
 
     files = tuple(folder / path for path in paths)
     return Source(name=folder.resolve().name, files=files, root=folder, read=read)
+
+
+def require_images(path: Path, names: Sequence[str]) -> None:
+    """Raises DataError without `names` of images in a folder or archive."""
+    if not names:
+        raise DataError(
+            f"{path} holds no images ({', '.join(SUFFIXES)}); put images into it, "
+            "in one folder per class if they have classes"
+        )
 
 
 def image_paths(folder: Path) -> list[str]:
@@ -191,24 +196,17 @@ def image_archive(path: Path) -> Source:
     """A zip or tar (perhaps compressed) with the layout of an image folder."""
 
     def read() -> RawSplits:
-        return zip_parts(path) if path.suffix.lower() in ZIP_SUFFIXES else tar_parts(path)
+        if path.suffix.lower() in ZIP_SUFFIXES:
+            with readable(path):
+                names = [info.filename for info in _open_zip(path).infolist() if not info.is_dir()]
+            return divide(image_names(path, names), lambda part: ZipRecords(part, path))
+        plain, places = tar_members(path)
+        chosen = image_names(path, list(places))
+        return divide(chosen, lambda part: tar_records(plain, part, places))
 
-    return Source(name=_stem(path), files=(path,), root=path.parent, read=read)
-
-
-def zip_parts(path: Path) -> RawSplits:
-    """Splits and classes from the names in a zip file. Raises DataError."""
-    with readable(path):
-        names = [info.filename for info in _open_zip(path).infolist() if not info.is_dir()]
-    chosen = image_names(path, names)
-    return divide(chosen, lambda part: ZipRecords(part, path))
-
-
-def tar_parts(path: Path) -> RawSplits:
-    """Splits and classes from the names in a tar file. Raises DataError."""
-    plain, places = tar_members(path)
-    chosen = image_names(path, list(places))
-    return divide(chosen, lambda part: tar_records(plain, part, places))
+    suffixes = [s for s in (*TAR_SUFFIXES, *ZIP_SUFFIXES) if path.name.lower().endswith(s)]
+    name = path.name[: -len(max(suffixes, key=len))]
+    return Source(name=name, files=(path,), root=path.parent, read=read)
 
 
 def tar_records(plain: Path, names: Sequence[str], places: TarPlaces) -> TarRecords:
@@ -240,8 +238,7 @@ def image_names(path: Path, names: Sequence[str]) -> list[str]:
         if name.lower().endswith(SUFFIXES)
         and not any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
     )
-    if not chosen:
-        raise DataError(f"{path} holds no images ({', '.join(SUFFIXES)}); check what it contains")
+    require_images(path, chosen)
     return chosen
 
 
@@ -306,8 +303,3 @@ def unpack_stream(stream: BufferedIOBase | IO[bytes], target: Path, limit: int, 
                     "do not trust this file, fetch it from elsewhere"
                 )
             file.write(block)
-
-
-def _stem(path: Path) -> str:
-    suffixes = [s for s in (*TAR_SUFFIXES, *ZIP_SUFFIXES) if path.name.lower().endswith(s)]
-    return path.name[: -len(max(suffixes, key=len))]

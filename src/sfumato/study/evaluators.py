@@ -24,6 +24,7 @@ class Evaluators:
 
     def __init__(self, study: Study, log: Callable[[str], None] = lambda message: None) -> None:
         self._study = study
+        self._first = next(iter(study.arms))
         self._log = log
         self._data: dict[DataConfig, Splits] = {}
         self._by_digest: dict[str, HeldOut] = {}
@@ -38,12 +39,11 @@ class Evaluators:
     @property
     def main(self) -> HeldOut:
         """The reference of the first arm: the report shows its floor."""
-        return self.of(next(iter(self._study.arms)))
+        return self.of(self._first)
 
     def shares_reference(self, arm: str) -> bool:
         """Whether an arm has the reference of the first arm."""
-        first = next(iter(self._study.arms))
-        return self.splits(arm).held_out.digest == self.splits(first).held_out.digest
+        return self.splits(arm).held_out.digest == self.splits(self._first).held_out.digest
 
     def of(self, arm: str) -> HeldOut:
         """The reference of an arm.
@@ -53,8 +53,7 @@ class Evaluators:
                 or its features differ from those of the first arm.
             MetricError: unavailable features.
         """
-        study = self._study
-        first = next(iter(study.arms))
+        study, first = self._study, self._first
         if arm != first and self.shares_reference(arm):
             return self.of(first)
         if arm != first and not study.measure.by_class:
@@ -83,7 +82,7 @@ class Evaluators:
         Raises:
             ConfigError: the arm holds out fewer images than that.
         """
-        study, first = self._study, next(iter(self._study.arms))
+        study, first = self._study, self._first
         config = study.arms[arm].evaluation
         if not study.measure.by_class or self.shares_reference(arm):
             return config

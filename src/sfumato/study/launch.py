@@ -56,14 +56,14 @@ def run_study(
         _open(study, directory)
         if study.search is None:
             return recorder.run(study, launcher)
-        search = Search(study, study.search)
-        if not search.trials_in(directory):
-            search.propose(directory, None, launcher.at_once)
+        search = TrialSearch(study, study.search, directory)
+        if not search.trials():
+            search.propose(None, launcher.at_once)
         while True:
-            grown = search.grown(directory)
+            grown = search.grown()
             _open(grown, directory)
             results = recorder.run(grown, launcher)
-            if not search.propose(directory, results, launcher.at_once):
+            if not search.propose(results, launcher.at_once):
                 return results
 
 
@@ -210,7 +210,7 @@ def _recorded_seconds(directory: Path) -> float:
     return (read_record(Results, path).seconds or 0.0) if path.exists() else 0.0
 
 
-class Search:
+class TrialSearch:
     """Proposes the arms of a study in rounds, each from the scores of the earlier ones.
 
     trials.json in the study's directory has the values of every trial, so that an interrupted
@@ -219,11 +219,12 @@ class Search:
     Args:
         study: its arms are the starting points of the search.
         config: the search.
+        directory: of the study.
     Raises:
         ConfigError: Optuna is not installed, or an unknown metric.
     """
 
-    def __init__(self, study: Study, config: OptunaSearch) -> None:
+    def __init__(self, study: Study, config: OptunaSearch, directory: Path) -> None:
         better = {metric.key: metric.better for metric in METRICS}
         if config.metric not in better:
             raise ConfigError(
@@ -231,24 +232,23 @@ class Search:
             )
         self._study = study
         self._config = config
+        self._directory = directory
         self._minimize = better[config.metric] == "lower"
         self._optuna = _optuna()
 
-    def trials_in(self, directory: Path) -> dict[str, Any]:
+    def trials(self) -> dict[str, Any]:
         """The trials so far by the name of their arm, each {"arm", "values"}."""
-        if not (directory / TRIALS).exists():
-            return {}
-        return read_json(directory, TRIALS)
+        exist = (self._directory / TRIALS).exists()
+        return read_json(self._directory, TRIALS) if exist else {}
 
-    def propose(self, directory: Path, results: Results | None, at_once: int) -> bool:
+    def propose(self, results: Results | None, at_once: int) -> bool:
         """Add the trials of the next round to trials.json; False when the search is over.
 
         Args:
-            directory: of the study.
             results: of all trials so far; None before the first round.
             at_once: number of trials to propose together for an arm; they run at the same time.
         """
-        trials = self.trials_in(directory)
+        trials = self.trials()
         scores = _scores(results, self._config.metric)
         before = len(trials)
         for number, arm in enumerate(self._study.arms):
@@ -268,12 +268,12 @@ class Search:
                     trials[name] = {"arm": arm, "values": point}
         if len(trials) == before:
             return False
-        write_json(directory / TRIALS, trials)
+        write_json(self._directory / TRIALS, trials)
         return True
 
-    def grown(self, directory: Path) -> Study:
+    def grown(self) -> Study:
         """The study with its trials as arms; the study itself before the first trial."""
-        trials = self.trials_in(directory)
+        trials = self.trials()
         arms = {name: to_mapping(arm) for name, arm in self._study.arms.items()}
         made = {
             name: parse(

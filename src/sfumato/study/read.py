@@ -10,7 +10,7 @@ from sfumato.core.config import differences, merge, override, parse, read_toml
 from sfumato.core.errors import ConfigError
 from sfumato.experiment.experiment import RECIPES, is_study, read_recipe
 from sfumato.study.study import Study
-from sfumato.study.sweep import OptunaSearch, SweepTable, expanded
+from sfumato.study.sweep import Grid, OptunaSearch, SweepTable, expanded
 
 COMMON_KEYS = ("budget", "seeds", "measure", "evaluation")
 PRESET_KEYS = (*COMMON_KEYS, "common", "arms", "without", "hours", "title", "description", "sweep")
@@ -171,8 +171,8 @@ def _swept(mapping: dict[str, Any], path: Path) -> dict[str, Any]:
     if sweep is None:
         return mapping
     found = parse(SweepTable, {"sweep": sweep}, str(path)).sweep
-    factors = mapping.get("factors", [])
-    mapping["factors"] = [*factors, *(key for key in found.keys if key not in factors)]
+    keys = found.values if isinstance(found, Grid) else found.ranges
+    mapping["factors"] = list(dict.fromkeys([*mapping.get("factors", []), *keys]))
     if isinstance(found, OptunaSearch):
         mapping["search"] = sweep
     else:

@@ -81,15 +81,10 @@ class Grid:
     kind: Literal["grid"] = "grid"
     values: Annotated[dict[str, Annotated[tuple[Value, ...], AT_LEAST_ONE]], AT_LEAST_ONE]
 
-    def points(self, arm: str) -> list[dict[str, Value]]:
+    def points(self) -> list[dict[str, Value]]:
         """The combinations, the last key changing fastest."""
         combinations = itertools.product(*self.values.values())
         return [dict(zip(self.values, values, strict=True)) for values in combinations]
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """The swept keys."""
-        return tuple(self.values)
 
 
 @component
@@ -109,17 +104,12 @@ class RandomSweep:
     seed: int = 0
     ranges: Space
 
-    def points(self, arm: str) -> list[dict[str, Value]]:
+    def points(self) -> list[dict[str, Value]]:
         """The draws."""
         return [
             {key: r.draw(generator(self.seed, k, key)) for key, r in self.ranges.items()}
             for k in range(self.trials)
         ]
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """The swept keys."""
-        return tuple(self.ranges)
 
 
 @component
@@ -143,11 +133,6 @@ class OptunaSearch:
     ranges: Space
     metric: str = "frechet_distance"
 
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """The searched keys."""
-        return tuple(self.ranges)
-
 
 AnySweep = Annotated[Grid | RandomSweep | OptunaSearch, Field(discriminator="kind")]
 
@@ -168,7 +153,7 @@ def expanded(arms: Mapping[str, Any], sweep: Grid | RandomSweep) -> dict[str, An
     return {
         point_name(name, point): changed(arm, point)
         for name, arm in arms.items()
-        for point in sweep.points(name)
+        for point in sweep.points()
     }
 
 
