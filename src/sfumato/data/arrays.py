@@ -1,4 +1,4 @@
-"""Sets stored as arrays: the idx files of MNIST and its relatives, and NumPy's .npz."""
+"""Sets stored as arrays: idx files as those of MNIST, and NumPy's .npz."""
 
 import math
 import struct
@@ -32,7 +32,7 @@ NAMES = {
 
 
 def idx_folder(folder: Path, name: str, class_names: tuple[str, ...] = ()) -> Source:
-    """A folder with the idx files under MNIST's names, `.gz` or not; the test files are optional.
+    """A folder of idx files under MNIST's names, with or without `.gz`; test files are optional.
 
     Raises:
         DataError: a training file is missing.
@@ -53,7 +53,7 @@ def idx_folder(folder: Path, name: str, class_names: tuple[str, ...] = ()) -> So
 
 
 def find_idx(folder: Path, name: str) -> Path | None:
-    """The file `name` or `name`.gz in `folder`."""
+    """The file `name` or `name`.gz in `folder`, else None."""
     candidates = (folder / f"{name}.gz", folder / name, folder / name.replace("-idx", ".idx"))
     return next((path for path in candidates if path.is_file()), None)
 
@@ -78,10 +78,10 @@ def _idx_split(paths: list[Path | None]) -> RawSplit:
 
 
 def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
-    """Read an idx file of unsigned bytes, compressed or not.
+    """The array of an idx file of unsigned bytes, compressed or not.
 
     Raises:
-        DataError: unreadable, truncated, or not idx.
+        DataError: the file is unreadable, truncated, or not idx.
     """
     shape, start = _idx_header(path)
     with readable(path), _open_idx(path) as file:
@@ -97,10 +97,10 @@ def _open_idx(path: Path) -> GzipFile | BufferedReader:
 
 
 def _idx_header(path: Path) -> tuple[tuple[int, ...], int]:
-    """The shape of the array in an idx file, and where its values begin.
+    """The shape of the array in an idx file, and the position of its first value in bytes.
 
     Raises:
-        DataError: unreadable, or not idx.
+        DataError: the file is unreadable, or not idx.
     """
     with readable(path), _open_idx(path) as file:
         begin = file.read(4)
@@ -126,8 +126,8 @@ def npz_file(path: Path, class_names: tuple[str, ...] = ()) -> Source:
     """An .npz of uint8 images, [N, H, W], [N, H, W, C] or [N, C, H, W], and integer labels.
 
     The archive holds `x` and `y`, or `x_train, y_train, x_test, y_test`. Images of more than
-    MAX_BYTES_IN_MEMORY stay in the archive, or in an unpacked copy of it in the cache. An array
-    `class_names` of strings names the classes; else the argument, if the number fits.
+    MAX_BYTES_IN_MEMORY stay in the archive, or in an unpacked copy in the cache. Class names come
+    from an array `class_names` of strings, else from the argument if the number of classes fits.
     """
 
     def read() -> RawSplits:
@@ -169,7 +169,7 @@ def _npz_split(path: Path, archive: NpzFile, suffix: str) -> RawSplit:
 
 
 def _npz_images(path: Path, archive: NpzFile, key: str) -> ImageArray | ArrayFile:
-    """The images under `key`: in memory, or in their file if they are many."""
+    """The images under `key`: in memory, or in their file if they are large."""
     assert archive.zip is not None
     member = archive.zip.getinfo(f"{key}.npy")
     with archive.zip.open(member) as file:
@@ -197,7 +197,7 @@ def _npz_images(path: Path, archive: NpzFile, key: str) -> ImageArray | ArrayFil
 
 
 def _member_offset(path: Path, member: zipfile.ZipInfo) -> int:
-    """Where the content of a member begins in its archive: after a header and two strings."""
+    """The position of a member's content in its archive: after a header and two strings."""
     with path.open("rb") as file:
         file.seek(member.header_offset + 26)
         name, extra = struct.unpack("<HH", file.read(4))

@@ -21,7 +21,7 @@ DAMAGE = (
     OSError, EOFError, ValueError, LookupError, TypeError, RuntimeError, MemoryError,
     zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile,
 )  # fmt: skip
-"""What readers of files raise on damaged ones."""
+"""Exceptions that readers raise on damaged files."""
 
 
 @contextlib.contextmanager
@@ -37,7 +37,7 @@ def make_folder(folder: Path) -> Path:
     """Make `folder` in the cache.
 
     Raises:
-        DataError: it is not writable.
+        DataError: the folder is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -65,8 +65,8 @@ def require_space(folder: Path, needed: int) -> None:
 def content_digest(files: Sequence[Path], root: Path) -> str:
     """SHA-256 over the names (relative to `root`) and contents of `files`.
 
-    Hashing a large set takes minutes, so the cache keeps the digest under the files' sizes and
-    times of change, unless a file is unreadable now.
+    Hashing a large set takes minutes. So the cache keeps the digest under the sizes and
+    modification times of the files, unless a file is unreadable.
     """
     stamp = hashlib.sha256()
     for path in files:
@@ -83,7 +83,7 @@ def content_digest(files: Sequence[Path], root: Path) -> str:
             all_read &= digest is not None
     if not all_read:
         return content.hexdigest()
-    with contextlib.suppress(OSError):  # a read-only cache may still have the set
+    with contextlib.suppress(OSError):  # a read-only cache may hold the set
         remembered.parent.mkdir(parents=True, exist_ok=True)
         write_json(remembered, {"content": content.hexdigest()})
     return content.hexdigest()

@@ -37,12 +37,12 @@ from sfumato.data.source import Hashes, LabelArray, Source, as_items, first_of_e
 
 @dataclass(frozen=True)
 class NamedSet:
-    """A set with a name.
+    """A set of the catalogue.
 
     Args:
-        find: downloads it if necessary.
-        images, provenance: for people to read.
-        form: known without a download; 0 pixels a side if the sizes differ.
+        find: finds the set; downloads it if necessary.
+        images, provenance: texts for the list of sets.
+        form: known without a download; height and width are 0 if the sizes differ.
     """
 
     find: Callable[[], Source]
@@ -87,16 +87,16 @@ OTHER_SOURCES = {
 }
 
 NAMED_FILES = {"cifar10": CIFAR10, "mnist": DIGITS, "fashion-mnist": FASHION_MNIST}
-"""Class names for an .npz whose name begins like this and that only numbers its classes."""
+"""Beginning of the name of an .npz -> class names, if the file only numbers its classes."""
 
 
 def load(config: DataConfig, strict: bool = False, workers: int | None = None) -> Splits:
-    """The images that `config` asks for; packs them at first use.
+    """The images that `config` selects; packs them at first use.
 
     Args:
         config: the images to load.
-        strict: refuse odd images instead of handling and counting them.
-        workers: packing processes; None is one per core.
+        strict: refuse odd images; otherwise they are converted or left out, and counted.
+        workers: number of packing processes; None is one per core.
     Raises:
         DataError: unknown source, unreadable file, no images, a class that does not exist.
     """
@@ -122,9 +122,9 @@ def load_whole(config: DataConfig) -> tuple[Dataset, ...]:
 
 
 def known_form(config: DataConfig) -> Form | None:
-    """The form of the images that `config` asks for, if config and catalogue tell; else None.
+    """The form of the images that `config` selects if the catalogue knows it, else None.
 
-    Nothing is downloaded, and the chosen classes are not checked.
+    Downloads nothing and does not check the chosen classes.
     """
     if config.source not in CATALOGUE:
         return None
@@ -137,10 +137,10 @@ def known_form(config: DataConfig) -> Form | None:
 
 
 def form(config: DataConfig) -> Form:
-    """The form of the images that `config` asks for, by `known_form` or by looking at them.
+    """The form of the images that `config` selects; loads them if `known_form` is None.
 
     Raises:
-        DataError: as `load`, if the images must be looked at.
+        DataError: as `load`, if the images are loaded.
     """
     if known := known_form(config):
         return known
@@ -149,7 +149,7 @@ def form(config: DataConfig) -> Form:
 
 
 def find(name: str) -> Source:
-    """The source of that name or path. Raises DataError if there is none."""
+    """The source with this name or path. Raises DataError for an unknown name."""
     if name in CATALOGUE:
         return CATALOGUE[name].find()
     if name.startswith(PREFIX):
@@ -198,10 +198,10 @@ def _find_file(path: Path) -> Source:
 
 
 def _select(source: Source, packed: PackedSplits, config: DataConfig) -> Splits:
-    """The training and held-out images of `packed` that `config` asks for.
+    """The training and held-out images of `packed` that `config` selects.
 
     Raises:
-        DataError: a class that does not exist, or nothing left.
+        DataError: an unknown class, or no images left.
     """
     train = _keep_classes(_dataset(source, packed.train, "train", config), config)
     if packed.test is not None and config.held_out == "auto":
@@ -219,7 +219,7 @@ def _select(source: Source, packed: PackedSplits, config: DataConfig) -> Splits:
             raise DataError(
                 f"{source.name} has no {part.split} images left with classes="
                 f"{list(config.classes)}, fraction={config.fraction}, held_out={config.held_out}; "
-                "ask for more of it"
+                "select more of it"
             )
     return Splits(train, held_out)
 
@@ -237,7 +237,7 @@ def _dataset(source: Source, packed: PackedSplit, split: SplitName, config: Data
 
 
 def _keep_classes(dataset: Dataset, config: DataConfig) -> Dataset:
-    """The images of the chosen classes, numbered in the order of `classes`."""
+    """The images of the chosen classes; `classes` gives the new numbers."""
     if not config.classes:
         return dataset
     if dataset.labels is None:
@@ -284,7 +284,7 @@ def held_out_mask(
 ) -> Bool[np.ndarray, " N"]:
     """True for the images to hold out: about `fraction` of each class.
 
-    Equal images always fall on the same side.
+    Equal images are on the same side.
     """
     chosen = choose(_part(hashes, 0), labels, round(fraction * len(hashes)))
     held = np.unique(_part(hashes, 0)[chosen])
@@ -292,15 +292,15 @@ def held_out_mask(
 
 
 def subset_rows(hashes: Hashes, labels: LabelArray | None, count: int) -> Int64[np.ndarray, " k"]:
-    """`count` rows in their order, in the proportions of the classes; fewer are among more."""
-    # Other bytes than the held-out split uses: the two choices must not depend on each other.
+    """`count` rows in their order, in proportion to the classes; a smaller set is a subset."""
+    # The held-out split uses other bytes of the hash: the two choices must be independent.
     return choose(_part(hashes, 1), labels, count)
 
 
 def choose(
     keys: UInt64[np.ndarray, " N"], labels: LabelArray | None, count: int
 ) -> Int64[np.ndarray, " k"]:
-    """The rows of the `count` images that come first by (rank of key in class) / class size."""
+    """The rows of the `count` images with the lowest (rank of key in class) / class size."""
     count = min(count, len(keys))
     if labels is None:
         labels = np.zeros(len(keys), np.int64)
@@ -308,7 +308,7 @@ def choose(
     sizes = np.bincount(labels)
     starts = np.cumsum(sizes) - sizes
     rank = np.arange(len(keys)) - starts[labels[order]]
-    # The middle of each rank's share of its class: every class is filled at the same pace.
+    # The middle of each rank's share of its class, so that all classes fill at the same rate.
     share = (rank + 0.5) / sizes[labels[order]]
     return np.sort(order[np.lexsort((keys[order], share))[:count]])
 

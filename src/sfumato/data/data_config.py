@@ -1,4 +1,4 @@
-"""Which images, which of them, and in which form."""
+"""The config of a data set: its source, the selection of images, and their form."""
 
 from typing import Annotated, Literal
 
@@ -11,30 +11,31 @@ from sfumato.data.decode import Fit, Resize
 
 @component
 class DataConfig:
-    """A data set: where it comes from, which part of it, and how its images are prepared.
+    """A data set: its source, the selection of images, and their preparation.
 
     Args:
         source: a name of the catalogue (`sfumato data list`), `hf:NAME` for a set of the Hugging
             Face hub, or a path: a folder of images, a zip or tar of them, `.npz`, idx files, a
             set saved by the `datasets` library, a packed set.
-        classes: keep these classes only, by name or number; they are renumbered in this order.
-            () keeps all.
-        class_names: names for the classes of a source that only numbers them; () changes nothing.
-        resolution: pixels a side, or (height, width); "auto" is the most common size.
-        fit: how to change the aspect ratio. "crop" cuts the largest centred part, "letterbox"
-            shows the whole image between black bars, "pad" adds black bars or cuts, centred and
+        classes: keep only these classes, by name or number, renumbered in this order. () keeps
+            all.
+        class_names: names for the classes of a source that only numbers them; () keeps its names.
+        resolution: height and width in pixels, one number if both are equal; "auto" is the most
+            common size.
+        fit: how to change the aspect ratio. "crop" cuts out the largest centred part. "letterbox"
+            shows the whole image between black bars. "pad" adds black bars or cuts, centred and
             without scaling (28x28 digits for a network that needs 32x32).
-        resize: the filter, always antialiased. "area" is the mean of the covered pixels
-            (bilinear to enlarge).
-        channels: 1 grey, 3 RGB, 4 RGBA; "auto" is grey if every image is, else RGB.
+        resize: the antialiased filter. "area" is the mean of the covered pixels (bilinear to
+            enlarge).
+        channels: 1 grey, 3 RGB, 4 RGBA; "auto" is grey if every image is grey, else RGB.
             Transparent images are blended with white unless channels is 4.
-        held_out: "auto" is the test split of the source; without one, a fifth of the
-            images (digits: a third). A number in (0, 1) is a share of the training images, and
-            the test split of the source is unused. Chosen by content, within each class.
-        limit: at most this many training images, chosen by content, within each class.
-        fraction: this share of the training images, chosen in the same way.
-        duplicates: "keep", or "drop" repeated images within each split and the training images
-            that are also held out.
+        held_out: "auto" is the test split of the source; without one, a fifth of the images
+            (digits: a third). A number in (0, 1) is a share of the training images; the test
+            split of the source is then unused. The choice is by content, within each class.
+        limit: maximum number of training images, chosen by content, within each class.
+        fraction: share of the training images to use, chosen in the same way.
+        duplicates: "keep", or "drop" repeated images within each split, and training images that
+            are also held out.
         augment: random changes of the training images.
     """
 

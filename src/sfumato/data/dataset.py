@@ -1,4 +1,4 @@
-"""The set of images that training, evaluation and reports read."""
+"""The set of images for training, evaluation and reports."""
 
 import hashlib
 import os
@@ -35,7 +35,7 @@ class Form:
     num_classes: int
 
     def __str__(self) -> str:
-        """For people: "grey 28x28, 10 classes"."""
+        """A text such as "grey 28x28, 10 classes"."""
         channels, height, width = self.image_shape
         colour = {1: "grey", 3: "RGB", 4: "RGBA"}[channels]
         size = f" {height}x{width}" if height else ", all sizes"
@@ -44,9 +44,9 @@ class Form:
 
 
 def permutation(count: int, seed: int, epoch: int) -> Int64[np.ndarray, " count"]:
-    """A pseudo-random order of 0..count-1: the indices sorted by SplitMix64 of each.
+    """A pseudo-random order of 0..count-1: the indices sorted by their SplitMix64.
 
-    Not a library's shuffle, so that a run resumes exactly with another version of that library.
+    Independent of any library's shuffle, so that a run resumes exactly with other versions.
 
     Source: Steele et al. 2014 (Fast Splittable Pseudorandom Number Generators).
     """
@@ -85,8 +85,8 @@ class EpochOrder:
 
 
 MAPPED_BYTES = 2**30
-"""Larger files are read explicitly, not through a memory map: the pages of a map count as the
-process's own memory, and schedulers that limit memory end the process."""
+"""Larger files are read explicitly, not through a memory map: the pages of a map count as memory
+of the process, and a scheduler that limits memory would kill it."""
 
 
 class FileRows:
@@ -97,7 +97,7 @@ class FileRows:
         self._shape = shape
         self._row_bytes = int(np.prod(shape[1:]))
         self._file = path.open("rb", buffering=0)
-        self._lock = Lock()  # a position and a read belong together
+        self._lock = Lock()  # seek and read are one step
         _advise(self._file.fileno(), 0, 0, "POSIX_FADV_RANDOM")  # no readahead beyond a row
 
     def read(self, rows: Int64[np.ndarray, " b"]) -> UInt8[np.ndarray, "b C H W"]:
@@ -112,7 +112,7 @@ class FileRows:
         return images
 
     def expect(self, rows: Int64[np.ndarray, " b"]) -> None:
-        """Let the disk begin to read `rows`, which come next."""
+        """Start to read ahead the next `rows` from disk."""
         for row in np.sort(rows):
             start = self._offset + int(row) * self._row_bytes
             _advise(self._file.fileno(), start, self._row_bytes, "POSIX_FADV_WILLNEED")
@@ -136,12 +136,12 @@ class Dataset:
     """Images, uint8 in 0..255, with their classes.
 
     Args:
-        images: [N, C, H, W], in memory or memory-mapped. It may hold more images than the set.
+        images: [N, C, H, W], in memory or memory-mapped; may hold more images than the set.
         labels: the class of each image of the set, 0 to num_classes - 1; None: unlabelled.
         class_names: one per class; () if unlabelled.
         name: of the source.
         split: of the source.
-        hashes: SHA-256 of each image of the set; None computes them.
+        hashes: SHA-256 of each image of the set; None computes it.
         rows: the set's rows of `images`; None is all of them.
     """
 
@@ -187,7 +187,7 @@ class Dataset:
 
     @cached_property
     def images(self) -> ImageArray:
-        """All images [N, C, H, W]. For a part of a set this is a copy in memory: use `take`."""
+        """All images [N, C, H, W]; a copy in memory for a part of a set: `take` needs less."""
         return self._stored if self._rows is None else self._stored[self._rows]
 
     @cached_property
@@ -221,12 +221,12 @@ class Dataset:
     def batches(
         self, size: int, seed: int, start: int = 0, which: slice | None = None
     ) -> Iterator[tuple[UInt8Images, Labels | None]]:
-        """Endless batches; every epoch shows every image once, in an order of its own.
+        """Endless batches; every epoch shows every image once, in its own order.
 
         Args:
-            size: images in the global batch; the last one of an epoch continues into the next.
-            seed: the order is a function of (seed, epoch) alone.
-            start: images already seen.
+            size: images per global batch; the last batch of an epoch continues into the next.
+            seed: the order depends on (seed, epoch) only.
+            start: number of images already seen.
             which: the part of each global batch to return; None is all of it.
         """
         order = EpochOrder(len(self), seed)
@@ -247,7 +247,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Splits:
-    """The images to train on and those that training never sees."""
+    """The images for training, and those that training never sees."""
 
     train: Dataset
     held_out: Dataset

@@ -1,4 +1,4 @@
-"""Decodes an image file, notes what was odd about it, and brings it to the form of its set."""
+"""Decodes an image file, notes its oddities, and brings it to the form of its set."""
 
 import io
 import re
@@ -15,10 +15,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from sfumato.core.pictures import on_white
 
 MAX_PIXELS = 2**27
-"""134 megapixels decode to 400 MB; a larger image is treated as an attack."""
+"""134 megapixels decode to 400 MB; a larger image counts as an attack."""
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-"""Pillow tries these only: its parsers of rare formats are a risk with hostile files."""
+"""The only formats that Pillow tries: its parsers of rare formats are a risk with hostile files."""
 SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif",
     ".ppm", ".pgm", ".pbm",
@@ -53,7 +53,7 @@ def open_image(content: bytes) -> Image.Image:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # our own limit follows below
+            warnings.simplefilter("ignore")  # MAX_PIXELS is checked below
             image = Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
     except Image.DecompressionBombError as error:
         raise UnusableImageError("bomb", str(error)) from None
@@ -72,7 +72,7 @@ def decode(content: bytes) -> Decoded:
     """Decode the first frame of an image file, turn it upright, and convert it to L, RGB or RGBA.
 
     Raises:
-        UnusableImageError: it cannot be decoded completely.
+        UnusableImageError: the file is damaged, truncated or too large.
     """
     image = open_image(content)
     notes = set()

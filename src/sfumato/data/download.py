@@ -21,11 +21,11 @@ from sfumato.data.cache import make_folder
 pooch.get_logger().setLevel("WARNING")  # the progress bar is enough
 
 PATIENCE = 5
-"""Attempts in a row without a new byte before giving up an address."""
+"""Number of attempts in a row without a new byte before giving up an address."""
 PAUSE = 0.5
-"""Seconds before the second attempt; each further pause is twice as long."""
+"""Seconds before the second attempt; every further pause is twice as long."""
 TIMEOUT = (10, 60)
-"""Seconds to connect, and without a byte."""
+"""Most seconds to connect, and without a byte."""
 BYTES_PER_BLOCK = 2**18
 
 
@@ -39,12 +39,12 @@ class RemoteFile:
 
 
 def md5_file(url: str, md5: str) -> RemoteFile:
-    """The file at `url`, under the last part of its address."""
+    """The file at `url`, named by the last part of its address."""
     return RemoteFile(url.rsplit("/", 1)[1], url, f"md5:{md5}")
 
 
 class BrokenDownloadError(Exception):
-    """The connection ended early; trying again may help."""
+    """The connection ended early; another attempt may help."""
 
 
 def fetch(dataset: str, file: RemoteFile) -> Path:
@@ -53,7 +53,7 @@ def fetch(dataset: str, file: RemoteFile) -> Path:
     Tries SFUMATO_MIRROR/<dataset>/<name> first if that variable is set.
 
     Raises:
-        DataError: it is unavailable; the message says where to put it.
+        DataError: the file is unavailable; the message names the place to put it.
     """
     folder = make_folder(cache_folder() / "downloads" / dataset)
     path = folder / file.name
@@ -77,7 +77,7 @@ def _addresses(dataset: str, file: RemoteFile) -> list[str]:
 
 
 def _verify(path: Path, file: RemoteFile) -> None:
-    """Check a file that is already there, once per version."""
+    """Check an existing file, once per version."""
     if file.checksum is None:
         return
     status, marker = path.stat(), path.with_name(f".{path.name}.verified")
@@ -95,7 +95,7 @@ def _verify(path: Path, file: RemoteFile) -> None:
 
 
 def _try(url: str, path: Path, file: RemoteFile) -> str | None:
-    """Download from one address, twice if it arrives corrupted. Returns why it failed."""
+    """Download from one address, twice if it arrives corrupted. Returns the reason of failure."""
     if path.is_file():
         return None
     reason = ""
@@ -127,8 +127,8 @@ def _short(error: Exception) -> str:
 class ResumingDownloader:
     """A downloader for pooch that continues after broken connections, also in a later process.
 
-    The received bytes stay beside `path`, with the server's tag of that version of the file: the
-    halves of two versions are never joined.
+    The received bytes stay beside `path`, with the server's tag of the version of the file. So it
+    never joins parts of two versions.
     """
 
     def __init__(self, path: Path) -> None:

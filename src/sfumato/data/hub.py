@@ -42,7 +42,7 @@ def is_saved_dataset(folder: Path) -> bool:
 def hub_dataset(name: str) -> Source:
     """`name` is `owner/set` or `owner/set:configuration` on the hub, or a folder on disk.
 
-    HF_ENDPOINT sets a mirror, as for the hub's own library; files go into Sfumato's cache.
+    HF_ENDPOINT sets a mirror, as for the hub's library. Files go into Sfumato's cache.
 
     Raises:
         DataError: the extra is missing, the set is unavailable, or it has no image column.

@@ -1,6 +1,6 @@
 """Image files in a folder, zip or tar; the names of their folders are the classes.
 
-Archives are read in place: nothing is extracted under a name that an archive contains."""
+Archives are read in place: nothing is extracted under a name from an archive."""
 
 import bz2
 import functools
@@ -46,7 +46,7 @@ def image_folder(folder: Path) -> Source:
     """Images in `folder`, in class folders, or in `train` and `test` folders of class folders.
 
     Raises:
-        DataError: it holds no images.
+        DataError: the folder holds no images.
     """
     paths = image_paths(folder)
     require_images(folder, paths)
@@ -68,7 +68,7 @@ def require_images(path: Path, names: Sequence[str]) -> None:
 
 
 def image_paths(folder: Path) -> list[str]:
-    """The image files below `folder`, relative to it, sorted; without hidden files."""
+    """The image files below `folder`, as sorted relative paths; without hidden files."""
 
     def refuse(error: OSError) -> None:
         raise DataError(f"cannot read {error.filename}: {error.strerror}; check its permissions")
@@ -93,7 +93,7 @@ def divide(paths: Sequence[str], records: RecordsOf) -> RawSplits:
     """Splits and classes from the folders in paths such as `train/cat/1.png` or `cat/1.png`.
 
     Raises:
-        DataError: a test class that has no training images.
+        DataError: a test class has no training images.
     """
     inside = [PurePosixPath(path).parts for path in paths]
     depth = _common_depth(inside)
@@ -120,7 +120,7 @@ def divide(paths: Sequence[str], records: RecordsOf) -> RawSplits:
 
 
 def _common_depth(inside: list[tuple[str, ...]]) -> int:
-    """Number of folders that all paths share, as in an archive of one folder (`cats/...`)."""
+    """Number of leading folders that all paths share, as in an archive of one folder."""
     depth = 0
     while True:
         firsts = {parts[depth] if len(parts) > depth + 1 else "" for parts in inside}
@@ -131,7 +131,7 @@ def _common_depth(inside: list[tuple[str, ...]]) -> int:
 
 
 def _labels(inside: list[tuple[str, ...]], depth: int) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """Classes from the folder at `depth`; none if an image is in no folder there."""
+    """Classes from the folder at `depth`; none if an image has no folder there."""
     if any(len(parts) <= depth + 1 for parts in inside):
         return None, ()
     names, labels = np.unique([parts[depth] for parts in inside], return_inverse=True)
@@ -147,10 +147,10 @@ OPENERS: dict[bytes, Any] = {
 }
 """Decompressors by the first bytes of a file."""
 MAX_BYTES = 2**30
-"""Larger members are not read: no image file is that large."""
+"""Larger members are ignored: no image file is that large."""
 MAX_RATIO = 100
-"""Images hardly compress: an archive that unpacks to more than this many times its size is treated
-as an attack on the disk."""
+"""Images hardly compress: an archive that unpacks to more than this many times its size counts as
+an attack on the disk."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class ZipRecords(Records):
 
 @functools.lru_cache(maxsize=4)
 def _open_zip(path: Path) -> zipfile.ZipFile:
-    """Opening reads the whole directory, so each process opens the file once."""
+    """Opens the file once per process: opening reads the whole directory."""
     return zipfile.ZipFile(path)
 
 
@@ -193,7 +193,7 @@ class TarRecords(Records):
 
 
 def image_archive(path: Path) -> Source:
-    """A zip or tar (perhaps compressed) with the layout of an image folder."""
+    """A zip or tar, compressed or not, with the layout of an image folder."""
 
     def read() -> RawSplits:
         if path.suffix.lower() in ZIP_SUFFIXES:
@@ -218,7 +218,7 @@ def tar_members(path: Path) -> tuple[Path, TarPlaces]:
     """An uncompressed copy of a tar file, and its regular files: name -> (position, bytes).
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the file is unreadable.
     """
     with readable(path), tarfile.open(plain := uncompressed(path), "r:") as archive:
         return plain, {
@@ -229,7 +229,7 @@ def tar_members(path: Path) -> tuple[Path, TarPlaces]:
 
 
 def image_names(path: Path, names: Sequence[str]) -> list[str]:
-    """The names of images, sorted. Raises DataError for names that lead out of the archive."""
+    """The sorted names of images. Raises DataError for names that lead out of the archive."""
     for name in names:
         check_name(path, name)
     chosen = sorted(
@@ -243,7 +243,7 @@ def image_names(path: Path, names: Sequence[str]) -> list[str]:
 
 
 def check_name(path: Path, name: str) -> None:
-    """Raises DataError for the name of a member that is absolute or climbs out of its folder."""
+    """Raises DataError for a member whose name is absolute or leads out of its folder."""
     windows = PureWindowsPath(name)
     if PurePosixPath(name).is_absolute() or windows.anchor or ".." in windows.parts:
         raise DataError(
@@ -256,8 +256,8 @@ def uncompressed(path: Path, suffix: str = ".tar") -> Path:
     """`path` itself, or a copy in the cache that allows random access.
 
     Raises:
-        DataError: it unpacks to more than images do, or the cache cannot be written.
-        OSError, EOFError, zlib.error, lzma.LZMAError: it cannot be unpacked.
+        DataError: it unpacks to far more than images do, or the cache is not writable.
+        OSError, EOFError, zlib.error, lzma.LZMAError: the file is damaged.
     """
     with path.open("rb") as file:
         magic = file.read(6)
@@ -274,10 +274,10 @@ def unpacked(
     """A copy of a stream out of the archive `path`, in the cache under its digest and `suffix`.
 
     Args:
-        size: bytes that it needs at least.
-        limit: bytes that it may have.
+        size: the least number of bytes of the copy.
+        limit: the greatest.
     Raises:
-        DataError: no room, or the stream is longer than `limit`.
+        DataError: no room on the disk, or the stream is longer than `limit`.
     """
     folder = make_folder(cache_folder() / "unpacked")
     copy = folder / f"{content_digest([path], path.parent)[:16]}{suffix}"
@@ -292,7 +292,7 @@ def unpack_stream(stream: BufferedIOBase | IO[bytes], target: Path, limit: int, 
     """Write a stream out of the archive `path` to `target`, atomically.
 
     Raises:
-        DataError: it is longer than `limit` bytes.
+        DataError: the stream is longer than `limit` bytes.
     """
     with atomic_path(target) as temporary, temporary.open("wb") as file:
         while block := stream.read(2**20):

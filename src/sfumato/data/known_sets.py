@@ -1,4 +1,4 @@
-"""The sets with a name: digits, MNIST, Fashion-MNIST, CIFAR, Stanford Cars and LSUN."""
+"""The named sets: digits, MNIST, Fashion-MNIST, CIFAR, Stanford Cars and LSUN."""
 
 import functools
 import importlib.util
@@ -80,11 +80,11 @@ REFETCH = "delete it to fetch it again"
 def digits() -> Source:
     """The 1,797 grey 8x8 digits in scikit-learn's wheel: no download.
 
-    A third is held out, which leaves 1,198 to train on.
+    A third is held out; 1,198 remain for training.
     """
 
     def read() -> RawSplits:
-        from sklearn.datasets import load_digits  # takes a second, so only when asked for
+        from sklearn.datasets import load_digits  # takes a second, and only this set needs it
 
         images, labels = load_digits(return_X_y=True)
         grey = np.rint(images * (255 / 16)).astype(np.uint8)  # 17 levels, 0 and 16 included
@@ -122,7 +122,7 @@ def cifar100() -> Source:
 
 
 def _cifar(name: str, file: RemoteFile) -> Source:
-    """The binary archive of either set, recognised by the files in it."""
+    """The binary archive of either set; its files show which one it is."""
     path = fetch(name, file)
 
     def read() -> RawSplits:
@@ -158,10 +158,10 @@ def _cifar_split(content: bytes, label_bytes: int) -> RawSplit:
 
 
 def stanford_cars() -> Source:
-    """8,144 training and 8,041 test photographs of many sizes: give a resolution.
+    """8,144 training and 8,041 test photographs of many sizes: set a resolution.
 
     Source: Krause et al. 2013. The authors' addresses no longer answer: put the files into the
-    cache by hand, or use a mirror. The checksums are those of the original files.
+    cache by hand, or use a mirror. The checksums belong to the original files.
     """
     paths = {key: fetch("stanford-cars", file) for key, file in CARS_FILES.items()}
 
@@ -202,7 +202,7 @@ def _read_mat(path: Path, files: dict[str, bytes], name: str) -> Any:
 
 @dataclass(frozen=True)
 class LmdbRecords(Records):
-    """The values of an LMDB database. The names are its keys in Latin-1, which has every byte."""
+    """The values of an LMDB database. Names are its keys in Latin-1, which covers every byte."""
 
     folder: Path
 
@@ -218,7 +218,7 @@ class LmdbRecords(Records):
 def _open_database(folder: Path) -> "lmdb.Environment":
     import lmdb
 
-    # No locks, so that a read-only disk will do; no readahead, because access is scattered.
+    # No locks, so that a read-only disk works; no readahead, because access is scattered.
     return lmdb.open(str(folder), readonly=True, lock=False, readahead=False, max_readers=1)
 
 
@@ -232,14 +232,14 @@ def lsun(category: str) -> Source:
     for split in ("train", "val"):
         name = f"{category}_{split}_lmdb"
         if not (folder / name / DATABASE).is_file():
-            # The authors publish no checksums; the zip's own are verified in unpacking.
+            # The authors publish no checksums; unpacking verifies those in the zip file.
             file = RemoteFile(f"{name}.zip", f"{LSUN_HOST}/{name}.zip", None)
             _unpack_database(fetch(dataset, file), folder / name / DATABASE)
     return lsun_folder(folder, dataset)
 
 
 def is_lsun_folder(folder: Path) -> bool:
-    """Whether `folder` is a database of LSUN or holds some."""
+    """Whether `folder` is or holds a database of LSUN."""
     return (folder / DATABASE).is_file() or bool(_find_databases(folder, "train"))
 
 

@@ -1,4 +1,4 @@
-"""A set of images for people and other programs: tables, pictures, and files."""
+"""Writes a set of images as tables, pictures and files."""
 
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -22,17 +22,17 @@ from sfumato.data.packed import IMAGES_FILE, PackedSplit, Summary, write_descrip
 from sfumato.data.source import ImageArray, as_items, first_of_each
 
 IMAGES_PER_BLOCK = 1024
-"""Images copied at a time: a set may be larger than memory."""
+"""Number of images to copy at a time: a set may be larger than memory."""
 SPLIT_FOLDERS = {"train": "train", "held-out": "test"}
 SHEET_COLUMNS = 12
-"""Images of each class on the contact sheet."""
+"""Number of images per class on the contact sheet."""
 SHEET_ROWS = 40
-"""Classes on the contact sheet."""
+"""Most classes on the contact sheet."""
 SAMPLE = 10_000
-"""Images in the channel statistics of a larger set."""
+"""Number of images in the channel statistics of a larger set."""
 
 COPIES, ORIGINALS = 11, 8
-"""Augmented versions of each image, and images, on the sheet of augmented images."""
+"""Numbers of augmented versions of each image, and of images, on the sheet."""
 GROUPS = ("blit", "geometric", "colour", "filtering", "noise", "cutout")
 
 
@@ -84,7 +84,7 @@ def _write_array(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None
 
 
 def write_packed_splits(splits: Splits, folder: Path) -> None:
-    """Both splits in packed form; `folder` is then a source that needs no packing."""
+    """Both splits in packed form; afterwards `folder` is a source that needs no packing."""
     for dataset in (splits.held_out, splits.train):
         inside = folder / SPLIT_FOLDERS[dataset.split]
         inside.mkdir(parents=True, exist_ok=True)
@@ -185,7 +185,7 @@ def num_shared(splits: Splits) -> int:
 
 
 def contact_sheet(splits: Splits) -> Image.Image:
-    """Training images on the left, held-out ones on the right, one class a row."""
+    """Training images on the left, held-out images on the right, one class per row."""
     train, held_out = splits.train, splits.held_out
     _, height, width = train.image_shape
     scale = max(1, round(48 / max(height, width)))
@@ -228,13 +228,13 @@ def augmentation_of(p: float, changes: Sequence[str] | None) -> AnyDiscriminator
     """ADA at a fixed probability with these groups of changes, or DiffAugment.
 
     Raises:
-        DataError: an unknown group, or a probability that is none.
+        DataError: an unknown group, or a probability outside (0, 1].
     """
     if changes == ["diff_augment"]:
         return DiffAugment()
     if unknown := sorted(set(changes or ()) - set(GROUPS)):
         raise DataError(
-            f"there is no group of changes {unknown[0]!r}; choose among {', '.join(GROUPS)}, or "
+            f"unknown group of changes {unknown[0]!r}; choose among {', '.join(GROUPS)}, or "
             "diff_augment alone"
         )
     if not 0 < p <= 1:

@@ -1,4 +1,4 @@
-"""The packed form of one split: a folder with the images as they are read in training.
+"""The packed form of one split: a folder with its images in the form for training.
 
 images.npy   uint8 [N, C, H, W], memory-mapped
 labels.npy   int64 [N], if labelled
@@ -47,7 +47,7 @@ HANDLED = {
 
 @dataclass
 class Finding:
-    """How often something was found, and the first few names."""
+    """The number of images with an oddity, and the first few names."""
 
     count: int = 0
     examples: list[str] = field(default_factory=list)
@@ -61,7 +61,7 @@ class Finding:
 
 @dataclass
 class Summary:
-    """What was odd about the images of a set: findings by kind, a key of DROPPED or HANDLED."""
+    """The oddities of the images of a set: findings by kind, a key of DROPPED or HANDLED."""
 
     findings: dict[str, Finding] = field(default_factory=dict)
 
@@ -71,7 +71,7 @@ class Summary:
             self.findings.setdefault(kind, Finding()).add(name)
 
     def lines(self) -> list[str]:
-        """One line for each kind, the left-out ones first."""
+        """One line per kind; dropped images come first."""
         return [
             f"{finding.count} {text} ({', '.join(finding.examples)}"
             f"{', ...' if finding.count > len(finding.examples) else ''})"
@@ -94,7 +94,7 @@ class PackedSplit:
 
 @dataclass(frozen=True)
 class PackedSplits:
-    """The packed splits as the source divides them."""
+    """The packed splits of a source."""
 
     train: PackedSplit
     test: PackedSplit | None
@@ -124,7 +124,7 @@ def write_description(folder: Path, name: str, packed: PackedSplit) -> None:
 
 
 def write_packed(folder: Path, name: str, packed: PackedSplit) -> None:
-    """Write a packed split into `folder`, which is made if necessary."""
+    """Write a packed split into `folder`; make the folder if necessary."""
     folder.mkdir(parents=True, exist_ok=True)
     _save(folder / IMAGES_FILE, packed.images)
     write_description(folder, name, packed)
@@ -139,7 +139,7 @@ def read_packed(folder: Path) -> PackedSplit:
     """Open a packed split; its images stay on disk.
 
     Raises:
-        DataError: damaged, or of another version of the format.
+        DataError: the folder is damaged, or of another version of the format.
     """
     try:
         description: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text())

@@ -1,4 +1,4 @@
-"""From a source to packed splits: in memory, or in the cache."""
+"""Packs a source: in memory, or in the cache."""
 
 import hashlib
 import json
@@ -52,7 +52,7 @@ from sfumato.data.source import (
 log = logging.getLogger("sfumato.data")
 
 CHUNK = 256
-"""Images prepared, written and recorded at a time."""
+"""Number of images to prepare, write and record at a time."""
 
 
 def is_packed_source(folder: Path) -> bool:
@@ -61,7 +61,7 @@ def is_packed_source(folder: Path) -> bool:
 
 
 def packed_folder(folder: Path) -> Source:
-    """A packed set as a source, which is read in place."""
+    """A packed set as a source that is read in place."""
 
     def refuse() -> RawSplits:
         raise AssertionError("a packed set is not packed again")
@@ -72,11 +72,11 @@ def packed_folder(folder: Path) -> Source:
 def pack(
     source: Source, config: DataConfig, strict: bool = False, workers: int | None = None
 ) -> PackedSplits:
-    """The packed form of `source`, from the cache if it is there.
+    """The packed form of `source`; packs into the cache if necessary.
 
     Raises:
-        DataError: the source is unreadable, the cache is not writable, or `strict` and an image
-            is odd.
+        DataError: the source is unreadable, the cache is not writable, or an image is odd and
+            `strict` is set.
     """
     if source.is_packed:
         return _open(source.root, source, config, strict)
@@ -92,7 +92,7 @@ def pack(
     if not is_packed(folder / "train"):
         make_folder(folder.parent)
         with FileLock(folder.with_name(f"{folder.name}.lock")):
-            if not is_packed(folder / "train"):  # another process may have packed it meanwhile
+            if not is_packed(folder / "train"):  # no other process packed it meanwhile
                 _pack_into(folder, source, config, workers)
     return _open(folder, source, config, strict)
 
@@ -118,7 +118,7 @@ def _open(folder: Path, source: Source, config: DataConfig, strict: bool) -> Pac
 
 
 def _key(source: Source, config: DataConfig) -> str:
-    """A name for (content, preparation): equal content has one name, in any folder."""
+    """A name for (content, preparation), independent of the folder of the source."""
     content = content_digest(source.files, source.root)
     asked = [PACKED_FORMAT, content, config.size, config.channels, config.fit, config.resize]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
@@ -137,7 +137,7 @@ def _in_memory(
 
 
 def _pack_into(folder: Path, source: Source, config: DataConfig, workers: int | None) -> None:
-    """Pack into a folder beside `folder`, which a later call can continue, and rename it."""
+    """Pack into a folder beside `folder` and rename it; a later call can continue."""
     raw = source.read()
     work = folder.with_name(f"{folder.name}.partial")
     try:
@@ -195,10 +195,10 @@ def scan_headers(records: Records, workers: int | None) -> HeaderReport:
 
 @dataclass(frozen=True)
 class _SplitPacker:
-    """Packs the images of a split into `folder`, continuing what an earlier process began there.
+    """Packs the images of a split into `folder`; continues the work of an earlier process.
 
-    A kill costs the chunks under way and no more: `images.npy` has its full length from the
-    start, and `chunks/<start>.json` appears once the pixels of that chunk are safely in it.
+    A kill costs the current chunks only: `images.npy` has its full length from the start, and
+    `chunks/<start>.json` appears once the pixels of that chunk are safely on disk.
     """
 
     folder: Path
@@ -209,10 +209,10 @@ class _SplitPacker:
     def pack(
         self, labels: LabelArray | None, class_names: tuple[str, ...], workers: int | None
     ) -> None:
-        """Prepare the missing chunks, then remove the rows of dropped images and describe the set.
+        """Prepare the missing chunks, remove the rows of dropped images and describe the set.
 
         Raises:
-            DataError: not enough room on the disk, or no image is usable.
+            DataError: no room on the disk, or no usable image.
             OSError: the folder is not writable.
         """
         reports = self._chunks(workers)
@@ -231,7 +231,7 @@ class _SplitPacker:
         shutil.rmtree(self.folder / "chunks")
 
     def _chunks(self, workers: int | None) -> list[ChunkReport]:
-        """The reports on all chunks, in their order."""
+        """The reports on all chunks, in order."""
         images, recorded = self.images, self.folder / "chunks"
         recorded.mkdir(parents=True, exist_ok=True)
         path = self.folder / IMAGES_FILE
@@ -263,7 +263,7 @@ class _SplitPacker:
         return int(np.load(path, mmap_mode="r").offset)
 
     def _kept(self, reports: Sequence[ChunkReport]) -> tuple[np.ndarray, Summary]:
-        """The rows of the images in the set, and what was odd about the images."""
+        """The rows of the images to keep, and the oddities of all images."""
         kept, summary = np.ones(len(self.images), bool), Summary()
         for report in reports:
             for row, (kind, reason) in report.dropped.items():
@@ -279,7 +279,7 @@ class _SplitPacker:
 
 @contextmanager
 def _new_images(path: Path, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """Images to be filled in, which then replace the file."""
+    """Images to fill in; they replace the file at the end."""
     temporary = path.with_suffix(".new")
     images = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
     yield images
@@ -289,7 +289,7 @@ def _new_images(path: Path, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
 
 
 def _keep_rows(path: Path, rows: np.ndarray) -> None:
-    """Rewrite the image file with `rows` only."""
+    """Rewrite the image file with these rows only."""
     images = np.load(path, mmap_mode="r")
     with _new_images(path, (len(rows), *images.shape[1:])) as kept:
         for start in range(0, len(rows), CHUNK):

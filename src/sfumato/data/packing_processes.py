@@ -1,7 +1,7 @@
-"""Packing processes, and what each of them does: prepare a range of consecutive images.
+"""Packing processes: each prepares ranges of consecutive images.
 
-They outlive neither their parent nor a hostile file. A process should start fast, so this module
-does not import torch.
+A process ends with its parent, and a hostile file ends that process only. Processes must start
+fast, so this module does not import torch.
 """
 
 import hashlib
@@ -45,9 +45,9 @@ TURNED = (5, 6, 7, 8)
 
 @dataclass
 class HeaderReport:
-    """The headers of some images: the number of each "height width", and of coloured ones.
+    """The headers of some images: the number of images per "height width", and of coloured ones.
 
-    Fields of reports are such as JSON has, since it carries them between processes.
+    Reports travel between processes as JSON, so their fields are JSON's types.
     """
 
     sizes: dict[str, int] = field(default_factory=dict)
@@ -58,13 +58,13 @@ class HeaderReport:
         return HeaderReport(sizes, self.num_coloured + other.num_coloured)
 
     def common_size(self) -> tuple[int, int]:
-        """The most common (height, width), whatever the order of files: of equal ones the least."""
+        """The most common (height, width); of equally common sizes the smallest."""
         _, height, width = min((-n, *map(int, size.split())) for size, n in self.sizes.items())
         return height, width
 
     @classmethod
     def crashed(cls, _: int) -> "HeaderReport":
-        """Images whose header cannot be read are not counted."""
+        """An empty report: images with an unreadable header do not count."""
         return cls()
 
 
@@ -74,7 +74,7 @@ class ChunkReport:
 
     Args:
         dropped: row -> [kind, reason] of images that are not in the set.
-        notes: kind -> rows of images that were odd.
+        notes: kind -> rows of odd images.
         hashes: SHA-256 of each prepared image, in hexadecimal; zeros for dropped ones.
     """
 
@@ -89,7 +89,7 @@ class ChunkReport:
 
     @classmethod
     def crashed(cls, row: int) -> "ChunkReport":
-        """The report on one image on which the decoder ends its process."""
+        """The report on one image that crashes the decoder."""
         report = cls()
         report.drop(row, "crashed", "the decoder crashed")
         return report
@@ -102,7 +102,7 @@ class ChunkReport:
 
 @dataclass(frozen=True)
 class HeaderJob:
-    """Reads the headers of images [start, stop); unusable ones are not counted."""
+    """Reads the headers of images [start, stop); does not count unusable ones."""
 
     records: Records
 
@@ -126,8 +126,8 @@ class ChunkJob:
 
     Args:
         images: encoded or decoded.
-        preparation: the form to bring them to.
-        path: a file in which row 0 begins at `offset` bytes.
+        preparation: the form of the result.
+        path: a file whose row 0 begins at `offset` bytes.
     """
 
     images: Records | ArrayFile
@@ -179,7 +179,7 @@ def _read(records: Records, row: int) -> bytes:
 
 
 def size_notes(size: tuple[int, int], preparation: Preparation) -> set[str]:
-    """{"enlarged"} if an image of `size` (width, height) is enlarged.
+    """{"enlarged"} if the preparation enlarges an image of `size` (width, height).
 
     Raises:
         UnusableImageError: a side is below a quarter of the preparation's.
@@ -202,9 +202,9 @@ def run_ranges(
     """Run `job` on ranges of images in several processes; yield (start, stop, report) as done.
 
     Args:
-        job: runs in another process, so its module must be importable there.
-        report: the class of what `job` returns.
-        workers: processes; None is one per core.
+        job: runs in another process, which must be able to import its module.
+        report: the class of the job's reports.
+        workers: number of processes; None is one per core.
     Raises:
         OSError, DataError: as the job raises them.
         RuntimeError: the job raised something else.
@@ -252,7 +252,7 @@ def available_cores() -> int:
 
 
 def _start(job: bytes) -> ProcessPoolExecutor:
-    """A pool of one process, which is started now and holds the job."""
+    """A pool of one process; starts it at once with the job."""
     with _fresh_interpreter():
         pool = ProcessPoolExecutor(1, get_context("spawn"), _begin, (job,))
         pool.submit(os.getpid)  # the first task starts the process
@@ -314,7 +314,7 @@ def _loaded(job: bytes) -> HeaderJob | ChunkJob:
 
 
 def _answer(start: int, stop: int) -> str:
-    """The job's report on a range, or its error, as JSON: text holds no code."""
+    """The job's report on a range, or its error, as JSON, which holds no code."""
     try:
         answer: dict[str, Any] = {"report": asdict(_loaded(_job)(start, stop))}
     except OSError as error:
@@ -325,7 +325,7 @@ def _answer(start: int, stop: int) -> str:
 
 
 def _error(kind: str, values: Sequence[Any]) -> Exception:
-    """The error of a process: as it was where callers catch it by type, else by name."""
+    """The error of a process: of the same type if callers catch it by type."""
     if kind == "OSError":
         return OSError(*values)
     return DataError(*values) if kind == "DataError" else RuntimeError(f"{kind}: {values[0]}")

@@ -1,4 +1,4 @@
-"""What every kind of source returns: images of one or two splits, not yet in their final form."""
+"""The result of every kind of source: images of one or two splits before their preparation."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -16,12 +16,12 @@ LabelArray = Int64[np.ndarray, " N"]
 Hashes = UInt8[np.ndarray, "N 32"]
 """SHA-256 of the pixels of each image."""
 MAX_BYTES_IN_MEMORY = 2**28
-"""Arrays of up to this many bytes are read whole; larger ones stay in their file."""
+"""Arrays up to this size are read whole; larger ones stay in their file."""
 
 
 @dataclass(frozen=True)
 class Records(ABC):
-    """Encoded images (JPEG, PNG, ...) with random access; pickled to the packing processes.
+    """Encoded images (JPEG, PNG, ...) with random access; packing processes get them pickled.
 
     Args:
         names: of the images, for messages.
@@ -63,12 +63,12 @@ def joined(parts: Sequence[Records]) -> Records:
 
 @dataclass(frozen=True)
 class ArrayFile:
-    """uint8 images one after another in a file; pickled to the packing processes.
+    """uint8 images one after another in a file; packing processes get them pickled.
 
     Args:
-        path, offset: where the first image begins.
-        count: of images.
-        shape: of one image as it is stored: [H, W], [H, W, C] or [C, H, W].
+        path, offset: the position of the first image, in bytes.
+        count: number of images.
+        shape: of a stored image: [H, W], [H, W, C] or [C, H, W].
     """
 
     path: Path
@@ -126,9 +126,9 @@ class RawSplit:
 
 @dataclass(frozen=True)
 class RawSplits:
-    """The splits of a source; `test` is None if it does not divide its images.
+    """The splits of a source; `test` is None without a test split.
 
-    `class_names` are () if unlabelled.
+    `class_names` is () if unlabelled.
     """
 
     train: RawSplit
@@ -142,15 +142,15 @@ class RawSplits:
 
 @dataclass(frozen=True)
 class Source:
-    """A set of images that was found but not yet read.
+    """A set of images before reading it.
 
     Args:
         name: short, fit for a file name.
-        files: everything its content depends on; () for a set inside a dependency.
-        root: names in digests are relative to this folder, so a set may move.
-        read: opens it. Raises DataError.
-        held_out: share of the images to hold out if there is no test split.
-        is_packed: `root` holds the packed form.
+        files: all files of its content; () for a set inside a dependency.
+        root: names in digests are relative to this folder, so that a set may move.
+        read: opens the set. Raises DataError.
+        held_out: share of the images to hold out without a test split.
+        is_packed: whether `root` holds the packed form.
     """
 
     name: str
@@ -162,7 +162,7 @@ class Source:
 
 
 def numbered_classes(labels: LabelArray) -> tuple[str, ...]:
-    """Class names for a source that only numbers its classes."""
+    """Class names for a source that only numbers its classes: "0", "1", ..."""
     return tuple(str(number) for number in range(int(labels.max()) + 1))
 
 
