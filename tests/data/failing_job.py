@@ -1,6 +1,5 @@
 """A job of packing processes that fails; in a module that they can import."""
 
-from collections import Counter
 from dataclasses import dataclass
 
 from sfumato.data.packing_processes import HeaderReport
@@ -16,4 +15,4 @@ class Failing:
         print("printed by a library")
         if self.error is not None:
             raise self.error
-        return HeaderReport(Counter({(4, 6): stop - start}), start)
+        return HeaderReport({"4 6": stop - start}, start)

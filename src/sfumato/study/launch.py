@@ -24,7 +24,7 @@ from sfumato.study.evaluators import Evaluators
 from sfumato.study.launchers import InProcess, Launcher
 from sfumato.study.study import Study
 from sfumato.study.study_results import study_results
-from sfumato.study.sweep import OptunaSearch, Range, Value, changed, point_name
+from sfumato.study.sweep import OptunaSearch, Range, Value, changed, four_digits, point_name
 from sfumato.study.task import Work, is_done, read_study
 from sfumato.training.training_config import PLAN_KEYS, fixed_plan, plan_of
 
@@ -135,7 +135,8 @@ class _Recorder:
         self._directory = directory
         self._log = log
         self._began = time.monotonic()
-        self._before = _recorded_seconds(directory)
+        path = directory / "results.json"
+        self._before = (read_record(Results, path).seconds or 0.0) if path.exists() else 0.0
         self._evaluators: tuple[Study, Evaluators] | None = None
 
     def run(self, study: Study, launcher: Launcher) -> Results:
@@ -205,11 +206,6 @@ def _changed(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, A
     return found
 
 
-def _recorded_seconds(directory: Path) -> float:
-    path = directory / "results.json"
-    return (read_record(Results, path).seconds or 0.0) if path.exists() else 0.0
-
-
 class TrialSearch:
     """Proposes the arms of a study in rounds, each from the scores of the earlier ones.
 
@@ -262,8 +258,11 @@ class TrialSearch:
                 search.add_trial(self._past(trial["values"], scores.get(name)))
             for _ in range(min(at_once, self._config.trials - len(own))):
                 asked = search.ask(self._space())
-                point = {key: _tidy(value) for key, value in asked.params.items()}
-                name = f"{point_name(arm, point)}"
+                point = {
+                    key: four_digits(value) if isinstance(value, float) else value
+                    for key, value in asked.params.items()
+                }
+                name = point_name(arm, point)
                 if name not in trials:
                     trials[name] = {"arm": arm, "values": point}
         if len(trials) == before:
@@ -312,11 +311,6 @@ def _scores(results: Results | None, metric: str) -> dict[str, float]:
         if scores and len(scores) == len(arm.runs):
             found[arm.name] = sum(scores) / len(scores)
     return found
-
-
-def _tidy(value: Any) -> Any:
-    """The value with four significant digits, so that the report stays readable."""
-    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def _optuna() -> Any:

@@ -16,6 +16,7 @@ import torch
 
 from sfumato.core.distributed import StopRequest
 from sfumato.core.errors import ConfigError, Interrupted, RunError, SfumatoError
+from sfumato.data.packing_processes import available_cores
 from sfumato.study.task import Work, run_task, title
 
 Task = tuple[str, int]
@@ -121,8 +122,7 @@ def _log(directory: Path, task: Task) -> Path:
 
 def share_of_machine(place: int, at_once: int) -> dict[str, str]:
     """Environment variables that give the `place`-th of several processes its share."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = max(1, (cores or 1) // at_once)
+    threads = max(1, available_cores() // at_once)
     variables = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     gpus = torch.cuda.device_count()
     if gpus:
@@ -191,21 +191,17 @@ class RayCluster:
     @property
     def at_once(self) -> int:
         """The number of runs that fit on the cluster."""
-        ray = _ray()
-        self._connect(ray)
-        available, gpus = ray.cluster_resources(), self._gpus(ray)
-        room = int(available.get("CPU", 1) // self.cpus)
+        _, found, gpus = self._connected()
+        room = int(found.get("CPU", 1) // self.cpus)
         if gpus:
-            room = min(room, int(available.get("GPU", 0) // gpus))
+            room = min(room, int(found.get("GPU", 0) // gpus))
         return max(1, room)
 
     def run(self, work: Work, tasks: Sequence[Task]) -> Iterator[Task]:
         """See `Launcher.run`."""
         if not tasks:
             return
-        ray = _ray()
-        self._connect(ray)
-        gpus = self._gpus(ray)
+        ray, found, gpus = self._connected()
         remote = ray.remote(
             num_cpus=self.cpus, num_gpus=gpus, max_retries=MOST_DEATHS, max_calls=1
         )(_work)
@@ -214,7 +210,6 @@ class RayCluster:
             remote.options(name=title(*task)).remote(folder, *task, self.cpus): task
             for task in tasks
         }
-        found = ray.cluster_resources()
         work.log(
             f"{len(began)} runs on a Ray cluster with {found.get('CPU', 0):g} cores and "
             f"{found.get('GPU', 0):g} GPUs"
@@ -235,25 +230,21 @@ class RayCluster:
                 for reference in began:
                     ray.cancel(reference, force=False)
 
-    def _connect(self, ray: Any) -> None:
+    def _connected(self) -> tuple[Any, dict[str, float], float]:
+        """The module ray, the resources of the cluster, and the GPUs per run."""
+        try:
+            import ray as module
+        except ImportError:
+            raise ConfigError(
+                "--launcher ray needs the package ray, which is not installed; "
+                "pip install 'sfumato[ray]'"
+            ) from None
+        ray: Any = module  # it has no types
         if not ray.is_initialized():
             ray.init(address=self.address, log_to_driver=False, include_dashboard=False)
-
-    def _gpus(self, ray: Any) -> float:
-        if self.gpus is not None:
-            return self.gpus
-        return 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
-
-
-def _ray() -> Any:
-    try:
-        import ray
-    except ImportError:
-        raise ConfigError(
-            "--launcher ray needs the package ray, which is not installed; "
-            "pip install 'sfumato[ray]'"
-        ) from None
-    return ray
+        found = ray.cluster_resources()
+        gpus = int(found.get("GPU", 0) >= 1) if self.gpus is None else self.gpus
+        return ray, found, gpus
 
 
 def _work(directory: str, arm: str, seed: int, cpus: float) -> str | None:

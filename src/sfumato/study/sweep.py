@@ -1,6 +1,7 @@
 """Arms from ranges of values: a grid, random draws, or a search by Optuna."""
 
 import itertools
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -13,6 +14,11 @@ from sfumato.core.noise import generator
 
 AT_LEAST_ONE = Field(min_length=1)
 Value = bool | int | float | str
+
+
+def four_digits(value: float) -> float:
+    """The value with four significant digits: more would only clutter the report."""
+    return float(f"{value:.4g}")
 
 
 @component
@@ -63,7 +69,7 @@ class Range:
             value = low + share * (high - low)
         if self.whole:
             return min(max(round(value), int(self.low)), int(self.high))
-        return float(f"{value:.4g}")  # more digits would only clutter the report
+        return four_digits(value)
 
 
 Space = Annotated[dict[str, Range], AT_LEAST_ONE]
@@ -159,7 +165,8 @@ def expanded(arms: Mapping[str, Any], sweep: Grid | RandomSweep) -> dict[str, An
 
 def changed(arm: Mapping[str, Any], point: Mapping[str, Value]) -> dict[str, Any]:
     """The mapping of an arm with the values of a point."""
-    return override(arm, [f"{key}={_toml(value)}" for key, value in point.items()])
+    # JSON writes numbers, strings and booleans as TOML reads them.
+    return override(arm, [f"{key}={json.dumps(value)}" for key, value in point.items()])
 
 
 def point_name(arm: str, point: Mapping[str, Value]) -> str:
@@ -185,9 +192,3 @@ def shortened(keys: Sequence[str]) -> dict[str, str]:
 def _readable(value: Value) -> str:
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return text.replace("/", "-")
-
-
-def _toml(value: Value) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return f'"{value}"' if isinstance(value, str) else repr(value)

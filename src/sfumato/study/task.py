@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sfumato.core.config import parse
+from sfumato.core.console import say
 from sfumato.core.errors import SfumatoError, TrainingDiverged
 from sfumato.core.files import write_json
 from sfumato.data.catalogue import load
@@ -133,15 +134,11 @@ def main(arguments: list[str]) -> int:
     """
     directory, arm, seed = Path(arguments[0]), arguments[1], int(arguments[2])
     try:
-        run_task(Work.at(directory, _say), arm, seed)
+        run_task(Work.at(directory, say), arm, seed)
     except SfumatoError as error:
         print(json.dumps({"kind": type(error).__name__, "message": str(error)}))
         return 2
     return 0
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -123,7 +123,12 @@ class Difference:
         Raises:
             MetricError: the scores are of different protocols.
         """
-        _check_protocols([*a, *b])
+        known = sorted({score.protocol for score in [*a, *b] if score.protocol is not None})
+        if len(known) > 1:
+            raise MetricError(
+                f"scores of different protocols ({known[0]}, {known[1]}) cannot be compared; score "
+                "all by one protocol, for example by running the study or the evaluations again"
+            )
         left, right = Spread.of(a), Spread.of(b)
         num_seeds = min(left.num_seeds, right.num_seeds)
         num_images = min(left.num_images, right.num_images)
@@ -171,15 +176,6 @@ def _paired_variance(a: Sequence[Estimate], b: Sequence[Estimate]) -> float | No
     if not ours:
         return None
     return LeftOut.mean(ours[: len(a)]).minus(LeftOut.mean(ours[len(a) :])).variance
-
-
-def _check_protocols(scores: Sequence[Estimate]) -> None:
-    known = sorted({score.protocol for score in scores if score.protocol is not None})
-    if len(known) > 1:
-        raise MetricError(
-            f"scores of different protocols ({known[0]}, {known[1]}) cannot be compared; score all "
-            "by one protocol, for example by running the study or the evaluations again"
-        )
 
 
 @dataclass(frozen=True)
