@@ -3,6 +3,8 @@
 import io
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -45,22 +47,31 @@ class Decoded:
     notes: set[str] = field(default_factory=set)
 
 
-def open_image(content: bytes) -> Image.Image:
-    """Read the header only.
-
-    Raises:
-        UnusableImageError: not an image, or too large.
-    """
+@contextmanager
+def _pillow() -> Iterator[None]:
+    """Call Pillow inside: its warnings are ignored, its errors become UnusableImageError."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # MAX_PIXELS is checked below
-            image = Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
+            warnings.simplefilter("ignore")  # among them that of many pixels: see MAX_PIXELS
+            yield
+    except UnusableImageError:
+        raise
     except Image.DecompressionBombError as error:
         raise UnusableImageError("bomb", str(error)) from None
     except UnidentifiedImageError:
         raise UnusableImageError("unreadable", "not an image of a known format") from None
     except Exception as error:  # Pillow's parsers raise anything on hostile bytes
         raise UnusableImageError("unreadable", f"{type(error).__name__}: {error}") from None
+
+
+def open_image(content: bytes) -> Image.Image:
+    """Read the header only.
+
+    Raises:
+        UnusableImageError: not an image, or too large.
+    """
+    with _pillow():
+        image = Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
     if image.width * image.height > MAX_PIXELS:
         raise UnusableImageError(
             "bomb", f"{image.width}x{image.height} pixels, more than {MAX_PIXELS}"
@@ -80,18 +91,12 @@ def decode(content: bytes) -> Decoded:
         notes.add("animated")
     if any(_TWO_BYTES.search(str(tile.args)) for tile in getattr(image, "tile", ())):
         notes.add("16-bit")  # also coloured ones: Pillow takes the upper byte
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image.load()
-            if image.getexif().get(ORIENTATION, 1) in range(2, 9):
-                notes.add("rotated")
-                image = ImageOps.exif_transpose(image)
+    with _pillow():
+        image.load()
+        if image.getexif().get(ORIENTATION, 1) in range(2, 9):
+            notes.add("rotated")
+            image = ImageOps.exif_transpose(image)
         return Decoded(_simplify(image, notes), notes)
-    except UnusableImageError:
-        raise
-    except Exception as error:
-        raise UnusableImageError("unreadable", f"{type(error).__name__}: {error}") from None
 
 
 def _simplify(image: Image.Image, notes: set[str]) -> Image.Image:
@@ -138,6 +143,8 @@ FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 Pixels = UInt8[np.ndarray, "C H W"]
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -170,19 +177,14 @@ class Preparation:
         if self.fit == "letterbox":
             ratio = min(t / s for t, s in zip(target, image.size, strict=True))
             inside = tuple(max(1, round(s * ratio)) for s in image.size)
-            image = self._scale(image, (inside[0], inside[1]), None)
+            image = self._scale(image, (inside[0], inside[1]), (0, 0, *image.size))
         canvas = Image.new(image.mode, target)  # black; transparent where there is alpha
         canvas.paste(image, ((target[0] - image.width) // 2, (target[1] - image.height) // 2))
         return canvas
 
-    def _scale(
-        self,
-        image: Image.Image,
-        size: tuple[int, int],
-        box: tuple[float, float, float, float] | None,
-    ) -> Image.Image:
+    def _scale(self, image: Image.Image, size: tuple[int, int], box: Box) -> Image.Image:
         """Resize the part `box` of the image to `size` (width, height), antialiased."""
-        left, top, right, bottom = box or (0, 0, *image.size)
+        left, top, right, bottom = box
         enlarges = size[0] > right - left or size[1] > bottom - top
         # Pillow's box filter is the exact mean of the covered pixels, but repeats them when
         # enlarging.
@@ -198,10 +200,8 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def centred_box(
-    size: tuple[int, int], target: tuple[int, int]
-) -> tuple[float, float, float, float]:
-    """The largest centred (left, top, right, bottom) of `size` with the aspect of `target`.
+def centred_box(size: tuple[int, int], target: tuple[int, int]) -> Box:
+    """The largest centred box of `size` with the aspect of `target`.
 
     Sizes are (width, height) in pixels; the box may end between pixels.
     """

@@ -253,8 +253,9 @@ def lsun_folder(folder: Path, name: str) -> Source:
     """
     if importlib.util.find_spec("lmdb") is None:
         raise DataError(f"{name} is an LMDB database; install the extra: pip install sfumato[lmdb]")
-    train = {"": folder} if (folder / DATABASE).is_file() else _find_databases(folder, "train")
-    test = {} if (folder / DATABASE).is_file() else _find_databases(folder, "val")
+    train, test = _find_databases(folder, "train"), _find_databases(folder, "val")
+    if (folder / DATABASE).is_file():
+        train, test = {"": folder}, {}
     if test and set(test) != set(train):
         missing = sorted(set(train) ^ set(test))
         raise DataError(f"{folder} has only one split of {missing[0]!r}; add the other")

@@ -143,18 +143,16 @@ def _overview(splits: Splits) -> Table:
 
 def _histogram(splits: Splits) -> Table:
     table = Table("class", "train", "", "held-out", title="images per class")
-    counts = [class_counts(d) for d in (splits.train, splits.held_out)]
+    names = splits.train.class_names
+    counts = [
+        np.bincount(labels, minlength=len(names))
+        for labels in (splits.train.labels, splits.held_out.labels)
+        if labels is not None
+    ]
     longest = max(1, int(counts[0].max()))
-    for number, name in enumerate(splits.train.class_names):
-        train, held_out = (int(c[number]) for c in counts)
+    for name, train, held_out in zip(names, *counts, strict=True):
         table.add_row(name, f"{train:,}", "█" * round(24 * train / longest), f"{held_out:,}")
     return table
-
-
-def class_counts(dataset: Dataset) -> np.ndarray:
-    """Images of each class, [num_classes]."""
-    assert dataset.labels is not None
-    return np.bincount(dataset.labels, minlength=dataset.num_classes)
 
 
 def channel_statistics(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -162,7 +160,7 @@ def channel_statistics(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
 
     Over the whole set, or over SAMPLE images spread evenly if it has more.
     """
-    rows = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), SAMPLE)).astype(np.int64))
+    rows = _spread(len(dataset), SAMPLE)
     total, squares, count = np.zeros(dataset.image_shape[0]), np.zeros(dataset.image_shape[0]), 0
     for part in np.array_split(rows, 1 + len(rows) // 256):
         images = dataset.take(part).numpy().astype(np.float64)
@@ -215,9 +213,12 @@ def _chosen(dataset: Dataset, row: int) -> np.ndarray:
         pool = np.array_split(np.arange(len(dataset)), 8)[row]
     else:
         pool = np.flatnonzero(dataset.labels == row)
-    if len(pool) <= SHEET_COLUMNS:
-        return pool
-    return pool[np.linspace(0, len(pool) - 1, SHEET_COLUMNS).astype(np.int64)]
+    return pool.take(_spread(len(pool), SHEET_COLUMNS))
+
+
+def _spread(count: int, wanted: int) -> np.ndarray:
+    """At most `wanted` of the indices 0 to `count` - 1, spread evenly."""
+    return np.linspace(0, count - 1, min(count, wanted)).astype(np.int64)
 
 
 def _numbers(values: np.ndarray) -> str:
@@ -247,7 +248,7 @@ def augmentation_of(p: float, changes: Sequence[str] | None) -> AnyDiscriminator
 
 def augmented_sheet(dataset: Dataset, augmentation: AnyDiscriminatorAugmentation) -> Image.Image:
     """Some images in the first column, each with augmented versions beside it."""
-    rows = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), ORIGINALS)).astype(int))
+    rows = _spread(len(dataset), ORIGINALS)
     images = from_uint8(dataset.take(rows))
     many = images.repeat_interleave(COPIES, dim=0)
     changed = augmentation.build()(many, TrainingNoise("show", global_batch=len(many)))
