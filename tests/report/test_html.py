@@ -96,13 +96,13 @@ def test_table_holds_every_score_with_interval_and_ratio(study: Path) -> None:
 def test_floor_line_stands_at_the_floor(study: Path) -> None:
     """The ticks tell the scale independently of the code that placed the line."""
     svg = (study / "figures" / "scores-frechet_distance.svg").read_text()
-    ticks = re.findall(r'<text class="tick mid" x="([\d.]+)" y="[\d.]+">([\d.]+)</text>', svg)
-    (x_0, v_0), (x_1, v_1) = [(float(x), float(v)) for x, v in (ticks[0], ticks[-1])]
-    (line,) = re.findall(r'<line class="floor" x1="([\d.]+)" x2="([\d.]+)"', svg)
-    assert line[0] == line[1]
-    value = v_0 + (float(line[0]) - x_0) / (x_1 - x_0) * (v_1 - v_0)
+    ticks = re.findall(r'text-anchor: middle[^>]* x="([\d.]+)"[^>]*>([\d.]+)</text>', svg)
+    (x_0, v_0), (x_1, v_1) = [(float(x), float(v)) for x, v in (ticks[0], ticks[2])]
+    ((left, right),) = re.findall(r'class="floor"><path d="M ([\d.]+) [\d.]+ L ([\d.]+) ', svg)
+    assert left == right
+    value = v_0 + (float(left) - x_0) / (x_1 - x_0) * (v_1 - v_0)
     assert value == pytest.approx(FLOOR, abs=0.02)
-    dots = [float(x) for x in re.findall(r'<circle class="dot c\d" cx="([\d.]+)"', svg)]
+    dots = [float(x) for x in re.findall(r'<title>.*?<use href="#\w+" x="([\d.]+)"', svg)]
     values = [v_0 + (x - x_0) / (x_1 - x_0) * (v_1 - v_0) for x in dots]
     assert values == pytest.approx(list(FRECHET.values()), abs=0.02)
 
@@ -141,8 +141,8 @@ def test_the_loss_by_noise_level_stands_in_the_middle_of_its_bin(study: Path) ->
     row = {f"loss_by_log_snr/{name}": value for name, value in levels.items()}
     ((name, svg),) = level_figures([("ddpm", 0, [row])])
     assert name == "loss-by-noise-level"
-    (points,) = re.findall(r'<polyline class="line c0" points="([^"]+)"', svg)
-    x = [float(point.split(",")[0]) for point in points.split()]
+    (line,) = re.findall(r'<g class="line"><path d="([^"]+)"', svg)
+    x = [float(x) for x in re.findall(r"[ML] ([\d.]+) ", line)]
     assert (x[1] - x[0]) / (x[2] - x[0]) == pytest.approx((-4.5 + 7.5) / (4.5 + 7.5), abs=0.01)
 
 

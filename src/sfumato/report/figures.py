@@ -1,74 +1,91 @@
-"""Figures as SVG text. Colours are CSS variables (templates/figures.css), so that a figure follows
-the page into dark mode; names stand beside what they name, so that no colour has to be decoded.
+"""Figures as SVG text, drawn by matplotlib. Colours are CSS variables (templates/figures.css), so
+that a figure follows the page into dark mode. Names stand beside what they name, so that nobody
+has to decode a colour.
 """
 
+import io
 import math
+import re
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from sfumato.core.numbers import number
 from sfumato.report.summary import spread
-from sfumato.runs.results import MetricColumn, Results, ScoreRecord
+from sfumato.runs.results import ArmRecord, MetricColumn, Results, ScoreRecord
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 TEMPLATES = Path(__file__).parent / "templates"
 Number = int | float
 WIDTH = 460
 NUM_COLOURS = 8
 _ROW, _SEED, _TOP, _BOTTOM = 46, 28, 36, 46
+_CHARACTER = 8.9
+"""Width of a bold character; generous, since the page chooses the font."""
 
-
-@dataclass(frozen=True)
-class Axis:
-    """Maps data in [low, high] to pixels in [start, end].
-
-    Args:
-        low, high: the data shown; both above 0 when `log`.
-        start, end: pixels; end < start for an axis that points up.
-        log: logarithmic.
-    """
-
-    low: Number
-    high: Number
-    start: Number
-    end: Number
-    log: bool = False
-
-    def __call__(self, value: Number) -> float:
-        """The pixel of a value."""
-        low, high = self.low, self.high
-        if self.log:
-            low, high, value = math.log(low), math.log(high), math.log(max(value, low))
-        return self.start + (value - low) / (high - low) * (self.end - self.start)
-
-    def ticks(self, at_most: int = 5) -> list[Number]:
-        """Round values within the axis."""
-        return _log_ticks(self.low, self.high) if self.log else self._linear_ticks(at_most)
-
-    def _linear_ticks(self, at_most: int) -> list[Number]:
-        step = nice_step((self.high - self.low) / at_most)
-        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
-        return [round(k * step, 12) for k in range(first, last + 1)]
-
-
-def nice_step(rough: Number) -> float:
-    """The smallest of 1, 2, 2.5, 5 times a power of ten that is at least `rough`."""
-    power = 10.0 ** math.floor(math.log10(rough))
-    return next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * (1 - 1e-9))
-
-
-def _log_ticks(low: Number, high: Number) -> list[Number]:
-    """Powers of ten, with 2 and 5 between them while there are few."""
-    for multiples in ((1, 2, 5), (1,)):
-        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        ticks = [m * 10.0**p for p in powers for m in multiples if low <= m * 10.0**p <= high]
-        if len(ticks) <= 6:
-            return ticks
-    return ticks[:: math.ceil(len(ticks) / 6)]
+_VARIABLES = (
+    "c0",
+    "c1",
+    "c2",
+    "c3",
+    "c4",
+    "c5",
+    "c6",
+    "c7",
+    "paper",
+    "ink",
+    "quiet",
+    "rule",
+    "haze",
+)
+_FAMILY = re.compile(r"(font-family:|font: [^;]*px) [^;]*")
+_DRAWN = {name: f"#0abc{index:02x}" for index, name in enumerate(_VARIABLES)}
+"""What matplotlib draws with in place of each CSS variable."""
+COLOURS = [_DRAWN[f"c{k}"] for k in range(NUM_COLOURS)]
+PAPER, INK, QUIET, RULE, HAZE = (_DRAWN[name] for name in _VARIABLES[NUM_COLOURS:])
+NAME: Any = {"fontsize": 13.5, "fontweight": "bold"}
+SMALL: Any = {"fontsize": 12.5, "color": QUIET}
+DOT: Any = {"marker": "o", "markeredgecolor": PAPER, "markeredgewidth": 1.5}
+_FLOOR: Any = {"color": QUIET, "linewidth": 1.5, "linestyle": (0, (5, 4)), "gid": ".floor"}
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "text.color": INK,
+    "figure.dpi": 72,
+    "figure.frameon": False,
+    "axes.facecolor": "none",
+    "axes.edgecolor": HAZE,
+    "axes.linewidth": 1,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.axisbelow": True,
+    "axes.labelsize": 12.5,
+    "axes.labelcolor": QUIET,
+    "xtick.color": HAZE,
+    "xtick.labelcolor": QUIET,
+    "xtick.labelsize": 12.5,
+    "xtick.major.size": 4,
+    "xtick.major.width": 1,
+    "xtick.major.pad": 5,
+    "ytick.labelcolor": QUIET,
+    "ytick.labelsize": 12.5,
+    "ytick.major.size": 0,
+    "ytick.major.pad": 6,
+    "grid.color": RULE,
+    "grid.linewidth": 1,
+    "lines.linewidth": 2,
+    "lines.scale_dashes": False,
+    "lines.solid_capstyle": "round",
+}
 
 
 def limits(values: list[Number], from_zero: bool) -> tuple[Number, Number]:
@@ -118,45 +135,76 @@ def standalone(svg: str) -> str:
 
 def score_figure(results: Results, metric: MetricColumn) -> Markup:
     """A dot and its interval for every run, the floor as a dashed line; empty without scores."""
-    rows = [(arm, arm.values(metric.key)) for arm in results.arms]
-    scores = [run.scores.get(metric.key) for arm, _ in rows for run in arm.runs]
+    key, floor = metric.key, metric.floor
+    scores = [run.scores.get(key) for arm in results.arms for run in arm.runs]
     shown = [s for s in scores if s is not None and math.isfinite(s.value)]
     if not shown:
         return Markup()
-    names = [textwrap.wrap(arm.name, 17) or [""] for arm, _ in rows]
-    left = 14 + 8.9 * max(len(line) for name in names for line in name)
-    known = [*shown, metric.floor] if metric.floor else shown
+    known = [*shown, floor] if floor else shown
     values = [v for e in known for v in (e.value, *(e.interval or ()))]
     low, high = limits([v for v in values if v is not None], metric.better == "lower")
     if metric.better == "higher" and max(e.value for e in known) <= 1:
         high = min(high, 1.0)
-    axis = Axis(low, high, left, WIDTH - 16)
-    heights = [_ROW + _SEED * max(len(values) - 1, 0) for _, values in rows]
-    bottom = _TOP + sum(heights)
+    names = [textwrap.wrap(arm.name, 17) or [""] for arm in results.arms]
+    left = 14 + _CHARACTER * max(len(line) for name in names for line in name)
+    heights = [_ROW + _SEED * max(len(arm.values(key)) - 1, 0) for arm in results.arms]
 
-    parts = [_x_axis(axis, bottom, metric.label + f" ({metric.better} is better)", _tick)]
-    if metric.floor is not None:
-        parts.append(_floor_line(axis, metric, bottom))
-    top = float(_TOP)
-    for index, ((arm, _), name, height) in enumerate(zip(rows, names, heights, strict=True)):
-        colour = index % NUM_COLOURS
-        middle = top + height / 2 + 4
-        parts.append(_lines_of_text(name, left - 12, middle))
-        runs = [run for run in arm.runs if run.scores.get(metric.key) in shown]
-        if not runs:
-            parts.append(f'<text class="quiet" x="{left + 6:.1f}" y="{middle + 4:.1f}">–</text>')
-        for k, run in enumerate(runs):
-            score = run.scores[metric.key]
-            assert score is not None
-            y = middle + _SEED * (k - (len(runs) - 1) / 2)
-            parts.append(_dot(axis, score, y, colour, f"{arm.name}, seed {run.seed}"))
-        top += height
+    def draw(axes: "Axes") -> None:
+        axes.set(xlim=(low, high), ylim=(sum(heights), -8))
+        set_ticks(axes, 4, 0)
+        axes.set_xlabel(f"{metric.label} ({metric.better} is better)")
+        if floor is not None:
+            _draw_floor(axes, metric, floor)
+        top = 4
+        for index, (arm, name, height) in enumerate(zip(results.arms, names, heights, strict=True)):
+            middle = top + height / 2
+            for k, line in enumerate(name):
+                up = 8 * (len(name) - 1) - 16 * k
+                write(axes, line, (low, middle), (-12, up - 5), ha="right", **NAME)
+            _draw_runs(axes, arm, key, middle, COLOURS[index % NUM_COLOURS])
+            top += height
+
     about = "; ".join(
-        f"{arm.name} {number(arm.mean(metric.key))} ({spread(arm, metric.key) or 'no interval'})"
-        for arm, _ in rows
+        f"{arm.name} {number(arm.mean(key))} ({spread(arm, key) or 'no interval'})"
+        for arm in results.arms
     )
-    floor = f"; floor {number(metric.floor.value)}" if metric.floor else ""
-    return figure_svg(f"{metric.label} of every arm: {about}{floor}.", bottom + _BOTTOM, parts)
+    beside = f"; floor {number(floor.value)}" if floor else ""
+    height = _TOP + sum(heights) + _BOTTOM
+    return figure_svg(f"{metric.label} of every arm: {about}{beside}.", height, draw, left, top=28)
+
+
+def _draw_floor(axes: "Axes", metric: MetricColumn, floor: ScoreRecord) -> None:
+    """The floor as a vertical line with its interval, and its name above."""
+    low, high = axes.get_xlim()
+    if floor.interval:
+        start, end = (min(max(bound, low), high) for bound in floor.interval)
+        axes.axvspan(start, end, color=HAZE, alpha=0.16, linewidth=0)
+    axes.axvline(floor.value, **_FLOOR)
+    name = ("floor" if metric.better == "lower" else "real images") + f" {number(floor.value)}"
+    top, half = axes.get_ylim()[1], 3.6 * len(name)
+    x, _ = axes.transData.transform((floor.value, top))
+    inside = min(max(x, axes.bbox.x0 + half), axes.bbox.x1 + 14 - half)
+    write(axes, name, (floor.value, top), (inside - x, 8), ha="center", **SMALL)
+
+
+def _draw_runs(axes: "Axes", arm: ArmRecord, key: str, middle: float, colour: str) -> None:
+    """The runs of an arm below one another: value, interval, and the number above the dot."""
+    scores = [(run.seed, run.scores.get(key)) for run in arm.runs]
+    found = [(seed, s) for seed, s in scores if s is not None and math.isfinite(s.value)]
+    low, high = axes.get_xlim()
+    if not found:
+        write(axes, "–", (low, middle), (6, -4), **SMALL)
+    for k, (seed, score) in enumerate(found):
+        y, x = middle + _SEED * (k - (len(found) - 1) / 2), [score.value]
+        if score.interval:
+            start, end = (min(max(bound, low), high) for bound in score.interval)
+            axes.plot([start, end], [y, y], color=colour, lw=10, alpha=0.22, solid_capstyle="butt")
+            x = [start, score.value, end]
+        about, place = f"{arm.name}, seed {seed}: {number(score.value)}", [len(x) // 2]
+        style = {"color": colour, "markersize": 10, "markevery": place, "gid": tooltip(about)} | DOT
+        axes.plot(x, [y] * len(x), **style)
+        small = NAME | {"fontsize": 12.5, "gid": ".value"}
+        write(axes, number(score.value), (score.value, y), (0, 10), ha="center", **small)
 
 
 def curve_figure(
@@ -170,10 +218,7 @@ def curve_figure(
     curves = [curve for curve in curves if curve.x]
     if not curves:
         return Markup()
-    height = max(250, 90 + 18 * len(curves))
     short = _shortened([curve.name for curve in curves])
-    right = WIDTH - 10 - 8.9 * max(map(len, short.values()))
-    bottom = height - _BOTTOM
     ys = [y for curve in curves for y in curve.y] + ([floor.value] if floor else [])
     log = min(ys) > 0 and max(ys) > 5 * sorted(ys)[len(ys) // 2]
     if not log:
@@ -181,152 +226,145 @@ def curve_figure(
     low, high = (min(ys) / 1.1, max(ys) * 1.1) if log else limits(ys, from_zero=True)
     x_low = 0 if x_from_zero else min(curve.x[0] for curve in curves)
     x_high = max(curve.x[-1] for curve in curves)
-    x_axis = Axis(x_low, x_high if x_high > x_low else x_low + 1, 52, right)
-    y_axis = Axis(low, high, bottom, 14, log)
-    parts = [_x_axis(x_axis, bottom, x_label, _tick), _y_axis(y_axis, right)]
-    for curve in curves:
-        if curve.band is not None:
-            edge = [(x, b[1]) for x, b in zip(curve.x, curve.band, strict=True)]
-            edge += [(x, b[0]) for x, b in zip(curve.x, curve.band, strict=True)][::-1]
-            points = _points([(x_axis(x), y_axis(min(max(y, low), high))) for x, y in edge])
-            parts.append(f'<polygon class="band c{curve.colour}" points="{points}"/>')
-    for curve in curves:
-        points = _points([(x_axis(x), y_axis(y)) for x, y in zip(curve.x, curve.y, strict=True)])
-        parts.append(f'<polyline class="line c{curve.colour}" points="{points}"/>')
-    ends = [(y_axis(c.y[-1]), c.name, f"c{c.colour}", x_axis(c.x[-1])) for c in curves]
-    if floor is not None:
-        parts.append(floor_across(y_axis, floor.value, right))
-    unique = list({end[1]: end for end in ends}.values())  # several seeds share one label
-    places = push_apart([end[0] for end in unique], 16, 16, bottom)
-    for (y, name, style, x), place in zip(unique, places, strict=True):
-        if right - x > 12:  # trained for a shorter time than another: lead the eye to the name
-            parts.append(
-                f'<line class="leader {style}" x1="{x + 6:.1f}" x2="{right + 5:.1f}" '
-                f'y1="{y:.1f}" y2="{place:.1f}"/>'
-            )
-        parts.append(f'<circle class="dot {style}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>')
-        parts.append(
-            f'<text class="name {style}" x="{right + 9:.1f}" y="{place + 4:.1f}">'
-            f"{escape(short[name])}</text>"
-        )
+
+    def draw(axes: "Axes") -> None:
+        axes.set(xlim=(x_low, x_high if x_high > x_low else x_low + 1), xlabel=x_label)
+        axes.set(yscale="log" if log else "linear", ylim=(low, high))
+        set_ticks(axes, 4, 5)
+        for curve in curves:
+            if curve.band is not None:
+                below, above = (
+                    [min(max(pair[k], low), high) for pair in curve.band] for k in (0, 1)
+                )
+                colour = COLOURS[curve.colour]
+                axes.fill_between(curve.x, below, above, color=colour, alpha=0.16, linewidth=0)
+        for curve in curves:
+            axes.plot(curve.x, curve.y, color=COLOURS[curve.colour], gid=".line")
+        if floor is not None:
+            draw_floor_across(axes, floor.value)
+        _draw_names(axes, list({curve.name: curve for curve in curves}.values()), short)
+
     last = "; ".join(f"{curve.name} ends at {number(curve.y[-1])}" for curve in curves)
     scale = ", logarithmic scale" if log else ""
-    return figure_svg(f"{title} against {x_label}{scale}: {last}.", height, parts)
+    about = f"{title} against {x_label}{scale}: {last}."
+    right = 10 + _CHARACTER * max(map(len, short.values()))
+    return figure_svg(about, max(250, 90 + 18 * len(curves)), draw, right=right)
 
 
-def axis_below(axis: Axis, y: Number, label: str) -> str:
-    """The x axis with its ticks and label."""
-    return _x_axis(axis, y, label, _tick)
+def _draw_names(axes: "Axes", curves: list[Curve], short: dict[str, str]) -> None:
+    """Names beside the right ends of lines; several seeds of an arm share one."""
+    ends = [axes.transData.transform((curve.x[-1], curve.y[-1])) for curve in curves]
+    places = push_apart([y for _, y in ends], 16, axes.bbox.y0, axes.bbox.y1)
+    for curve, (x, y), place in zip(curves, ends, places, strict=True):
+        end, colour, gap = (curve.x[-1], curve.y[-1]), COLOURS[curve.colour], axes.bbox.x1 - x
+        style = NAME | {"color": colour, "gid": ".name", "va": "center_baseline"}
+        if gap > 12:  # trained for a shorter time than another: lead the eye to the name
+            leader = {"arrowstyle": "-", "linestyle": (0, (1, 4)), "edgecolor": colour}
+            style |= {"arrowprops": leader}
+        write(axes, short[curve.name], end, (gap + 9, place - y), **style)
+        axes.plot(*end, color=colour, markersize=6, **DOT)
 
 
-def axis_left(axis: Axis, right: Number) -> str:
-    """The y axis with its grid."""
-    return _y_axis(axis, right)
+def draw_floor_across(axes: "Axes", value: Number) -> None:
+    """The floor as a dashed line over the width of the figure, with its name."""
+    axes.axhline(value, **_FLOOR)
+    write(axes, f"floor {number(value)}", (axes.get_xlim()[0], value), (6, 6), **SMALL)
 
 
-def floor_across(axis: Axis, value: Number, right: Number) -> str:
-    """The floor as a dashed line over the width of the figure."""
-    y = axis(value)
-    return (
-        f'<line class="floor" x1="52" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        f'<text class="tick" x="58" y="{y - 6:.1f}">floor {number(value)}</text>'
-    )
+def write(
+    axes: "Axes", text: str, at: tuple[Number, Number], shift: tuple[Number, Number], **style: Any
+) -> None:
+    """Text at a point of the data, moved by `shift` to the right and up."""
+    axes.annotate(text, at, shift, textcoords="offset points", **style)
 
 
-def legend(names: Sequence[tuple[str, int]], top: Number) -> tuple[str, Number]:
-    """Names with their colours in lines below a figure, and where they end."""
-    parts, x, y = [], 14.0, float(top)
-    for name, colour in names:
-        width = 30 + 8.2 * len(name)
-        if x > 14 and x + width > WIDTH:
-            x, y = 14.0, y + 20
-        parts.append(
-            f'<circle class="dot c{colour}" cx="{x:.1f}" cy="{y - 4:.1f}" r="4.5"/>'
-            f'<text class="name c{colour}" x="{x + 10:.1f}" y="{y:.1f}">{escape(name)}</text>'
-        )
-        x += width
-    return "".join(parts), y + 10
+def set_ticks(axes: "Axes", x_at_most: int, y_at_most: int) -> None:
+    """Round ticks on both axes, and a grid across; logarithmic where the scale is."""
+    from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
+
+    thousands = EngFormatter(sep="")
+    for axis, at_most in ((axes.xaxis, x_at_most), (axes.yaxis, y_at_most)):
+        low, high = axis.get_view_interval()
+        axis.set_minor_locator(NullLocator())
+        if not at_most:
+            axis.set_major_locator(NullLocator())
+        elif axis.get_scale() == "log" and high > 5 * low:
+            multiples = (1, 2, 5) if high < 100 * low else (1,)
+            axis.set_major_locator(LogLocator(subs=multiples, numticks=7))
+        else:
+            axis.set_major_locator(MaxNLocator(at_most, steps=[1, 2, 2.5, 5, 10]))
+        axis.set_major_formatter(lambda v, _: thousands(v) if abs(v) >= 1000 else f"{v:g}")
+    axes.grid(axis="y")
 
 
-def figure_svg(about: str, height: Number, parts: list[str]) -> Markup:
-    return Markup(
-        f'<svg class="figure" role="img" viewBox="0 0 {WIDTH} {height:.0f}">'
-        f"<title>{escape(about)}</title>{''.join(parts)}</svg>"
-    )
+def tooltip(text: str) -> str:
+    """The gid of an artist that shows `text` when the pointer rests on it."""
+    return f"title:{text}"
 
 
-def _x_axis(axis: Axis, y: Number, label: str, show: Callable[[Number], str]) -> str:
-    parts = [f'<line class="axis" x1="{axis.start:.1f}" x2="{axis.end:.1f}" y1="{y}" y2="{y}"/>']
-    for tick in axis.ticks(4):
-        x = axis(tick)
-        parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{y}" y2="{y + 4}"/>')
-        text = show(tick)
-        parts.append(f'<text class="tick mid" x="{x:.1f}" y="{y + 18}">{text}</text>')
-    middle = (axis.start + axis.end) / 2
-    parts.append(f'<text class="tick mid" x="{middle:.1f}" y="{y + 37}">{escape(label)}</text>')
-    return "".join(parts)
+def figure_svg(
+    about: str,
+    height: Number,
+    draw: Callable[["Axes"], None],
+    left: Number = 52,
+    right: Number = 16,
+    top: Number = 14,
+    bottom: Number = _BOTTOM,
+) -> Markup:
+    """What `draw` paints on axes with these margins, as SVG for the page; its text stays text.
+
+    An artist whose gid is ".name" becomes an element of that class.
+
+    Args:
+        about: the figure in words, for those who cannot see it.
+        height: of the figure, which is WIDTH wide; it and the margins are in units of the viewBox.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    inner = (WIDTH - left - right) / WIDTH, (height - top - bottom) / height
+    with mpl.rc_context(_STYLE | {"svg.hashsalt": about}):
+        figure = Figure((WIDTH / 72, height / 72))
+        axes = figure.add_axes((left / WIDTH, bottom / height, *inner))
+        draw(axes)
+        for artist in axes.findobj():
+            artist.set_clip_on(False)
+        file = io.StringIO()
+        figure.savefig(file, format="svg")
+    return _for_page(ElementTree.fromstring(file.getvalue()), about)
 
 
-def _y_axis(axis: Axis, right: Number) -> str:
-    parts = []
-    for tick in axis.ticks(5):
-        y = axis(tick)
-        parts.append(
-            f'<line class="grid" x1="52" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<text class="tick end" x="46" y="{y + 4:.1f}">{_tick(tick)}</text>'
-        )
-    return "".join(parts)
+def _for_page(svg: ElementTree.Element, about: str) -> Markup:
+    """A file of matplotlib's as an element of a page: without metadata, style and font."""
+    size = svg.get("viewBox", "")
+    for element in list(svg.iter()):
+        element.tag = element.tag.rpartition("}")[2]
+        element.tail = None
+        if element.tag != "text":
+            element.text = None
+        for key in list(element.attrib):
+            value = " ".join(element.attrib.pop(key).split())
+            element.set(key.rpartition("}")[2], _FAMILY.sub(r"\1 var(--sans)", value))
+        for child in list(element):
+            if child.tag.endswith(("}metadata", "}style")):
+                element.remove(child)
+        if element.tag == "g" and (name := element.attrib.pop("id", "")):
+            if name.startswith("."):
+                element.set("class", name[1:])
+            elif name.startswith("title:"):
+                _add_title(element, name.removeprefix("title:"))
+    svg.attrib = {"class": "figure", "role": "img", "viewBox": size}
+    _add_title(svg, about)
+    text = ElementTree.tostring(svg, encoding="unicode")
+    for variable, colour in _DRAWN.items():
+        text = text.replace(colour, f"var(--{variable})")
+    return Markup(text)
 
 
-def _floor_line(axis: Axis, metric: MetricColumn, bottom: Number) -> str:
-    floor = metric.floor
-    assert floor is not None
-    x = axis(floor.value)
-    parts = []
-    if floor.interval:
-        low, high = floor.interval
-        start, end = axis(max(low, axis.low)), axis(min(high, axis.high))
-        parts.append(
-            f'<rect class="haze" x="{start:.1f}" y="{_TOP - 8}" width="{end - start:.1f}" '
-            f'height="{bottom - _TOP + 8:.1f}"/>'
-        )
-    name = f"floor {number(floor.value)}" if metric.better == "lower" else (
-        f"real images {number(floor.value)}"
-    )  # fmt: skip
-    half = 3.6 * len(name)
-    label = min(max(x, axis.start + half), axis.end + 14 - half)
-    parts.append(
-        f'<line class="floor" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP - 8}" y2="{bottom:.1f}"/>'
-        f'<text class="tick mid" x="{label:.1f}" y="{_TOP - 16}">{name}</text>'
-    )
-    return "".join(parts)
-
-
-def _dot(axis: Axis, score: ScoreRecord, y: Number, colour: int, name: str) -> str:
-    x = axis(score.value)
-    parts = [f"<g><title>{escape(name)}: {number(score.value)}</title>"]
-    if score.interval:
-        low, high = score.interval
-        low, high = axis(max(low, axis.low)), axis(min(high, axis.high))
-        parts.append(
-            f'<rect class="span c{colour}" x="{low:.1f}" y="{y - 5:.1f}" '
-            f'width="{high - low:.1f}" height="10" rx="5"/>'
-            f'<line class="line c{colour}" x1="{low:.1f}" x2="{high:.1f}" '
-            f'y1="{y:.1f}" y2="{y:.1f}"/>'
-        )
-    parts.append(
-        f'<circle class="dot c{colour}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>'
-        f'<text class="value mid" x="{x:.1f}" y="{y - 10:.1f}">{number(score.value)}</text></g>'
-    )
-    return "".join(parts)
-
-
-def _lines_of_text(lines: list[str], x: Number, middle: Number) -> str:
-    top = middle + 4 - 8 * (len(lines) - 1)
-    return "".join(
-        f'<text class="name end" x="{x:.1f}" y="{top + 16 * k:.1f}">{escape(line)}</text>'
-        for k, line in enumerate(lines)
-    )
+def _add_title(element: ElementTree.Element, text: str) -> None:
+    title = ElementTree.Element("title")
+    title.text = text
+    element.insert(0, title)
 
 
 def _shortened(names: list[str]) -> dict[str, str]:
@@ -338,14 +376,3 @@ def _shortened(names: list[str]) -> dict[str, str]:
         skip = skip if skip > 3 else 0
     cut = {name: "…" + name[skip:] if skip else name for name in names}
     return {name: text if len(text) <= 17 else text[:16] + "…" for name, text in cut.items()}
-
-
-def _points(points: Sequence[tuple[Number, Number]]) -> str:
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-
-
-def _tick(value: Number) -> str:
-    for unit, size in (("M", 1e6), ("k", 1e3)):
-        if abs(value) >= size:
-            return f"{value / size:g}{unit}"
-    return f"{value:g}"

@@ -2,31 +2,36 @@
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from sfumato.core.numbers import duration, listed, number
 from sfumato.report.curves import Figure
 from sfumato.report.figures import (
+    COLOURS,
+    DOT,
+    HAZE,
     NUM_COLOURS,
+    PAPER,
     WIDTH,
-    Axis,
     Number,
-    axis_below,
-    axis_left,
+    draw_floor_across,
     figure_svg,
-    floor_across,
-    legend,
     limits,
+    set_ticks,
+    tooltip,
 )
 from sfumato.runs.results import FrontPoint, MetricColumn, Results
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COSTS = {
     "train_seconds": ("seconds of training", "training"),
     "nfe": ("network evaluations of a sample (NFE)", "NFE"),
     "sample_seconds": ("seconds to draw all samples", "sampling"),
 }
-LEFT, TOP, PLOT = 52, 14, 230
 
 
 def front_figures(results: Results) -> list[Figure]:
@@ -80,32 +85,38 @@ def _figure(
     known = qualities + ([metric.floor.value] if metric.floor else [])
     log = min(known) > 0 and max(known) > 5 * min(known)
     low, high = (min(known) / 1.15, max(known) * 1.15) if log else limits(known, from_zero=True)
-    bottom, right = TOP + PLOT, WIDTH - 16
-    x_axis = Axis(min(costs) / 1.15, max(costs) * 1.15, LEFT, right, log=True)
-    y_axis = Axis(low, high, bottom, TOP, log)
-    parts = [axis_below(x_axis, bottom, label), axis_left(y_axis, right)]
-    if metric.floor is not None:
-        parts.append(floor_across(y_axis, metric.floor.value, right))
-    best = [p for p in points if p.on_front]
-    steps: list[tuple[float, float]] = []
-    for point in best:  # what is reached at a cost is kept until something better can be had
-        if steps:
-            steps.append((x_axis(point.cost), steps[-1][1]))
-        steps.append((x_axis(point.cost), y_axis(point.quality)))
-    steps.append((right, steps[-1][1]))
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in steps)
-    parts.append(f'<polyline class="front" points="{path}"/>')
-    for point in points:
-        colour = results.place_of(point.arm) % NUM_COLOURS
-        x, y = x_axis(point.cost), y_axis(point.quality)
-        about = f"{point.arm}: {number(point.quality)} at {_cost(point.cost, short)}"
-        style = "dot" if point.on_front else "ring"
-        parts.append(
-            f'<g><title>{escape(about)}</title><circle class="{style} c{colour}" cx="{x:.1f}" '
-            f'cy="{y:.1f}" r="{4.5 if point.on_front else 3.5}"/></g>'
-        )
     names = list(dict.fromkeys(point.arm for point in points))
-    key, height = legend([(n, results.place_of(n) % NUM_COLOURS) for n in names], bottom + 60)
-    parts.append(key)
-    title = f"{metric.label} against {label}. The front: {front_text(points, short)}."
-    return figure_svg(title, height, parts)
+    columns = max(1, int((WIDTH - 14) / (30 + 8.2 * max(map(len, names)))))
+    key_height = 20 * math.ceil(len(names) / columns)
+
+    def draw(axes: "Axes") -> None:
+        axes.set(xscale="log", xlim=(min(costs) / 1.15, max(costs) * 1.15), xlabel=label)
+        axes.set(yscale="log" if log else "linear", ylim=(low, high))
+        set_ticks(axes, 4, 5)
+        if metric.floor is not None:
+            draw_floor_across(axes, metric.floor.value)
+        best = [p for p in points if p.on_front]
+        # What is reached at a cost is kept until something better is reached.
+        x, y = [p.cost for p in best], [p.quality for p in best]
+        x, y = [*x, max(costs) * 1.15], [*y, y[-1]]
+        axes.step(x, y, where="post", color=HAZE, linewidth=1.5, gid=".front")
+        for point in points:
+            about = f"{point.arm}: {number(point.quality)} at {_cost(point.cost, short)}"
+            style = DOT | {"color": colour_of(point.arm), "markersize": 9, "gid": tooltip(about)}
+            if not point.on_front:
+                style |= {"markeredgecolor": style["color"], "markerfacecolor": (PAPER, 0.6)}
+                style["markersize"] = 7
+            axes.plot(point.cost, point.quality, **style)
+        dots = [axes.plot([], color=colour_of(n), markersize=9, ls="", **DOT)[0] for n in names]
+        font = {"size": 13.5, "weight": "bold"}
+        place: Any = {"loc": "lower left", "bbox_to_anchor": (0, 0), "ncols": columns}
+        gaps: Any = {"handletextpad": 0, "borderpad": 0, "columnspacing": 1}
+        axes.figure.legend(
+            dots, names, prop=font, labelcolor="linecolor", frameon=False, **place, **gaps
+        )
+
+    def colour_of(arm: str) -> str:
+        return COLOURS[results.place_of(arm) % NUM_COLOURS]
+
+    about = f"{metric.label} against {label}. The front: {front_text(points, short)}."
+    return figure_svg(about, 300 + key_height, draw, bottom=56 + key_height)
