@@ -16,7 +16,7 @@ from sfumato.core.numbers import duration, number, short_count
 from sfumato.report import write_report
 from sfumato.report.html import to_csv
 from sfumato.report.summary import best_arm, ratio_to_floor, summarize
-from sfumato.report.terminal import print_run, to_text
+from sfumato.report.terminal import aligned, print_run, to_text
 from sfumato.runs.result_files import to_record
 from sfumato.runs.results import MetricColumn, Results, ScoreRecord
 
@@ -157,6 +157,20 @@ def test_narrow_terminal_gets_the_columns_below_one_another() -> None:
     assert max(map(len, narrow.splitlines())) <= 60
     assert (wide.count("dcgan  "), narrow.count("dcgan  ")) == (1, 2)
     assert sorted(re.findall(r"[\d.]{2,}", narrow)) == sorted(re.findall(r"[\d.]{2,}", wide))
+
+
+def test_a_table_wraps_to_the_width_without_losing_a_word() -> None:
+    rows = [["class", "label accuracy", "note"], ["a [red] cat :cat:", "0.750 (0.98)", "no floor"]]
+    assert aligned(rows, last_left=True, width=60).splitlines() == [
+        "class              label accuracy  note",
+        "───────────────────────────────────────────",
+        "a [red] cat :cat:    0.750 (0.98)  no floor",
+    ]
+    narrow = aligned(rows, last_left=True, width=24)
+    assert max(map(len, narrow.splitlines())) <= 24
+    assert sorted(re.sub(r"[\s─]", "", narrow)) == sorted(
+        re.sub(r"\s", "", "".join(rows[0] + rows[1]))
+    )
 
 
 def test_terminal_tables_of_a_run_say_every_score_once(

@@ -1,10 +1,16 @@
 """The results of a study, of a run, or of two sets of images as text for the terminal."""
 
+import io
 import shutil
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
 
 from sfumato.core.numbers import MISSING, interval, number
 from sfumato.report.rows import arm_rows, columns, floor_cells
@@ -18,8 +24,7 @@ from sfumato.runs.results import (
 )
 
 WIDTH = 100
-Column = list[tuple[str, str]]
-"""For the heading and then each row: the text, and the small print on the line below."""
+UNLIMITED = 10_000
 
 
 def print_table(directory: Path) -> None:
@@ -102,54 +107,40 @@ def _published(results: Results, width: int) -> list[str]:
 
 def _tables(results: Results, width: int) -> list[str]:
     names, *rest = _columns(results)
-    groups, used = [[names]], _width(names)
+    groups = [[names]]
     for column in rest:
-        used += 2 + _width(column)
-        if used > width and len(groups[-1]) > 1:
+        if len(groups[-1]) > 1 and _width(_layout([*groups[-1], column])) > width:
             groups.append([names])
-            used = _width(names) + 2 + _width(column)
         groups[-1].append(column)
-    return [_layout(group) for group in groups]
+    return [_layout(group, width) for group in groups]
 
 
-def _columns(results: Results) -> list[Column]:
-    """The names, then every column in which something is known."""
+def _columns(results: Results) -> list[list[str]]:
+    """The names, then every column in which something is known: the heading and each row."""
     rows = [(row.name, row.cells) for row in arm_rows(results)]
     floor = floor_cells(results)
     if floor is not None:
         rows.append(("real images", floor))
-    found: list[Column] = [[("", ""), *((name, "") for name, _ in rows)]]
+    found = [["", *(name for name, _ in rows)]]
     for k, heading in enumerate(columns(results)):
         cells = [row[k] for _, row in rows]
         is_score = k < len(results.metrics)
         if any(cell.text not in ("", MISSING) for cell in cells):
-            notes = [cell.note if is_score else "" for cell in cells]
-            texts = [cell.text for cell in cells]
-            found.append([(heading, ""), *zip(texts, notes, strict=True)])
+            notes = [f"\n{cell.note}" if is_score and cell.note else "" for cell in cells]
+            found.append([heading, *(c.text + n for c, n in zip(cells, notes, strict=True))])
         if any(cell.ratio for cell in cells):
-            ratios = [(cell.ratio.removesuffix(" × floor"), "") for cell in cells]
-            found.append([("× floor", ""), *ratios])
+            found.append(["× floor", *(cell.ratio.removesuffix(" × floor") for cell in cells)])
     return found
 
 
-def _width(column: Column) -> int:
-    return max(len(part) for cell in column for part in cell)
+def _width(text: str) -> int:
+    return max(map(len, text.splitlines()))
 
 
-def _layout(group: Sequence[Column]) -> str:
-    """The names to the left and the numbers to the right of their columns."""
-    widths = [_width(column) for column in group]
-    lines = []
-    for row in zip(*group, strict=True):
-        if not any(text for text, _ in row[1:]):
-            continue  # the floor has no costs
-        for line in (0, 1):
-            parts = [cell[line] for cell in row]
-            if any(parts):
-                padded = [p.rjust(w) for p, w in zip(parts, widths, strict=True)]
-                lines.append("  ".join([parts[0].ljust(widths[0]), *padded[1:]]).rstrip())
-    rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
-    return "\n".join([lines[0], rule, *lines[1:]])
+def _layout(group: Sequence[Sequence[str]], width: int = UNLIMITED) -> str:
+    """Columns side by side, without rows of which nothing is known (the floor has no costs)."""
+    heading, *rows = zip(*group, strict=True)
+    return aligned([heading, *(row for row in rows if any(row[1:]))], width=width)
 
 
 def score_table(evaluation: EvaluationRecord) -> str:
@@ -200,23 +191,45 @@ def floor_table(curve: Mapping[str, Any]) -> str:
     return aligned(rows, last_left=True)
 
 
-def aligned(rows: Sequence[Sequence[str]], last_left: bool = False) -> str:
-    """Columns under their headings: the first to the left, the others to the right."""
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
-        cells[0] = row[0].ljust(widths[0])
-        if last_left:
-            cells[-1] = row[-1]
-        lines.append("  ".join(cells).rstrip())
-    rule = "─" * max(len(line) for line in lines)
-    return "\n".join([lines[0], rule, *lines[1:]])
+def aligned(
+    rows: Sequence[Sequence[str]], last_left: bool = False, width: int | None = None
+) -> str:
+    """Columns under their headings: the first to the left, the others to the right.
+
+    Args:
+        rows: headings, then the cells of each row, which may have several lines.
+        last_left: the last column is text.
+        width: cells wrap to fit into it; that of the terminal if None, unlimited without one.
+    """
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for k, heading in enumerate(rows[0]):
+        left = k == 0 or (last_left and k == len(rows[0]) - 1)
+        table.add_column(heading, justify="left" if left else "right", overflow="fold")
+    for row in rows[1:]:
+        table.add_row(*row)
+    return _rendered(table, width)
 
 
 def protocol_lines(protocol: Mapping[str, Any]) -> str:
     """What the scores mean, a line for each part."""
-    width = max(len(key) for key in protocol)
-    return "\n".join(
-        f"{key.replace('_', ' ').ljust(width)}  {value}" for key, value in protocol.items()
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for key, value in protocol.items():
+        table.add_row(key.replace("_", " "), str(value))
+    return _rendered(table)
+
+
+def _rendered(table: Table, width: int | None = None) -> str:
+    """The table as plain text."""
+    if width is None:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else UNLIMITED
+    console = Console(
+        file=io.StringIO(),
+        width=width,
+        color_system=None,
+        markup=False,
+        emoji=False,
+        highlight=False,
     )
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
