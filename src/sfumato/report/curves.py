@@ -118,6 +118,8 @@ def merged(
     points: Sequence[tuple[Number, Number]],
 ) -> tuple[list[Number], list[Number], list[tuple[Number, Number]]]:
     """At most MAX_POINTS points: neighbours become their mean, with their (min, max) kept."""
+    if not points:
+        return [], [], []
     size = -(-len(points) // MAX_POINTS)
     x, y, band = [], [], []
     for start in range(0, len(points), size):
@@ -140,15 +142,17 @@ def _pair(
     )  # fmt: skip
     figures = []
     for axis, label, scale in (("images", "images seen", 1), ("seconds", unit, size)):
-        curves = []
-        for name, colour, rows in logs:
-            found = [(row.get(axis), value_of(row, key)) for row in rows]
-            points = [(x / scale, y) for x, y in found if x is not None and y is not None]
-            x, y, band = merged(points) if points else ([], [], [])
-            curves.append(Curve(name, colour, x, y, band if len(points) > len(x) else None))
+        curves = [_line(name, colour, rows, axis, key, scale) for name, colour, rows in logs]
         file = f"{key.replace('/', '-')}-{axis}"
         figures.append((file, curve_figure(title, label, curves, floor)))
     return [figure for figure in figures if figure[1]]
+
+
+def _line(name: str, colour: int, rows: Rows, x_key: str, y_key: str, x_unit: Number = 1) -> Curve:
+    found = [(row.get(x_key), value_of(row, y_key)) for row in rows]
+    points = [(x / x_unit, y) for x, y in found if x is not None and y is not None]
+    x, y, band = merged(points)
+    return Curve(name, colour, x, y, band if len(points) > len(x) else None)
 
 
 def value_of(row: Mapping[str, float], key: str) -> Number | None:
@@ -175,11 +179,6 @@ def _figure(kind: str, title: str, file: str, rows: Rows) -> Figure:
     keys = dict.fromkeys(key for row in rows for key in row if key.partition("/")[0] == kind)
     curves = []
     for index, key in enumerate(keys):
-        found = [(row.get("images"), value_of(row, key)) for row in rows]
-        points = [(x, y) for x, y in found if x is not None and y is not None]
-        if points:
-            x, y, band = merged(points)
-            label = (key.partition("/")[2] or key).replace("_", " ")
-            many = band if len(points) > len(x) else None
-            curves.append(Curve(label, index % NUM_COLOURS, x, y, many))
+        label = (key.partition("/")[2] or key).replace("_", " ")
+        curves.append(_line(label, index % NUM_COLOURS, rows, "images", key))
     return file, curve_figure(title, "images seen", curves)

@@ -56,35 +56,13 @@ SMALL: Any = {"fontsize": 12.5, "color": QUIET}
 DOT: Any = {"marker": "o", "markeredgecolor": PAPER, "markeredgewidth": 1.5}
 _FLOOR: Any = {"color": QUIET, "linewidth": 1.5, "linestyle": (0, (5, 4)), "gid": ".floor"}
 _STYLE: Any = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,
     "text.color": INK,
-    "figure.dpi": 72,
-    "figure.frameon": False,
-    "axes.facecolor": "none",
     "axes.edgecolor": HAZE,
-    "axes.linewidth": 1,
-    "axes.spines.left": False,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.axisbelow": True,
-    "axes.labelsize": 12.5,
     "axes.labelcolor": QUIET,
     "xtick.color": HAZE,
     "xtick.labelcolor": QUIET,
-    "xtick.labelsize": 12.5,
-    "xtick.major.size": 4,
-    "xtick.major.width": 1,
-    "xtick.major.pad": 5,
     "ytick.labelcolor": QUIET,
-    "ytick.labelsize": 12.5,
-    "ytick.major.size": 0,
-    "ytick.major.pad": 6,
     "grid.color": RULE,
-    "grid.linewidth": 1,
-    "lines.linewidth": 2,
-    "lines.scale_dashes": False,
-    "lines.solid_capstyle": "round",
 }
 
 
@@ -323,7 +301,8 @@ def figure_svg(
     from matplotlib.figure import Figure
 
     inner = (WIDTH - left - right) / WIDTH, (height - top - bottom) / height
-    with mpl.rc_context(_STYLE | {"svg.hashsalt": about}):
+    style = TEMPLATES / "figures.mplstyle"  # in place of whatever style the user has
+    with mpl.rc_context(_STYLE | {"svg.hashsalt": about}, fname=style):
         figure = Figure((WIDTH / 72, height / 72))
         axes = figure.add_axes((left / WIDTH, bottom / height, *inner))
         draw(axes)
@@ -368,11 +347,11 @@ def _add_title(element: ElementTree.Element, text: str) -> None:
 
 
 def _shortened(names: list[str]) -> dict[str, str]:
-    """Names cut to 17 characters: first what all have in common at the beginning, then the end."""
+    """Names cut to 17 characters: first at the beginning, what all share; then at the end."""
     skip = 0
     if max(map(len, names)) > 17 and len(set(names)) > 1:
-        alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
-        skip = len(list(alike))
-        skip = skip if skip > 3 else 0
+        common = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+        skip = len(list(common))
+    skip = skip if skip > 3 else 0
     cut = {name: "…" + name[skip:] if skip else name for name in names}
     return {name: text if len(text) <= 17 else text[:16] + "…" for name, text in cut.items()}

@@ -53,10 +53,10 @@ def to_markdown(view: View) -> str:
     if view.level_figures:
         images = [_image("Loss by noise level", f"figures/{n}.svg") for n, _ in view.level_figures]
         blocks += ["## Loss by noise level", *images]
-    if view.front_figures:
-        pairs = zip(view.front_figures, view.fronts, strict=True)
-        images = [_image(line, f"figures/{name}.svg") for (name, _), line in pairs]
-        blocks += ["## What quality costs", _list(view.fronts), "\n".join(images)]
+    if view.fronts:
+        images = [_image(line, f"figures/{name}.svg") for (name, _), line in view.fronts]
+        lines = [line for _, line in view.fronts]
+        blocks += ["## What quality costs", _list(lines), "\n".join(images)]
     if view.sampler_figures:
         images = [_image("Distance against NFE", f"figures/{name}.svg")
                   for name, _ in view.sampler_figures]  # fmt: skip

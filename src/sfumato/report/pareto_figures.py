@@ -34,32 +34,20 @@ COSTS = {
 }
 
 
-def front_figures(results: Results) -> list[Figure]:
-    """A figure for each kind of cost in which arms differ."""
+def fronts(results: Results) -> list[tuple[Figure, str]]:
+    """A figure and the front in words, for each kind of cost in which arms differ."""
     found = results.fronts
     metric = results.metric(found.metric) if found else None
     if found is None or metric is None:
         return []
-    figures = []
+    drawn = []
     for key, (label, short) in COSTS.items():
         points = [p for p in getattr(found, key) if math.isfinite(p.quality) and p.cost > 0]
         if len({point.cost for point in points}) > 1:
-            figures.append((f"front-{key}", _figure(results, metric, points, label, short)))
-    return figures
-
-
-def front_lines(results: Results) -> list[str]:
-    """The fronts in words."""
-    found = results.fronts
-    metric = results.metric(found.metric) if found else None
-    if found is None or metric is None:
-        return []
-    lines = []
-    for key, (label, short) in COSTS.items():
-        points = [p for p in getattr(found, key) if math.isfinite(p.quality) and p.cost > 0]
-        if len({point.cost for point in points}) > 1:
-            lines.append(f"{metric.label} against {label}: {front_text(points, short)}")
-    return lines
+            figure = _figure(results, metric, points, label, short)
+            text = f"{metric.label} against {label}: {front_text(points, short)}"
+            drawn.append(((f"front-{key}", figure), text))
+    return drawn
 
 
 def front_text(points: Sequence[FrontPoint], short: str) -> str:
@@ -108,12 +96,10 @@ def _figure(
                 style["markersize"] = 7
             axes.plot(point.cost, point.quality, **style)
         dots = [axes.plot([], color=colour_of(n), markersize=9, ls="", **DOT)[0] for n in names]
-        font = {"size": 13.5, "weight": "bold"}
         place: Any = {"loc": "lower left", "bbox_to_anchor": (0, 0), "ncols": columns}
-        gaps: Any = {"handletextpad": 0, "borderpad": 0, "columnspacing": 1}
-        axes.figure.legend(
-            dots, names, prop=font, labelcolor="linecolor", frameon=False, **place, **gaps
-        )
+        legend = axes.figure.legend(dots, names, **place)
+        for text in legend.get_texts():
+            text.set_fontweight("bold")
 
     def colour_of(arm: str) -> str:
         return COLOURS[results.place_of(arm) % NUM_COLOURS]

@@ -19,11 +19,26 @@ from sfumato.report.curves import (
 )
 from sfumato.report.figures import NUM_COLOURS, score_figure
 from sfumato.report.inline_pictures import Film, Picture, read_film, read_picture
-from sfumato.report.pareto_figures import front_figures, front_lines
+from sfumato.report.pareto_figures import fronts
 from sfumato.report.rows import Cell, Row, arm_rows, columns, floor_cells, run_rows
 from sfumato.report.sections import Sample, class_rows, copies_lines
 from sfumato.report.summary import summarize
 from sfumato.runs.results import ArmRecord, MetricColumn, Results, Verdict
+
+TERMS = {
+    "distance": "How far the distribution of the samples is from that of real images, both seen "
+    "through a feature network. Lower is better.",
+    "Label accuracy": "The share of samples that a separate classifier recognises as the class "
+    "they were asked to show.",
+    "Floor": "The score of real images that the models never saw, at the same N. A perfect model "
+    "would reach it. “Floor + x” gives the excess x over it.",
+    "Interval": "Samples are drawn by chance, and the score varies with them. A range made this "
+    "way holds its average over many draws 19 times out of 20.",
+    "Not shown": "The difference is no larger than chance explains. It does not mean that the two "
+    "are equal.",
+    "NFE": "Network evaluations for one image: how often the network runs. It decides how long "
+    "sampling takes.",
+}
 
 
 @dataclass(frozen=True)
@@ -61,8 +76,7 @@ class View:
     level_figures: list[Figure]
     quality_figures: list[Group]
     sampler_figures: list[Figure]
-    front_figures: list[Figure]
-    fronts: list[str]
+    fronts: list[tuple[Figure, str]]
     published: list[list[str]]
     compared: list[str]
     compared_samples: list[Sample]
@@ -79,7 +93,8 @@ class View:
     def figures(self) -> list[Figure]:
         """All figures of the page."""
         groups = [*self.quality_figures, *self.loss_figures]
-        single = [*self.score_figures, *self.front_figures, *self.sampler_figures]
+        fronts = [figure for figure, _ in self.fronts]
+        single = [*self.score_figures, *fronts, *self.sampler_figures]
         return [
             *single,
             *(figure for _, figures in groups for figure in figures),
@@ -114,8 +129,7 @@ def build(results: Results, directory: Path) -> View:
         level_figures=level_figures(logs),
         quality_figures=quality_figures(results, logs),
         sampler_figures=sampler_figures(results),
-        front_figures=front_figures(results),
-        fronts=front_lines(results),
+        fronts=fronts(results),
         published=sections.published_rows(results),
         compared=sections.compared_lines(results),
         compared_samples=sections.compared_samples(results, directory),
@@ -255,53 +269,15 @@ def _differences(arms: Sequence[ArmRecord]) -> list[tuple[str, list[str]]]:
 
 def _terms(results: Results) -> list[tuple[str, str]]:
     """Short explanations of the words that this report uses."""
-    keys = {metric.key for metric in results.metrics}
-    terms = []
-    if (distance := results.metric("frechet_distance")) is not None:
-        terms.append(
-            (
-                distance.label,
-                "How far the distribution of the samples is from that of "
-                "real images, both seen through a feature network. Lower is better.",
-            )
-        )
-    if "label_accuracy" in keys:
-        terms.append(
-            (
-                "Label accuracy",
-                "The share of samples that a separate classifier "
-                "recognises as the class they were asked to show.",
-            )
-        )
-    if any(metric.floor for metric in results.metrics):
-        terms.append(
-            (
-                "Floor",
-                "The score of real images that the models never saw, at the same N. A "
-                "perfect model would reach it. “Floor + x” gives the excess x over it.",
-            )
-        )
-    if keys:
-        terms.append(
-            (
-                "Interval",
-                "Samples are drawn by chance, and the score varies with them. "
-                "A range made this way holds its average over many draws 19 times out of 20.",
-            )
-        )
-    if results.verdicts:
-        terms.append(
-            (
-                "Not shown",
-                "The difference is no larger than chance explains. It does not "
-                "mean that the two are equal.",
-            )
-        )
-    terms.append(
-        (
-            "NFE",
-            "Network evaluations for one image: how often the network runs. "
-            "It decides how long sampling takes.",
-        )
-    )
-    return terms  # fmt: skip
+    distance = results.metric("frechet_distance")
+    floors = any(metric.floor for metric in results.metrics)
+    needed = {
+        "distance": distance is not None,
+        "Label accuracy": results.metric("label_accuracy") is not None,
+        "Floor": floors,
+        "Interval": bool(results.metrics),
+        "Not shown": bool(results.verdicts),
+        "NFE": True,
+    }
+    names = {"distance": distance.label} if distance else {}
+    return [(names.get(term, term), TERMS[term]) for term, used in needed.items() if used]
