@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.core.config import changeable, differences, parse, to_mapping
-from sfumato.core.device import default_device
+from sfumato.core.distributed import default_device
 from sfumato.core.errors import ConfigError, RunError
 from sfumato.core.files import write_json
 from sfumato.data.catalogue import load
