@@ -1,4 +1,4 @@
-"""Pictures of a run, ready to be put into a page: as data URIs, with their size."""
+"""The pictures of runs, ready to be put into a page: as data URIs, with their size and words."""
 
 import base64
 import io
@@ -10,6 +10,8 @@ from typing import TypeVar
 from PIL import Image, ImageSequence
 
 from sfumato.core.pictures import on_white
+from sfumato.report.figures import NUM_COLOURS
+from sfumato.runs.results import Results
 
 T = TypeVar("T")
 
@@ -40,6 +42,119 @@ class Film:
     num_frames: int
     images: list[int]
     path: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture of one run, of two, or of real images (colour None)."""
+
+    name: str
+    colour: int | None
+    caption: str
+    alt: str
+    picture: Picture
+
+
+@dataclass(frozen=True)
+class Development:
+    """An animation of one run."""
+
+    name: str
+    colour: int
+    caption: str
+    alt: str
+    film: Film
+
+
+def samples_of(results: Results, directory: Path) -> tuple[list[Sample], list[Sample]]:
+    """The grids of the first seeds with real images after them, and those of the other seeds."""
+    first: list[Sample] = []
+    more: list[Sample] = []
+    for index, arm in enumerate(results.arms):
+        for k, run in enumerate(arm.runs):
+            picture = read_picture(directory, f"{run.directory}/grid.png")
+            rows = run.grid_rows
+            if picture is None:
+                picture, rows = _last_sample(directory, run.directory), []
+            if picture is None:
+                continue
+            alt = _with_rows(f"Samples of {arm.name}, seed {run.seed}", rows)
+            notes = [f"NFE {arm.nfe}" if arm.nfe else ""]
+            notes.append(f"seed {run.seed}" if len(arm.runs) > 1 else "")
+            notes.append("a class a row" if rows else "")
+            caption = " · ".join(note for note in notes if note)
+            sample = Sample(arm.name, index % NUM_COLOURS, caption, alt, picture)
+            (first if k == 0 else more).append(sample)
+    real = read_picture(directory, results.data.get("grid"))
+    if real is not None:
+        rows = results.data.get("grid_rows", [])
+        caption = "held out from training" + (" · a class a row" if rows else "")
+        alt = _with_rows("Real held-out images", rows)
+        first.append(Sample("Real images", None, caption, alt, real))
+    return first, more
+
+
+def _with_rows(what: str, rows: Sequence[str]) -> str:
+    """A text for a picture, with the classes of its rows if they are classes."""
+    return what + (f", one class a row: {', '.join(dict.fromkeys(rows))}." if rows else ".")
+
+
+def _last_sample(directory: Path, run: str) -> Picture | None:
+    files = sorted(p for p in (directory / run).glob("samples/*.png") if p.stem.isdigit())
+    return read_picture(directory, files[-1].relative_to(directory).as_posix()) if files else None
+
+
+def films(results: Results, directory: Path) -> list[Development]:
+    found = []
+    for index, arm in enumerate(results.arms):
+        film = read_film(directory, arm.runs[0].directory) if arm.runs else None
+        if film is not None:
+            last = f"{film.images[0]:,} to {film.images[-1]:,} images" if film.images else ""
+            alt = f"How the samples of {arm.name} develop during training, at fixed noise."
+            found.append(Development(arm.name, index % NUM_COLOURS, last, alt, film))
+    return found
+
+
+def copy_samples(results: Results, directory: Path) -> list[Sample]:
+    """The pictures of suspected copies beside the training images nearest to them."""
+    alt = "Pairs: a sample of {}, and the training image nearest to it."
+    caption = "pairs: sample, nearest training image"
+    return _each_run(results, directory, "memorization.png", caption, alt)
+
+
+def walk_samples(results: Results, directory: Path) -> list[Sample]:
+    """Interpolations, one picture per arm."""
+    alt = "Interpolations of {}: in each row, from one sample to another."
+    return _each_run(results, directory, "walks.png", "", alt, num_runs=1)
+
+
+def _each_run(
+    results: Results,
+    directory: Path,
+    file: str,
+    caption: str,
+    alt: str,
+    num_runs: int | None = None,
+) -> list[Sample]:
+    """The picture of that name from the first `num_runs` of each arm; {} in `alt` is the arm."""
+    return [
+        Sample(arm.name, index % NUM_COLOURS, caption, alt.format(arm.name), picture)
+        for index, arm in enumerate(results.arms)
+        for run in arm.runs[:num_runs]
+        if (picture := read_picture(directory, f"{run.directory}/{file}"))
+    ]
+
+
+def compared_samples(results: Results, directory: Path) -> list[Sample]:
+    """The pictures of pairs of arms, rows of one and the other in turn."""
+    samples = []
+    for found in results.compared:
+        picture = read_picture(directory, found.picture)
+        if picture is not None:
+            alt = f"Rows in turn: samples of {found.a}, and those of {found.b} from the same noise."
+            caption = f"rows in turn, training seed {found.seed}"
+            samples.append(Sample(f"{found.a} / {found.b}", None, caption, alt, picture))
+    return samples
 
 
 def read_picture(directory: Path, path: str | None) -> Picture | None:

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+from sfumato.report.inline_pictures import Development, Sample
 from sfumato.report.rows import Cell, Row
-from sfumato.report.sections import COMPARED, SHRUNK, Sample
-from sfumato.report.view import Development, View
+from sfumato.report.sections import COMPARED, SHRUNK
+from sfumato.report.view import View
 
 
 def to_markdown(view: View) -> str:

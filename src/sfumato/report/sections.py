@@ -2,12 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 from sfumato.core.numbers import MISSING, number
-from sfumato.report.figures import NUM_COLOURS
-from sfumato.report.inline_pictures import Picture, read_picture
 from sfumato.report.summary import bounds, spread
 from sfumato.runs.results import (
     ArmRecord,
@@ -28,17 +24,6 @@ SHRUNK = (
     "The published figures belong to models of full size and to their own protocol: beside those "
     "of this preset they show what was claimed, and are no measure of it."
 )
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A picture of one run, of two, or of real images (colour None)."""
-
-    name: str
-    colour: int | None
-    caption: str
-    alt: str
-    picture: Picture
 
 
 def published_rows(results: Results) -> list[list[str]]:
@@ -85,31 +70,6 @@ def _compared(found: Comparison, several: bool) -> str:
         for name, estimate in (("pixels", found.pixels), ("features", found.features))
     )
     return f"{found.a} against {found.b}{seed}: {by}"
-
-
-def compared_samples(results: Results, directory: Path) -> list[Sample]:
-    """The pictures of pairs of arms, rows of one and the other in turn."""
-    samples = []
-    for found in results.compared:
-        picture = read_picture(directory, found.picture)
-        if picture is not None:
-            alt = f"Rows in turn: samples of {found.a}, and those of {found.b} from the same noise."
-            caption = f"rows in turn, training seed {found.seed}"
-            samples.append(Sample(f"{found.a} / {found.b}", None, caption, alt, picture))
-    return samples
-
-
-def walk_samples(results: Results, directory: Path) -> list[Sample]:
-    """Interpolations, a picture an arm."""
-    samples = []
-    for index, arm in enumerate(results.arms):
-        picture = (
-            read_picture(directory, f"{arm.runs[0].directory}/walks.png") if arm.runs else None
-        )
-        if picture is not None:
-            alt = f"Interpolations of {arm.name}: in each row, from one sample to another."
-            samples.append(Sample(arm.name, index % NUM_COLOURS, "", alt, picture))
-    return samples
 
 
 def status(results: Results) -> str:

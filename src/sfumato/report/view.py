@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.core.numbers import MISSING
+from sfumato.report import inline_pictures as pictures
 from sfumato.report import sections
 from sfumato.report.curves import (
     Figure,
     Group,
+    fronts,
     histories,
     level_figures,
     loss_figures,
@@ -17,11 +19,10 @@ from sfumato.report.curves import (
     sampler_figures,
     watch_figures,
 )
-from sfumato.report.figures import NUM_COLOURS, score_figure
-from sfumato.report.inline_pictures import Film, Picture, read_film, read_picture
-from sfumato.report.pareto_figures import fronts
+from sfumato.report.figures import score_figure
+from sfumato.report.inline_pictures import Development, Sample
 from sfumato.report.rows import Cell, Row, arm_rows, columns, floor_cells, run_rows
-from sfumato.report.sections import Sample, class_rows, copies_lines
+from sfumato.report.sections import class_rows, copies_lines
 from sfumato.report.summary import summarize
 from sfumato.runs.results import ArmRecord, MetricColumn, Results, Verdict
 
@@ -39,17 +40,6 @@ TERMS = {
     "NFE": "Network evaluations for one image: how often the network runs. It decides how long "
     "sampling takes.",
 }
-
-
-@dataclass(frozen=True)
-class Development:
-    """An animation of one run."""
-
-    name: str
-    colour: int
-    caption: str
-    alt: str
-    film: Film
 
 
 @dataclass(frozen=True)
@@ -107,7 +97,7 @@ def build(results: Results, directory: Path) -> View:
     logs = histories(results, directory)
     scores = [(f"scores-{m.key}", score_figure(results, m)) for m in results.metrics]
     several_runs = any(len(arm.runs) > 1 for arm in results.arms)
-    samples, more = _samples(results, directory)
+    samples, more = pictures.samples_of(results, directory)
     return View(
         results=results,
         title=results.title or results.name,
@@ -122,9 +112,9 @@ def build(results: Results, directory: Path) -> View:
         samples=samples,
         more_samples=more,
         copies=_copies(results),
-        copy_samples=_copy_samples(results, directory),
+        copy_samples=pictures.copy_samples(results, directory),
         classes=_classes(results),
-        films=_films(results, directory),
+        films=pictures.films(results, directory),
         loss_figures=[*loss_figures(logs), *watch_figures(logs)],
         level_figures=level_figures(logs),
         quality_figures=quality_figures(results, logs),
@@ -132,8 +122,8 @@ def build(results: Results, directory: Path) -> View:
         fronts=fronts(results),
         published=sections.published_rows(results),
         compared=sections.compared_lines(results),
-        compared_samples=sections.compared_samples(results, directory),
-        walks=sections.walk_samples(results, directory),
+        compared_samples=pictures.compared_samples(results, directory),
+        walks=pictures.walk_samples(results, directory),
         status=sections.status(results),
         diverged=[f"{f.arm}, seed {f.seed}: {f.reason}" for f in results.diverged],
         warnings=_warnings(results),
@@ -167,55 +157,6 @@ def _verdicts(results: Results) -> list[tuple[MetricColumn, list[Verdict]]]:
     return [group for group in groups if group[1]]
 
 
-def _samples(results: Results, directory: Path) -> tuple[list[Sample], list[Sample]]:
-    """The grids of the first seeds with real images after them, and those of the other seeds."""
-    first: list[Sample] = []
-    more: list[Sample] = []
-    for index, arm in enumerate(results.arms):
-        for k, run in enumerate(arm.runs):
-            picture = read_picture(directory, f"{run.directory}/grid.png")
-            rows = run.grid_rows
-            if picture is None:
-                picture, rows = _last_sample(directory, run.directory), []
-            if picture is None:
-                continue
-            alt = _with_rows(f"Samples of {arm.name}, seed {run.seed}", rows)
-            notes = [f"NFE {arm.nfe}" if arm.nfe else ""]
-            notes.append(f"seed {run.seed}" if len(arm.runs) > 1 else "")
-            notes.append("a class a row" if rows else "")
-            caption = " · ".join(note for note in notes if note)
-            sample = Sample(arm.name, index % NUM_COLOURS, caption, alt, picture)
-            (first if k == 0 else more).append(sample)
-    real = read_picture(directory, results.data.get("grid"))
-    if real is not None:
-        rows = results.data.get("grid_rows", [])
-        caption = "held out from training" + (" · a class a row" if rows else "")
-        alt = _with_rows("Real held-out images", rows)
-        first.append(Sample("Real images", None, caption, alt, real))
-    return first, more
-
-
-def _with_rows(what: str, rows: Sequence[str]) -> str:
-    """A text for a picture, with the classes of its rows if they are classes."""
-    return what + (f", one class a row: {', '.join(dict.fromkeys(rows))}." if rows else ".")
-
-
-def _last_sample(directory: Path, run: str) -> Picture | None:
-    files = sorted(p for p in (directory / run).glob("samples/*.png") if p.stem.isdigit())
-    return read_picture(directory, files[-1].relative_to(directory).as_posix()) if files else None
-
-
-def _films(results: Results, directory: Path) -> list[Development]:
-    films = []
-    for index, arm in enumerate(results.arms):
-        film = read_film(directory, arm.runs[0].directory) if arm.runs else None
-        if film is not None:
-            last = f"{film.images[0]:,} to {film.images[-1]:,} images" if film.images else ""
-            alt = f"How the samples of {arm.name} develop during training, at fixed noise."
-            films.append(Development(arm.name, index % NUM_COLOURS, last, alt, film))
-    return films
-
-
 def _copies(results: Results) -> list[tuple[str, list[str]]]:
     """Every run that was searched for copies, with what was found, in words."""
     several = any(len(arm.runs) > 1 for arm in results.arms)
@@ -225,19 +166,6 @@ def _copies(results: Results) -> list[tuple[str, list[str]]]:
         for run in arm.runs
         if run.copies
     ]
-
-
-def _copy_samples(results: Results, directory: Path) -> list[Sample]:
-    """The pictures of suspected copies beside the training images nearest to them."""
-    found = []
-    for index, arm in enumerate(results.arms):
-        for run in arm.runs:
-            picture = read_picture(directory, f"{run.directory}/memorization.png")
-            if picture is not None:
-                alt = f"Pairs: a sample of {arm.name}, and the training image nearest to it."
-                caption = "pairs: sample, nearest training image"
-                found.append(Sample(arm.name, index % NUM_COLOURS, caption, alt, picture))
-    return found
 
 
 def _classes(results: Results) -> list[tuple[str, list[list[str]]]]:
