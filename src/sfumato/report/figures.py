@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
+import numpy as np
 from markupsafe import Markup
 
 from sfumato.core.numbers import number
@@ -75,21 +76,15 @@ def limits(values: list[Number], from_zero: bool) -> tuple[Number, Number]:
     return (low if low == 0 and from_zero else low - air), high + air
 
 
-def push_apart(positions: list[Number], gap: Number, low: Number, high: Number) -> list[Number]:
+def push_apart(positions: list[Number], gap: Number, low: Number, high: Number) -> list[float]:
     """Move labels as little as needed so that neighbours are `gap` apart, within [low, high]."""
-    order = sorted(range(len(positions)), key=lambda i: positions[i])
-    gap = min(gap, (high - low) / max(len(positions) - 1, 1))
-    placed: list[Number] = []
-    for i in order:
-        placed.append(max(positions[i], placed[-1] + gap if placed else low))
-    bottom = high
-    for k in reversed(range(len(placed))):
-        placed[k] = min(placed[k], bottom)
-        bottom = placed[k] - gap
-    result = [0.0] * len(positions)
-    for k, i in enumerate(order):
-        result[i] = placed[k]
-    return result
+    order = np.argsort(positions, kind="stable")
+    steps = min(gap, (high - low) / max(len(positions) - 1, 1)) * np.arange(len(positions))
+    up = np.maximum.accumulate(np.clip(positions, low, None)[order] - steps) + steps
+    down = np.minimum.accumulate((np.minimum(up, high) - steps)[::-1])[::-1] + steps
+    placed = np.empty(len(positions))
+    placed[order] = down
+    return placed.tolist()
 
 
 @dataclass(frozen=True)
