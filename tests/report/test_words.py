@@ -135,7 +135,7 @@ def test_a_published_report_has_all_it_links_to_and_nothing_else(tmp_path: Path)
     assert files == links | {
         target / f"{name}" for name in ("report.md", "results.json", "results.csv")
     }
-    assert "## OnlineScores during training" in text
+    assert "## Quality during training" in text
 
 
 def test_terminal_table_is_aligned() -> None:
