@@ -279,9 +279,9 @@ def unpacked(
     Raises:
         DataError: no room on the disk, or the stream is longer than `limit`.
     """
-    folder = make_folder(cache_folder() / "unpacked")
-    copy = folder / f"{content_digest([path], path.parent)[:16]}{suffix}"
     with stream:
+        folder = make_folder(cache_folder() / "unpacked")
+        copy = folder / f"{content_digest([path], path.parent)[:16]}{suffix}"
         if not copy.is_file():
             require_space(folder, size)
             unpack_stream(stream, copy, limit, path)
