@@ -25,7 +25,7 @@ from sfumato.diffusion.samplers.dpm_solver import (
 )
 from sfumato.diffusion.samplers.heun import EulerSampler, HeunSampler
 from sfumato.diffusion.samplers.ipndm import ADAMS_BASHFORTH, IPNDMSampler, PNDMSampler
-from sfumato.diffusion.samplers.sampler import Sampler
+from sfumato.diffusion.samplers.sampler import Route, Sampler
 from sfumato.diffusion.samplers.unipc import UniPCSampler
 from sfumato.diffusion.schedules import (
     ContinuousCosineSchedule,
@@ -50,7 +50,7 @@ def error(sampler: Sampler, denoiser: IdealDenoiser, steps: int, short_steps: in
     end_alpha, end_sigma = (c.item() for c in denoiser.schedule.alpha_sigma(times[-1]))
     x = alpha * 0.2 + sigma * QUANTILES
     with torch.no_grad():
-        *_, (found, _) = sampler.walk(denoiser, x, times, None, Noise(range(5)))
+        *_, (found, _) = sampler.walk(x, Route(denoiser, times, None, Noise(range(5))))
     exact = SMOOTH.transported(x, (alpha, sigma), (end_alpha, end_sigma))
     return (found - exact).abs().max().item()
 

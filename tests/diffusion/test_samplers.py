@@ -33,7 +33,7 @@ from sfumato.diffusion.samplers.dpm_solver import (
     DPMSolverSinglestepSampler,
 )
 from sfumato.diffusion.samplers.heun import Churn, EulerSampler, HeunSampler
-from sfumato.diffusion.samplers.sampler import Sampler
+from sfumato.diffusion.samplers.sampler import Route, Sampler
 from sfumato.diffusion.schedules import (
     CosineSchedule,
     EDMSchedule,
@@ -122,7 +122,7 @@ def test_gradients_flow_through_a_walk() -> None:
     times = sampler.grid(schedule, sampler.steps)
     x_1 = Noise([0]).normal(1, 2, 2).double().requires_grad_()
     denoiser = IdealDenoiser(GAUSSIAN, schedule, VParameterization())
-    *_, (x, _) = sampler.walk(denoiser, x_1, times, None, Noise([0]))
+    *_, (x, _) = sampler.walk(x_1, Route(denoiser, times, None, Noise([0])))
     (gradient,) = torch.autograd.grad(x.sum(), x_1)
     torch.testing.assert_close(gradient, torch.full_like(gradient, 0.5), rtol=5e-3, atol=0)
 

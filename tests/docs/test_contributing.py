@@ -38,12 +38,11 @@ from itertools import pairwise
 from typing import Literal
 
 from sfumato.core.config import component
-from sfumato.core.images import Images, Labels
-from sfumato.core.noise import RandomStream
-from sfumato.diffusion.denoiser import AnyClip, ClipToRange, Denoiser
+from sfumato.core.images import Images
+from sfumato.diffusion.denoiser import AnyClip, ClipToRange
 from sfumato.diffusion.grid import AnyGrid, UniformGrid
-from sfumato.diffusion.noise_schedule import TimeGrid, per_image
-from sfumato.diffusion.samplers.sampler import Sampler, Step
+from sfumato.diffusion.noise_schedule import per_image
+from sfumato.diffusion.samplers.sampler import Route, Sampler, Step
 
 
 @component
@@ -55,17 +54,10 @@ class PlainSampler(Sampler):
     grid: AnyGrid = UniformGrid()
     clip: AnyClip = ClipToRange()
 
-    def walk(
-        self,
-        denoiser: Denoiser,
-        x: Images,
-        times: TimeGrid,
-        labels: Labels | None,
-        noise: RandomStream,
-    ) -> Iterator[Step]:
-        for t, s in pairwise(times):
-            denoised = denoiser(x, t, labels)
-            alpha, sigma = denoiser.schedule.alpha_sigma(s)
+    def walk(self, x: Images, route: Route) -> Iterator[Step]:
+        for t, s in pairwise(route.times):
+            denoised = route.denoised(x, t)
+            alpha, sigma = route.schedule.alpha_sigma(s)
             x = per_image(alpha, x) * denoised.x_0 + per_image(sigma, x) * denoised.eps
             yield x, denoised.x_0
 '''

@@ -9,12 +9,11 @@ from torch import Tensor
 
 from sfumato.core.config import Fraction, PositiveInt, component
 from sfumato.core.errors import ConfigError
-from sfumato.core.images import Images, Labels
-from sfumato.core.noise import RandomStream
-from sfumato.diffusion.denoiser import AnyClip, ClipToRange, Denoised, Denoiser
+from sfumato.core.images import Images
+from sfumato.diffusion.denoiser import AnyClip, ClipToRange, Denoised
 from sfumato.diffusion.grid import AnyGrid, UniformGrid
-from sfumato.diffusion.noise_schedule import TimeGrid, Transition, per_image
-from sfumato.diffusion.samplers.sampler import Sampler, Step
+from sfumato.diffusion.noise_schedule import Transition, per_image
+from sfumato.diffusion.samplers.sampler import Route, Sampler, Step
 
 NO_LEARNED_VARIANCE = (
     "sampler.variance is 'learned', but the model's learned_variance is false; "
@@ -41,20 +40,13 @@ class AncestralSampler(Sampler):
     grid: AnyGrid = UniformGrid()
     clip: AnyClip = ClipToRange()
 
-    def walk(
-        self,
-        denoiser: Denoiser,
-        x: Images,
-        times: TimeGrid,
-        labels: Labels | None,
-        noise: RandomStream,
-    ) -> Iterator[Step]:
-        for t, s in pairwise(times):
-            denoised = denoiser(x, t, labels)
-            transition = denoiser.schedule.transition(s, t)
+    def walk(self, x: Images, route: Route) -> Iterator[Step]:
+        for t, s in pairwise(route.times):
+            denoised = route.denoised(x, t)
+            transition = route.schedule.transition(s, t)
             x = transition.posterior_mean(denoised.x_0, x)
             if s > 0:
-                x = x + self._std(transition, denoised) * noise.normal_like(x)
+                x = x + self._std(transition, denoised) * route.noise.normal_like(x)
             yield x, denoised.x_0
 
     def _std(self, transition: Transition, denoised: Denoised) -> Tensor:
@@ -85,20 +77,13 @@ class DDIMSampler(Sampler):
     grid: AnyGrid = UniformGrid()
     clip: AnyClip = ClipToRange()
 
-    def walk(
-        self,
-        denoiser: Denoiser,
-        x: Images,
-        times: TimeGrid,
-        labels: Labels | None,
-        noise: RandomStream,
-    ) -> Iterator[Step]:
-        for t, s in pairwise(times):
-            denoised = denoiser(x, t, labels)
-            transition = denoiser.schedule.transition(s, t)
+    def walk(self, x: Images, route: Route) -> Iterator[Step]:
+        for t, s in pairwise(route.times):
+            denoised = route.denoised(x, t)
+            transition = route.schedule.transition(s, t)
             redrawn = self.eta**2 * transition.tau  # share of the variance at s that is redrawn
             kept = transition.sigma_s * (1 - redrawn).sqrt()
             x = per_image(transition.alpha_s, x) * denoised.x_0 + kept * denoised.eps
             if self.eta > 0 and s > 0:
-                x = x + transition.sigma_s * redrawn.sqrt() * noise.normal_like(x)
+                x = x + transition.sigma_s * redrawn.sqrt() * route.noise.normal_like(x)
             yield x, denoised.x_0

@@ -5,14 +5,12 @@ from typing import Literal
 
 from sfumato.core.config import PositiveInt, component
 from sfumato.core.errors import ConfigError
-from sfumato.core.images import Images, Labels
-from sfumato.core.noise import RandomStream
-from sfumato.diffusion.denoiser import AnyClip, ClipToRange, Denoiser, NoClip, NoiseLevels
+from sfumato.core.images import Images
+from sfumato.diffusion.denoiser import AnyClip, ClipToRange, NoClip, NoiseLevels
 from sfumato.diffusion.grid import KarrasGrid, TrailingGrid
-from sfumato.diffusion.noise_schedule import TimeGrid
 from sfumato.diffusion.samplers.ancestral import DDIMSampler
 from sfumato.diffusion.samplers.ipndm import IPNDMSampler
-from sfumato.diffusion.samplers.sampler import Sampler, Step, check_between_steps
+from sfumato.diffusion.samplers.sampler import Route, Sampler, Step, check_between_steps
 
 FEW_STEPS = 8
 """Below, extrapolating eps from three values does more harm than good."""
@@ -49,12 +47,5 @@ class AutoSampler(Sampler):
         """Refuse what the chosen sampler refuses."""
         self.for_model(model).check(model)
 
-    def walk(
-        self,
-        denoiser: Denoiser,
-        x: Images,
-        times: TimeGrid,
-        labels: Labels | None,
-        noise: RandomStream,
-    ) -> Iterator[Step]:
-        return self.for_model(denoiser).walk(denoiser, x, times, labels, noise)
+    def walk(self, x: Images, route: Route) -> Iterator[Step]:
+        return self.for_model(route.denoiser).walk(x, route)

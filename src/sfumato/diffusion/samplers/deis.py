@@ -10,12 +10,11 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from sfumato.core.config import PositiveInt, component
-from sfumato.core.images import Images, Labels
-from sfumato.core.noise import RandomStream
-from sfumato.diffusion.denoiser import AnyClip, Denoiser, NoClip
+from sfumato.core.images import Images
+from sfumato.diffusion.denoiser import AnyClip, NoClip
 from sfumato.diffusion.grid import AnyGrid, LogSnrGrid
-from sfumato.diffusion.noise_schedule import NoiseSchedule, TimeGrid, Times
-from sfumato.diffusion.samplers.sampler import Sampler, Step
+from sfumato.diffusion.noise_schedule import NoiseSchedule, Times
+from sfumato.diffusion.samplers.sampler import Route, Sampler, Step
 
 Basis = Literal["t", "rho", "log_rho"]
 Levels = Float64[Tensor, "..."]
@@ -40,23 +39,16 @@ class DEISSampler(Sampler):
     grid: AnyGrid = LogSnrGrid()
     clip: AnyClip = NoClip()
 
-    def walk(
-        self,
-        denoiser: Denoiser,
-        x: Images,
-        times: TimeGrid,
-        labels: Labels | None,
-        noise: RandomStream,
-    ) -> Iterator[Step]:
-        schedule = denoiser.schedule
-        rho = (-schedule.log_snr(times) / 2).exp()
+    def walk(self, x: Images, route: Route) -> Iterator[Step]:
+        schedule = route.schedule
+        rho = (-schedule.log_snr(route.times) / 2).exp()
         past: list[tuple[Times, Images]] = []  # (rho, eps), newest first
-        for step, (t, s) in enumerate(pairwise(times)):
-            denoised = denoiser(x, t, labels)
+        for step, (t, s) in enumerate(pairwise(route.times)):
+            denoised = route.denoised(x, t)
             past = [(rho[step], denoised.eps), *(p for p in past[:3] if p[0].isfinite())]
             order: int = self.order if s > 0 else 1
             if self.lower_order_final:
-                order = min(order, len(times) - 1 - step)
+                order = min(order, len(route.times) - 1 - step)
             alpha_s, sigma_s = schedule.alpha_sigma(s)
             # Were eps constant: DDIM. What the older values change is added to that.
             x = alpha_s * denoised.x_0 + sigma_s * denoised.eps

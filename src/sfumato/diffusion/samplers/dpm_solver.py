@@ -11,12 +11,12 @@ from typing import Literal
 import torch
 
 from sfumato.core.config import PositiveInt, component
-from sfumato.core.images import Images, Labels
+from sfumato.core.images import Images
 from sfumato.core.noise import RandomStream
-from sfumato.diffusion.denoiser import AnyClip, Denoiser, NoClip, NoiseLevels
+from sfumato.diffusion.denoiser import AnyClip, NoClip, NoiseLevels
 from sfumato.diffusion.grid import AnyGrid, LogSnrGrid
-from sfumato.diffusion.noise_schedule import TimeGrid, Times, Transition
-from sfumato.diffusion.samplers.sampler import Sampler, Step
+from sfumato.diffusion.noise_schedule import Times, Transition
+from sfumato.diffusion.samplers.sampler import Route, Sampler, Step
 
 Order = Literal[1, 2, 3]
 Past = list[tuple[Times, Images]]
@@ -53,28 +53,21 @@ class DPMSolverMultistepSampler(Sampler):
         if self.stochastic and self.order == 3:
             raise ValueError("dpm_solver_multistep: the stochastic solver has order 1 or 2, not 3")
 
-    def walk(
-        self,
-        denoiser: Denoiser,
-        x: Images,
-        times: TimeGrid,
-        labels: Labels | None,
-        noise: RandomStream,
-    ) -> Iterator[Step]:
-        schedule = denoiser.schedule
-        lambdas = schedule.log_snr(times) / 2
+    def walk(self, x: Images, route: Route) -> Iterator[Step]:
+        schedule = route.schedule
+        lambdas = schedule.log_snr(route.times) / 2
         past: Past = []
-        for step, (t, s) in enumerate(pairwise(times)):
-            denoised = denoiser(x, t, labels)
+        for step, (t, s) in enumerate(pairwise(route.times)):
+            denoised = route.denoised(x, t)
             # lambda cannot be extrapolated from pure noise.
             past = [(lambdas[step], denoised.x_0), *(p for p in past[:2] if p[0].isfinite())]
             order: int = self.order if s > 0 else 1
             if self.lower_order_final:
-                order = min(order, len(times) - 1 - step)
+                order = min(order, len(route.times) - 1 - step)
             h = lambdas[step + 1] - lambdas[step]
             between = schedule.transition(s, t)
             if self.stochastic:
-                x = _stochastic_step(between, x, h, past[:order], noise)
+                x = _stochastic_step(between, x, h, past[:order], route.noise)
             else:
                 x = _step(between, x, h, past[:order], self.halved_curvature)
             yield x, denoised.x_0
@@ -149,23 +142,14 @@ class DPMSolverSinglestepSampler(Sampler):
                 "pure noise; use dpm_solver_multistep, or a grid with sigma_max"
             )
 
-    def walk(
-        self,
-        denoiser: Denoiser,
-        x: Images,
-        times: TimeGrid,
-        labels: Labels | None,
-        noise: RandomStream,
-    ) -> Iterator[Step]:
-        for t, s in pairwise(times):
-            denoised = denoiser(x, t, labels)
-            x = self._step(denoiser, x, t, s, labels, denoised.x_0)
+    def walk(self, x: Images, route: Route) -> Iterator[Step]:
+        for t, s in pairwise(route.times):
+            denoised = route.denoised(x, t)
+            x = self._step(x, route, t, s, denoised.x_0)
             yield x, denoised.x_0
 
-    def _step(
-        self, denoiser: Denoiser, x: Images, t: Times, s: Times, labels: Labels | None, x_0: Images
-    ) -> Images:
-        schedule = denoiser.schedule
+    def _step(self, x: Images, route: Route, t: Times, s: Times, x_0: Images) -> Images:
+        schedule = route.schedule
         _, sigma_t = schedule.alpha_sigma(t)
         lambda_t = schedule.log_snr(t) / 2
         h = schedule.log_snr(s) / 2 - lambda_t
@@ -179,15 +163,15 @@ class DPMSolverSinglestepSampler(Sampler):
         alpha_s, _ = schedule.alpha_sigma(s)
         if self.order == 2:
             middle = schedule.time(2 * (lambda_t + h / 2))
-            x_0_middle = denoiser(first_order(middle, 0.5), middle, labels).x_0
+            x_0_middle = route.denoised(first_order(middle, 0.5), middle).x_0
             return first_order(s, 1.0) - alpha_s * torch.expm1(-h) * (x_0_middle - x_0)
         r_1, r_2 = 1 / 3, 2 / 3
         third = schedule.time(2 * (lambda_t + r_1 * h))
-        x_0_third = denoiser(first_order(third, r_1), third, labels).x_0
+        x_0_third = route.denoised(first_order(third, r_1), third).x_0
         two_thirds = schedule.time(2 * (lambda_t + r_2 * h))
         alpha, _ = schedule.alpha_sigma(two_thirds)
         phi = torch.expm1(-r_2 * h) / (r_2 * h) + 1
         guess = first_order(two_thirds, r_2) + r_2 / r_1 * alpha * phi * (x_0_third - x_0)
-        x_0_two_thirds = denoiser(guess, two_thirds, labels).x_0
+        x_0_two_thirds = route.denoised(guess, two_thirds).x_0
         phi_2 = torch.expm1(-h) / h + 1
         return first_order(s, 1.0) + alpha_s * phi_2 / r_2 * (x_0_two_thirds - x_0)

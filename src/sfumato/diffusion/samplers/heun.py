@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from sfumato.core.config import NonNegativeFloat, PositiveInt, component
-from sfumato.core.images import Images, Labels
+from sfumato.core.images import Images
 from sfumato.core.noise import RandomStream
-from sfumato.diffusion.denoiser import AnyClip, Denoised, Denoiser, NoClip
+from sfumato.diffusion.denoiser import AnyClip, Denoised, NoClip
 from sfumato.diffusion.grid import AnyGrid, KarrasGrid
-from sfumato.diffusion.noise_schedule import NoiseSchedule, TimeGrid, Times
-from sfumato.diffusion.samplers.sampler import Sampler, Step
+from sfumato.diffusion.noise_schedule import NoiseSchedule, Times
+from sfumato.diffusion.samplers.sampler import Route, Sampler, Step
 
 
 @component
@@ -68,18 +68,11 @@ class EulerSampler(Sampler):
     def leaves_grid(self) -> bool:
         return self.churn.amount > 0
 
-    def walk(
-        self,
-        denoiser: Denoiser,
-        x: Images,
-        times: TimeGrid,
-        labels: Labels | None,
-        noise: RandomStream,
-    ) -> Iterator[Step]:
-        schedule = denoiser.schedule
-        for t, s in pairwise(times):
-            x, t = self.churn(schedule, x, t, self.steps, noise)
-            denoised = denoiser(x, t, labels)
+    def walk(self, x: Images, route: Route) -> Iterator[Step]:
+        schedule = route.schedule
+        for t, s in pairwise(route.times):
+            x, t = self.churn(schedule, x, t, self.steps, route.noise)
+            denoised = route.denoised(x, t)
             x = euler_step(schedule, denoised, s)
             yield x, denoised.x_0
 
@@ -109,21 +102,14 @@ class HeunSampler(Sampler):
     def leaves_grid(self) -> bool:
         return self.churn.amount > 0
 
-    def walk(
-        self,
-        denoiser: Denoiser,
-        x: Images,
-        times: TimeGrid,
-        labels: Labels | None,
-        noise: RandomStream,
-    ) -> Iterator[Step]:
-        schedule = denoiser.schedule
-        for t, s in pairwise(times):
-            x, t = self.churn(schedule, x, t, self.steps, noise)
-            first = denoiser(x, t, labels)
+    def walk(self, x: Images, route: Route) -> Iterator[Step]:
+        schedule = route.schedule
+        for t, s in pairwise(route.times):
+            x, t = self.churn(schedule, x, t, self.steps, route.noise)
+            first = route.denoised(x, t)
             x = euler_step(schedule, first, s)
             if s > 0:
-                x = x + _correction(schedule, t, s, first, denoiser(x, s, labels))
+                x = x + _correction(schedule, t, s, first, route.denoised(x, s))
             yield x, first.x_0
 
 

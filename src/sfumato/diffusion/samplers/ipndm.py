@@ -5,12 +5,11 @@ from itertools import pairwise
 from typing import Literal
 
 from sfumato.core.config import PositiveInt, component
-from sfumato.core.images import Images, Labels
-from sfumato.core.noise import RandomStream
-from sfumato.diffusion.denoiser import AnyClip, Denoised, Denoiser, NoClip, NoiseLevels
+from sfumato.core.images import Images
+from sfumato.diffusion.denoiser import AnyClip, Denoised, NoClip, NoiseLevels
 from sfumato.diffusion.grid import AnyGrid, KarrasGrid
-from sfumato.diffusion.noise_schedule import TimeGrid, Times, Transition
-from sfumato.diffusion.samplers.sampler import Sampler, Step
+from sfumato.diffusion.noise_schedule import Times, Transition
+from sfumato.diffusion.samplers.sampler import Route, Sampler, Step
 
 ADAMS_BASHFORTH = {
     1: (1.0,),
@@ -35,19 +34,12 @@ class IPNDMSampler(Sampler):
     grid: AnyGrid = KarrasGrid()
     clip: AnyClip = NoClip()
 
-    def walk(
-        self,
-        denoiser: Denoiser,
-        x: Images,
-        times: TimeGrid,
-        labels: Labels | None,
-        noise: RandomStream,
-    ) -> Iterator[Step]:
+    def walk(self, x: Images, route: Route) -> Iterator[Step]:
         past: list[Images] = []
-        for t, s in pairwise(times):
-            denoised = denoiser(x, t, labels)
+        for t, s in pairwise(route.times):
+            denoised = route.denoised(x, t)
             past = [denoised.eps, *past[: self.order - 1]]
-            x = _transfer(denoiser.schedule.transition(s, t), denoised, _extrapolated(past))
+            x = _transfer(route.schedule.transition(s, t), denoised, _extrapolated(past))
             yield x, denoised.x_0
 
 
@@ -88,22 +80,15 @@ class PNDMSampler(Sampler):
                 "cannot be found from it; use ipndm"
             )
 
-    def walk(
-        self,
-        denoiser: Denoiser,
-        x: Images,
-        times: TimeGrid,
-        labels: Labels | None,
-        noise: RandomStream,
-    ) -> Iterator[Step]:
+    def walk(self, x: Images, route: Route) -> Iterator[Step]:
         past: list[Images] = []
-        for step, (t, s) in enumerate(pairwise(times)):
-            denoised = denoiser(x, t, labels)
+        for step, (t, s) in enumerate(pairwise(route.times)):
+            denoised = route.denoised(x, t)
             past = [denoised.eps, *past[:3]]
             eps = _extrapolated(past)
             if step < 3:
-                eps = _runge_kutta(denoiser, denoised, t, s, labels)
-            x = _transfer(denoiser.schedule.transition(s, t), denoised, eps)
+                eps = _runge_kutta(route, denoised, t, s)
+            x = _transfer(route.schedule.transition(s, t), denoised, eps)
             yield x, denoised.x_0
 
 
@@ -124,15 +109,13 @@ def _transfer(step: Transition, denoised: Denoised, eps: Images) -> Images:
     return x_s + slope * (eps - denoised.eps)
 
 
-def _runge_kutta(
-    denoiser: Denoiser, first: Denoised, t: Times, s: Times, labels: Labels | None
-) -> Images:
+def _runge_kutta(route: Route, first: Denoised, t: Times, s: Times) -> Images:
     """The classic mean of four slopes, each found by transfers from x (Liu et al., eq. 13)."""
     middle = (t + s) / 2
-    half = denoiser.schedule.transition(middle, t)
+    half = route.schedule.transition(middle, t)
     e_1 = first.eps
-    e_2 = denoiser(_transfer(half, first, e_1), middle, labels).eps
-    e_3 = denoiser(_transfer(half, first, e_2), middle, labels).eps
-    whole = denoiser.schedule.transition(s, t)
-    e_4 = denoiser(_transfer(whole, first, e_3), s, labels).eps
+    e_2 = route.denoised(_transfer(half, first, e_1), middle).eps
+    e_3 = route.denoised(_transfer(half, first, e_2), middle).eps
+    whole = route.schedule.transition(s, t)
+    e_4 = route.denoised(_transfer(whole, first, e_3), s).eps
     return (e_1 + 2 * e_2 + 2 * e_3 + e_4) / 6

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 
@@ -9,9 +10,9 @@ from sfumato.core.errors import ConfigError
 from sfumato.core.generative_model import OnStep
 from sfumato.core.images import Images, Labels
 from sfumato.core.noise import RandomStream
-from sfumato.diffusion.denoiser import AnyClip, Denoiser, NoClip, NoiseLevels, clipped
+from sfumato.diffusion.denoiser import AnyClip, Denoised, Denoiser, NoClip, NoiseLevels, clipped
 from sfumato.diffusion.grid import AnyGrid
-from sfumato.diffusion.noise_schedule import TimeGrid
+from sfumato.diffusion.noise_schedule import NoiseSchedule, TimeGrid, Times
 
 WORST_AMPLIFICATION = 1000.0
 """Largest factor by which an error of the network may count in an unclipped x_0. For an
@@ -20,6 +21,32 @@ still good, 20,000 at the end of the cosine."""
 
 Step = tuple[Images, Images]
 """x after a step, and the x_0 that was predicted in it."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """What a walk depends on besides its start.
+
+    Args:
+        denoiser: predicts x_0 and eps; guided and clipped, or not.
+        times: falling, or rising for a method that can follow the flow upwards.
+        labels: classes; None is unconditional.
+        noise: one stream per image.
+    """
+
+    denoiser: Denoiser
+    times: TimeGrid
+    labels: Labels | None
+    noise: RandomStream
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """That of the denoiser."""
+        return self.denoiser.schedule
+
+    def denoised(self, x_t: Images, t: Times) -> Denoised:
+        """The denoiser's prediction for the classes of the walk."""
+        return self.denoiser(x_t, t, self.labels)
 
 
 class Sampler(ABC):
@@ -108,7 +135,7 @@ class Sampler(ABC):
         sampler = self.for_model(denoiser)
         if times is None:
             times = sampler.grid(denoiser.schedule, sampler.steps)
-        steps = sampler.walk(clipped(denoiser, sampler.clip), x, times, labels, noise)
+        steps = sampler.walk(x, Route(clipped(denoiser, sampler.clip), times, labels, noise))
         while True:
             with torch.no_grad():
                 step = next(steps, None)
@@ -117,21 +144,13 @@ class Sampler(ABC):
             yield step
 
     @abstractmethod
-    def walk(
-        self,
-        denoiser: Denoiser,
-        x: Images,
-        times: TimeGrid,
-        labels: Labels | None,
-        noise: RandomStream,
-    ) -> Iterator[Step]:
-        """The method itself: a step for each pair of neighbours in `times`.
+    def walk(self, x: Images, route: Route) -> Iterator[Step]:
+        """The method itself: a step for each pair of neighbours in `route.times`.
 
         Gradients flow through it if the caller has them enabled.
 
         Args:
-            x: images at the first of `times`.
-            times: falling, or rising for a method that can follow the flow upwards.
+            x: images at the first of the times.
         """
 
 

@@ -10,13 +10,12 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from sfumato.core.config import PositiveInt, component
-from sfumato.core.images import Images, Labels
-from sfumato.core.noise import RandomStream
-from sfumato.diffusion.denoiser import AnyClip, Denoiser, NoClip
+from sfumato.core.images import Images
+from sfumato.diffusion.denoiser import AnyClip, NoClip
 from sfumato.diffusion.grid import AnyGrid, LogSnrGrid
-from sfumato.diffusion.noise_schedule import NoiseSchedule, TimeGrid, Times
+from sfumato.diffusion.noise_schedule import NoiseSchedule, Times
 from sfumato.diffusion.samplers.dpm_solver import Past
-from sfumato.diffusion.samplers.sampler import Sampler, Step
+from sfumato.diffusion.samplers.sampler import Route, Sampler, Step
 
 
 @component
@@ -46,28 +45,21 @@ class UniPCSampler(Sampler):
     grid: AnyGrid = LogSnrGrid()
     clip: AnyClip = NoClip()
 
-    def walk(
-        self,
-        denoiser: Denoiser,
-        x: Images,
-        times: TimeGrid,
-        labels: Labels | None,
-        noise: RandomStream,
-    ) -> Iterator[Step]:
-        schedule = denoiser.schedule
-        lambdas = schedule.log_snr(times) / 2
+    def walk(self, x: Images, route: Route) -> Iterator[Step]:
+        schedule = route.schedule
+        lambdas = schedule.log_snr(route.times) / 2
         past: Past = []
         corrected, order = x, 1
-        for step, (t, s) in enumerate(pairwise(times)):
-            denoised = denoiser(x, t, labels)
+        for step, (t, s) in enumerate(pairwise(route.times)):
+            denoised = route.denoised(x, t)
             new = (lambdas[step], denoised.x_0)
             if step > 0 and self.corrector and past[0][0].isfinite():
-                start = times[step - 1]
+                start = route.times[step - 1]
                 x = self._advance(schedule, corrected, start, t, past[:order], new)
             past = [new, *(point for point in past[:2] if point[0].isfinite())]
             order = min(self.order, len(past)) if s > 0 else 1
             if self.lower_order_final:
-                order = min(order, len(times) - 1 - step)
+                order = min(order, len(route.times) - 1 - step)
             corrected = x
             x = self._advance(schedule, corrected, t, s, past[:order], None)
             yield x, denoised.x_0
