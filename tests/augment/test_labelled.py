@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from sfumato.augment.affine import warp
 from sfumato.augment.labelled import NUM_LABELS, LabelledAugmentation
-from sfumato.augment.warp import warp
 from sfumato.core.config import merge
 from sfumato.core.errors import ConfigError
 from sfumato.core.images import Batch

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from sfumato.augment import affine
+from sfumato.augment.affine import move_pixels, transformed, warp
 from sfumato.augment.discriminator import step_aside, vary_colour
 from sfumato.augment.pipeline import amplify, cut_out, normalized_gain, recolour
-from sfumato.augment.warp import move_pixels, transformed, warp
 from sfumato.augment.wavelets import (
     MARGIN,
     SYM2,

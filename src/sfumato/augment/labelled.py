@@ -5,8 +5,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sfumato.augment import affine
+from sfumato.augment.affine import move_pixels, transformed, warp
 from sfumato.augment.pipeline import Chances
-from sfumato.augment.warp import move_pixels, transformed, warp
 from sfumato.core.config import PositiveFraction, component
 from sfumato.core.images import Images
 from sfumato.core.noise import RandomStream

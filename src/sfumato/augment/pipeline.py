@@ -7,8 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sfumato.augment import affine
-from sfumato.augment.affine import Colour, PerImage, Plane
-from sfumato.augment.warp import move_pixels, transformed, warp
+from sfumato.augment.affine import Colour, PerImage, Plane, move_pixels, transformed, warp
 from sfumato.augment.wavelets import band_axes
 from sfumato.core.config import component
 from sfumato.core.images import Images
