@@ -13,8 +13,10 @@ from torch.nn import functional as F
 from sfumato.core.config import merge
 from sfumato.experiment.training_run import train
 from sfumato.networks.ddpmpp import DDPMPPConfig
-from sfumato.networks.edm2 import DecoderBlock, EDM2Config, EncoderBlock
-from sfumato.networks.mp_layers import (
+from sfumato.networks.edm2 import (
+    DecoderBlock,
+    EDM2Config,
+    EncoderBlock,
     MPClassEmbedding,
     MPFourier,
     MPLayer,

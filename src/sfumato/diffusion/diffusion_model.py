@@ -24,8 +24,8 @@ from sfumato.diffusion.samplers.auto import AutoSampler
 from sfumato.diffusion.schedules import LinearBetaSchedule, Schedule
 from sfumato.diffusion.time_sampling import AnyTimeSampling, UniformTimes
 from sfumato.networks import TAKES_AUGMENT_LABELS, Network
+from sfumato.networks.edm2 import constraint
 from sfumato.networks.layers import TimeEmbedding
-from sfumato.networks.mp_layers import constraint
 
 
 @component

@@ -23,7 +23,7 @@ from sfumato.diffusion.parameterization import noise_label
 from sfumato.diffusion.schedules import LinearBetaSchedule, Schedule
 from sfumato.diffusion.time_sampling import UniformTimes
 from sfumato.networks import Network
-from sfumato.networks.mp_layers import constraint
+from sfumato.networks.edm2 import constraint
 
 Interval = tuple[float, float]
 """Two noise levels sigma / alpha, between which guidance acts."""

@@ -9,7 +9,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from sfumato.core.images import Labels
 from sfumato.core.noise import RandomStream
-from sfumato.networks.shapes import Maps
+from sfumato.networks.shapes import Latents, Maps
 
 
 class StyledGenerator(Protocol):
@@ -18,7 +18,7 @@ class StyledGenerator(Protocol):
     latent_dim: int
 
     def with_styles(
-        self, z: Float[Tensor, "B Z"], labels: Labels | None, noise: RandomStream | None
+        self, z: Latents, labels: Labels | None, noise: RandomStream | None
     ) -> tuple[Maps, Float[Tensor, "B L S"]]:
         """Images, and the w of each of their layers."""
         ...

@@ -17,7 +17,7 @@ from sfumato.networks.adversarial import (
     normalization_layer,
     normalize_weights,
 )
-from sfumato.networks.shapes import Maps, count_halvings
+from sfumato.networks.shapes import Latents, Maps, count_halvings
 
 
 @component
@@ -98,10 +98,7 @@ class DCGANGenerator(nn.Module):
         self.layers = nn.Sequential(*layers).apply(_initialize)
 
     def forward(
-        self,
-        z: Float[Tensor, "B Z"],
-        labels: Labels | None = None,
-        noise: RandomStream | None = None,
+        self, z: Latents, labels: Labels | None = None, noise: RandomStream | None = None
     ) -> Maps:
         x = z[:, :, None, None]
         if self.label is not None:

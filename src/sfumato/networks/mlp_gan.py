@@ -12,7 +12,7 @@ from sfumato.core.config import PositiveInt, component
 from sfumato.core.images import Labels, Shape
 from sfumato.core.noise import RandomStream
 from sfumato.networks.adversarial import NEEDS_LABELS
-from sfumato.networks.shapes import Maps
+from sfumato.networks.shapes import Latents, Maps
 
 
 @component
@@ -77,10 +77,7 @@ class MLPGenerator(nn.Module):
         self.layers = _perceptron(config, inputs, config.layers, math.prod(image_shape))
 
     def forward(
-        self,
-        z: Float[Tensor, "B Z"],
-        labels: Labels | None = None,
-        noise: RandomStream | None = None,
+        self, z: Latents, labels: Labels | None = None, noise: RandomStream | None = None
     ) -> Maps:
         x: Tensor = self.layers(_with_class(z, labels, self.num_classes))
         return x.view(-1, *self.image_shape)

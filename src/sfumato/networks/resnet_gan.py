@@ -21,7 +21,7 @@ from sfumato.networks.adversarial import (
     normalization_layer,
     normalize_weights,
 )
-from sfumato.networks.shapes import Maps, count_halvings
+from sfumato.networks.shapes import Latents, Maps, count_halvings
 
 
 @component
@@ -131,10 +131,7 @@ class ResNetGenerator(nn.Module):
         self.apply(_initialize)
 
     def forward(
-        self,
-        z: Float[Tensor, "B Z"],
-        labels: Labels | None = None,
-        noise: RandomStream | None = None,
+        self, z: Latents, labels: Labels | None = None, noise: RandomStream | None = None
     ) -> Maps:
         if self.label is not None:
             z = self.label(z[:, :, None, None], labels).flatten(1)

@@ -23,6 +23,8 @@ Resample = Literal["down", "up"]
 
 Maps = Float[Tensor, "B C H W"]
 """Feature maps."""
+Latents = Float[Tensor, "B Z"]
+"""Inputs z of a generator."""
 Embedding = Float[Tensor, "B E"]
 """Of the noise level and the class, a vector per image."""
 

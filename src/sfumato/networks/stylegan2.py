@@ -15,7 +15,7 @@ from sfumato.core.generative_model import Blocks
 from sfumato.core.images import Labels, Shape
 from sfumato.core.noise import RandomStream
 from sfumato.networks.adversarial import NEEDS_LABELS, Conditioning, TiledLabels
-from sfumato.networks.shapes import Maps
+from sfumato.networks.shapes import Latents, Maps
 from sfumato.networks.stylegan2_layers import (
     EqualizedConv,
     EqualizedLinear,
@@ -129,7 +129,7 @@ class StyleGAN2Generator(nn.Module):
         self.num_layers = len(self.noise_sizes) + 1
         """Layers that have a w of their own; an image layer shares that of the next block."""
 
-    def map(self, z: Float[Tensor, "B Z"], labels: Labels | None = None) -> Float[Tensor, "B S"]:
+    def map(self, z: Latents, labels: Labels | None = None) -> Float[Tensor, "B S"]:
         """w of z."""
         with torch.autocast(z.device.type, enabled=False):
             x = unit_size(z.float())
@@ -167,7 +167,7 @@ class StyleGAN2Generator(nn.Module):
         return image  # type: ignore[no-any-return]
 
     def with_styles(
-        self, z: Float[Tensor, "B Z"], labels: Labels | None, noise: RandomStream | None
+        self, z: Latents, labels: Labels | None, noise: RandomStream | None
     ) -> tuple[Maps, Float[Tensor, "B L S"]]:
         """Images as in training, and the w of each of their layers."""
         w = self.map(z, labels)
@@ -183,10 +183,7 @@ class StyleGAN2Generator(nn.Module):
         return self.draw(styles, noise), styles
 
     def forward(
-        self,
-        z: Float[Tensor, "B Z"],
-        labels: Labels | None = None,
-        noise: RandomStream | None = None,
+        self, z: Latents, labels: Labels | None = None, noise: RandomStream | None = None
     ) -> Maps:
         """Training mixes styles; otherwise they are truncated."""
         if self.training:
