@@ -30,7 +30,7 @@ from sfumato.runs.directory import read_json
 from sfumato.speed import plan_search
 from sfumato.speed.kernels.norm import find_compiler
 from sfumato.speed.plan import REFERENCE, Plan, apply_plan, computing
-from sfumato.speed.plan_search import TOLERANCE, Choice, Search
+from sfumato.speed.plan_search import TOLERANCE, Choice, PlanSearch
 from sfumato.speed.sampling import sample_images
 from sfumato.training.checkpoint import restore_tensors, trainer_tensors
 from sfumato.training.trainer import Trainer
@@ -61,7 +61,7 @@ def fixed(plan: Plan, base: dict[str, Any] = DIFFUSION, **training: Any) -> Any:
 @pytest.mark.parametrize("base", [DIFFUSION, GAN], ids=["diffusion", "gan"])
 def test_the_choice_is_the_quickest_that_agrees_with_the_reference(base: dict[str, Any]) -> None:
     config = experiment(base, **LONG)
-    choice = Search(workload(config, load(config.data).train, CPU)).run()
+    choice = PlanSearch(workload(config, load(config.data).train, CPU)).run()
     own = choice.seconds(choice.plan)
     assert own is not None
     assert choice.candidates[0].plan == REFERENCE
@@ -80,7 +80,7 @@ def test_the_choice_is_the_quickest_that_agrees_with_the_reference(base: dict[st
 def test_a_candidate_whose_gradient_is_off_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_search, "TOLERANCE", {"float32": 1e-3, "bfloat16": 1e-6})
     config = experiment(DIFFUSION, **LONG | {"layout": "contiguous", "kernels": False})
-    choice = Search(workload(config, load(config.data).train, CPU)).run()
+    choice = PlanSearch(workload(config, load(config.data).train, CPU)).run()
     assert choice.plan == REFERENCE
     (refused,) = [c for c in choice.candidates if c.plan.precision == "bfloat16"]
     assert refused.note == "error above the tolerance"
@@ -89,7 +89,7 @@ def test_a_candidate_whose_gradient_is_off_is_refused(monkeypatch: pytest.Monkey
 
 def test_what_the_config_fixes_is_not_chosen() -> None:
     config = experiment(DIFFUSION, **LONG | {"precision": "bfloat16", "layout": "channels_last"})
-    choice = Search(workload(config, load(config.data).train, CPU)).run()
+    choice = PlanSearch(workload(config, load(config.data).train, CPU)).run()
     assert (choice.plan.precision, choice.plan.layout) == ("bfloat16", "channels_last")
     given = choose_plan(fixed(FAST, **LONG), load(config.data).train, CPU)
     assert (given.plan, given.source) == (FAST, "given")
@@ -110,7 +110,7 @@ def test_a_choice_is_remembered_for_this_network_and_batch(monkeypatch: pytest.M
         raise AssertionError("timed again")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Search, "run", refuse)
+        patched.setattr(PlanSearch, "run", refuse)
         again = choose_plan(config, data, CPU)
         assert (again.plan, again.source) == (first.plan, "remembered")
         with pytest.raises(AssertionError, match="timed again"):

@@ -6,7 +6,7 @@ are drawn with it. Functions that compute with a model take the plan as an argum
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Literal
 
@@ -128,9 +128,9 @@ def compile_networks(phases: Sequence[Phase]) -> None:
         network.compile(dynamic=False)
 
 
-def eagerly() -> AbstractContextManager[object]:
-    """A context in which compiled networks compute without the compiler."""
-    return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
+def eagerly(compiled: bool) -> AbstractContextManager[object]:
+    """A context in which networks compute without the compiler, if they are `compiled`."""
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

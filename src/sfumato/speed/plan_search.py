@@ -152,7 +152,7 @@ def find_plan(work: Workload) -> Choice:
     remembered = distributed.on_main(lambda: _recall(work.place) or _while_busy.get(work.place))
     if remembered is not None:
         return remembered
-    choice = Search(work).run()
+    choice = PlanSearch(work).run()
     if distributed.on_main(is_busy):
         # For the other arms of a study in this process, and no longer.
         _while_busy[work.place] = replace(choice, source="timed on a busy machine")
@@ -172,7 +172,7 @@ def time_plans(choice: Choice, plans: Iterable[Plan], work: Workload) -> Choice:
     missing = wanted - {candidate.plan for candidate in choice.candidates}
     if not choice.candidates or not missing:
         return choice
-    search = Search(work)
+    search = PlanSearch(work)
     search.try_plan(REFERENCE)  # its gradient is what the others are checked against
     found = tuple(search.try_plan(plan) for plan in sorted(missing, key=str))
     choice = replace(choice, candidates=(*choice.candidates, *found))
@@ -181,7 +181,7 @@ def time_plans(choice: Choice, plans: Iterable[Plan], work: Workload) -> Choice:
     return choice
 
 
-class Search:
+class PlanSearch:
     """Times plans for one workload."""
 
     def __init__(self, work: Workload) -> None:

@@ -71,7 +71,7 @@ class Doctor:
         self.state, self._log = state, log
         self._class_shares = class_shares
         self._extremes = extreme_share(data)
-        self._spread = spread(data)
+        self._spread = pixel_spread(data)
 
     def __call__(self, trainer: Trainer) -> None:
         """Look at the last batch, the pace of the data, and what the model itself reports."""
@@ -155,7 +155,7 @@ class Doctor:
                 f"black or white (of the data {self._extremes:.0%}); a lower learning rate, or "
                 "less guidance, helps"
             )
-        if spread(samples) < CONSTANT * self._spread:
+        if pixel_spread(samples) < CONSTANT * self._spread:
             self.warn(
                 f"the samples are nearly identical {at}: the model has collapsed, or has not "
                 "learned yet; train longer, or at a lower learning rate"
@@ -231,7 +231,7 @@ def extreme_share(images: UInt8Images) -> float:
     return float(((images == 0) | (images == 255)).float().mean())
 
 
-def spread(images: UInt8Images) -> float:
+def pixel_spread(images: UInt8Images) -> float:
     """Mean over pixels of the standard deviation over images."""
     return float(images.float().std(0, correction=0).mean())
 

@@ -5,7 +5,6 @@ A hook is an action with an interval. The loop calls those that are due in the o
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -79,13 +78,13 @@ class LogLosses:
 
     def _write(self, trainer: Trainer, means: dict[str, float]) -> None:
         if distributed.is_main() and not trainer.sharded:
-            with eagerly() if trainer.plan.compile else nullcontext():
+            with eagerly(trainer.plan.compile):
                 means |= self._probe.look(trainer.model, trainer.config.batch_size)
         self._doctor.check_discriminator(means)
         self._log.write_losses(trainer.state, means)
 
 
-class Pictures:
+class SamplePictures:
     """Writes pictures of samples at fixed noise, one class per row, named by images seen.
 
     Samples are drawn in the main process; by all when the model is sharded.

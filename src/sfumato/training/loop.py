@@ -17,8 +17,8 @@ from sfumato.training.doctor import LOWERED, DiscriminatorProbe, Diverged, Docto
 from sfumato.training.hooks import (
     Hook,
     LogLosses,
-    Pictures,
     ProgressBar,
+    SamplePictures,
     SampleScores,
     Scoring,
     Snapshots,
@@ -63,7 +63,7 @@ class TrainingLoop:
         self._losses = LogLosses(
             config.log_images, self.run_log, self._doctor, DiscriminatorProbe(splits)
         )
-        self._pictures = Pictures(config.sample_images, run_dir, self._doctor)
+        self._pictures = SamplePictures(config.sample_images, run_dir, self._doctor)
         self._progress = ProgressBar(record["name"], trainer, self.run_log)
         self.hooks: list[Hook] = [self._losses, self._doctor, self._pictures]
         if score is not None:

@@ -30,9 +30,7 @@ class Adam:
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     epsilon: float = 1e-8
 
-    def build(
-        self, module: torch.nn.Module, learning_rate: float, fast: bool = True
-    ) -> torch.optim.Optimizer:
+    def build(self, module: nn.Module, learning_rate: float, fast: bool) -> torch.optim.Optimizer:
         """The optimizer; fused if `fast`."""
         return torch.optim.Adam(
             module.parameters(),
@@ -53,9 +51,7 @@ class AdamW:
     epsilon: float = 1e-8
     weight_decay: float = 0.01
 
-    def build(
-        self, module: torch.nn.Module, learning_rate: float, fast: bool = True
-    ) -> torch.optim.Optimizer:
+    def build(self, module: nn.Module, learning_rate: float, fast: bool) -> torch.optim.Optimizer:
         """The optimizer; fused if `fast`."""
         return torch.optim.AdamW(
             module.parameters(),
@@ -75,9 +71,7 @@ class SGD:
     kind: Literal["sgd"] = "sgd"
     momentum: float = 0.9
 
-    def build(
-        self, module: torch.nn.Module, learning_rate: float, fast: bool = True
-    ) -> torch.optim.Optimizer:
+    def build(self, module: nn.Module, learning_rate: float, fast: bool) -> torch.optim.Optimizer:
         """The optimizer. Its fused form does not support sharded parameters."""
         return torch.optim.SGD(module.parameters(), lr=learning_rate, momentum=self.momentum)
 
@@ -90,9 +84,7 @@ class RMSprop:
     kind: Literal["rmsprop"] = "rmsprop"
     smoothing: float = 0.99
 
-    def build(
-        self, module: torch.nn.Module, learning_rate: float, fast: bool = True
-    ) -> torch.optim.Optimizer:
+    def build(self, module: nn.Module, learning_rate: float, fast: bool) -> torch.optim.Optimizer:
         """The optimizer."""
         return torch.optim.RMSprop(module.parameters(), lr=learning_rate, alpha=self.smoothing)
 
@@ -108,9 +100,7 @@ class MuonConfig:
     epsilon: float = 1e-8
     weight_decay: float = 0.01
 
-    def build(
-        self, module: torch.nn.Module, learning_rate: float, fast: bool = True
-    ) -> torch.optim.Optimizer:
+    def build(self, module: nn.Module, learning_rate: float, fast: bool) -> torch.optim.Optimizer:
         """The optimizer; if `fast` its AdamW is fused and its iteration in bfloat16.
 
         Raises:

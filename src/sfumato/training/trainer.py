@@ -6,7 +6,7 @@ that was never interrupted, bit for bit on the CPU.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -115,14 +115,7 @@ class Trainer:
 
     def prepare(self, images: UInt8Images, labels: Labels | None) -> Batch:
         """This process's images on the device, augmented, in [-1, 1]."""
-        config = self.config
-        noise = TrainingNoise(
-            config.seed,
-            self.state.step,
-            "augment",
-            global_batch=config.batch_size,
-            which=distributed.local_slice(config.batch_size),
-        )
+        noise = self._noise("augment", distributed.local_slice(self.config.batch_size))
         images = self.augment(images.to(self.device), noise)
         labels = None if labels is None else labels.to(self.device)
         return Batch(from_uint8(images), labels, self.state.images)
@@ -160,7 +153,7 @@ class Trainer:
         optimizer.zero_grad(set_to_none=True)
         for part, noise in self._micro_batches(batch, phase.name):
             is_eager = self.plan.compile and phase.double_backward
-            with computing(self.device, self.plan), eagerly() if is_eager else nullcontext():
+            with computing(self.device, self.plan), eagerly(is_eager):
                 losses = self._losses(phase, part, noise)
             mean = losses.float().sum() / config.batch_size * (phase.every if phase.lazy else 1)
             if self.sharded:  # its gradients are averaged over the processes, not summed
@@ -183,14 +176,13 @@ class Trainer:
         size = config.micro_batch_size or len(batch)
         for start in range(0, len(batch), size):
             end = min(start + size, len(batch))
-            noise = TrainingNoise(
-                config.seed,
-                self.state.step,
-                phase,
-                global_batch=config.batch_size,
-                which=slice(share.start + start, share.start + end),
-            )
+            noise = self._noise(phase, slice(share.start + start, share.start + end))
             yield batch.part(slice(start, end)), noise
+
+    def _noise(self, purpose: str, which: slice) -> TrainingNoise:
+        """The streams of this step for some images of the global batch."""
+        seed, size = self.config.seed, self.config.batch_size
+        return TrainingNoise(seed, self.state.step, purpose, global_batch=size, which=which)
 
     def _losses(self, phase: Phase, batch: Batch, noise: TrainingNoise) -> Float[Tensor, " B"]:
         """The losses of a phase, counted."""
@@ -228,7 +220,7 @@ class Trainer:
             torch.no_grad(),
             weights_in_use(self.averages),
             computing(self.device, self.plan),
-            eagerly() if self.plan.compile else nullcontext(),
+            eagerly(self.plan.compile),
         ):
             yield model
         model.train(was_training)

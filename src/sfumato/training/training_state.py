@@ -1,7 +1,6 @@
 """How far training is, and what a run remembers: the plain values that a checkpoint keeps."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
@@ -9,7 +8,13 @@ from typing import Any
 import pydantic
 from pydantic import ConfigDict
 
-from sfumato.core.config import component, parse
+from sfumato.core.config import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFraction,
+    component,
+    parse,
+)
 from sfumato.core.errors import ConfigError, RunError
 
 
@@ -40,25 +45,18 @@ class TrainingState:
         best: None until a Fréchet distance was measured.
     """
 
-    images: int
-    step: int
-    seconds: float
-    rows: int = 0
-    row_images: int = 0
-    row_seconds: float = 0.0
-    rate_factor: float = 1.0
-    largest_losses: dict[str, float] = field(default_factory=dict)
+    images: NonNegativeInt
+    step: NonNegativeInt
+    seconds: NonNegativeFloat
+    rows: NonNegativeInt = 0
+    row_images: NonNegativeInt = 0
+    row_seconds: NonNegativeFloat = 0.0
+    rate_factor: PositiveFraction = 1.0
+    largest_losses: dict[str, NonNegativeFloat] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     winning_since: int | None = None
     loss_scale: tuple[float, int] | None = None
     best: Best | None = None
-
-    def __post_init__(self) -> None:
-        counts = (self.images, self.step, self.rows, self.row_images)
-        numbers = (self.seconds, self.row_seconds, *self.largest_losses.values())
-        good = min(counts) >= 0 and all(math.isfinite(x) and x >= 0 for x in numbers)
-        if not good or not 0 < self.rate_factor <= 1:
-            raise ValueError("positions, times and losses should be finite and not below 0")
 
     def restore(self, saved: "TrainingState") -> None:
         """Take over all values of `saved`."""
