@@ -29,7 +29,7 @@ from sfumato.training.averages import (
     write_snapshots,
 )
 from sfumato.training.loggers import open_loggers
-from sfumato.training.loss_means import BIN_NAMES, LossMeans
+from sfumato.training.training_state import BIN_NAMES, LossMeans
 from support.experiments import DIFFUSION, GAN, experiment
 from support.processes import silent
 

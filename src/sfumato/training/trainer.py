@@ -27,9 +27,8 @@ from sfumato.core.images import Batch, Labels, UInt8Images, from_uint8
 from sfumato.core.noise import TrainingNoise, derive_seed
 from sfumato.speed.plan import apply_plan, compile_networks, computing, eagerly, tf32
 from sfumato.training.averages import AveragedWeights, weights_in_use
-from sfumato.training.loss_means import LossMeans
 from sfumato.training.training_config import TrainingConfig, plan_of
-from sfumato.training.training_state import TrainingState, initial_state
+from sfumato.training.training_state import LossMeans, TrainingState, initial_state
 
 
 @dataclass
