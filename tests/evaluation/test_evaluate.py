@@ -309,7 +309,7 @@ def gap_in_widths(splits: Splits, reference: HeldOut) -> float:
     width = reference.floors["frechet_distance"].standard_error
     assert width is not None
     random = np.random.Generator(np.random.PCG64(0))
-    held_out, floor = reference._held_out.vectors, reference._floor.vectors
+    held_out, floor = reference.real.features.vectors, reference.floor[0].features.vectors
 
     def draw(labels: np.ndarray, parts: int) -> list[list[int]]:
         """`parts` disjoint draws."""

@@ -13,7 +13,7 @@ from sfumato.core.noise import generator
 from sfumato.core.tensors import write_tensors
 from sfumato.evaluation.image_sources import ArrayImages
 from sfumato.evaluation.judge import make_folds
-from sfumato.evaluation.reference import HeldOut, scores_by_class
+from sfumato.evaluation.reference import HeldOut, Side, scores_by_class
 from sfumato.evaluation.score import plain, score
 from sfumato.experiment.score_run import StoredScores, evaluate_run, load_scores, save_scores
 from sfumato.metrics import find_metric
@@ -38,8 +38,8 @@ def kept(run_dir: Path, features: Tensor) -> StoredScores:
     """The scores by class of a run, written to its directory and read again."""
     run_dir.mkdir()
     g = generator("real")
-    real = ImageFeatures(torch.randn(200, D, generator=g)), torch.arange(200) % 2
-    generated = ImageFeatures(features), LABELS
+    real = Side(ImageFeatures(torch.randn(200, D, generator=g)), torch.arange(200) % 2)
+    generated = Side(ImageFeatures(features), LABELS)
     metrics = [find_metric(KEY), find_metric("kernel_distance")]
     classes = scores_by_class(metrics, generated, real, ("cat", "dog"))
     mapping = {"scores": {}, "classes": {name: plain(own) for name, own in classes.items()}}

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from sfumato.core.console import progress_bar
 from sfumato.core.errors import ConfigError
 from sfumato.core.files import atomic_path, cache_folder
-from sfumato.data.cache import make_folder
 from sfumato.data.dataset import Splits
 from sfumato.evaluation.feature_cache import FeatureCache
 from sfumato.evaluation.image_sources import shuffled
@@ -18,6 +17,7 @@ from sfumato.evaluation.protocol import (
     ClassifierFeatures,
     EvaluationConfig,
     build_protocol,
+    feature_network,
     named_metrics,
     stamped,
 )
@@ -94,7 +94,7 @@ def floor_curve(splits: Splits, config: EvaluationConfig, cache: Path | None = N
         prepared = HeldOut(splits, replace(config, metrics=("frechet_distance",)), cache)
         network, rows = prepared.network, np.sort(prepared.folds.judge)
     else:
-        network = config.features.build(make_folder(cache / "weights"))
+        network = feature_network(config.features, cache)
     total = len(rows) + len(held_out)
     if total < 2 * FIRST:
         raise ConfigError(

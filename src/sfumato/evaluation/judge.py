@@ -64,12 +64,12 @@ def make_folds(splits: Splits, num_images: int | None, seed: int) -> Folds:
         ConfigError: N is larger than the held-out split or the training images allow.
     """
     train, held_out = len(splits.train), len(splits.held_out)
-    reach = int(LARGEST_SHARE * train)
-    count = min(held_out, reach) if num_images is None else num_images
+    reach, most = int(LARGEST_SHARE * train), most_images(splits)
+    count = most if num_images is None else num_images
     if count > held_out:
         raise ConfigError(
             f"evaluation.num_images is {count}, but only {held_out} images are held out; set it "
-            f"to at most {min(held_out, reach)} (or leave it out), hold out more with "
+            f"to at most {most} (or leave it out), hold out more with "
             "data.held_out, or score against the training images: sfumato evaluate RUN DATA:train"
         )
     if count > reach:
@@ -86,6 +86,11 @@ def make_folds(splits: Splits, num_images: int | None, seed: int) -> Folds:
     order = _shuffled(splits.train, seed)
     set_aside = max(count, train // 2)
     return Folds(order[:count], order[set_aside:], order[:set_aside])
+
+
+def most_images(splits: Splits) -> int:
+    """The largest N that the data allow."""
+    return min(len(splits.held_out), int(LARGEST_SHARE * len(splits.train)))
 
 
 def _shuffled(train: Dataset, seed: int) -> Indices:
@@ -177,7 +182,7 @@ def _train(
     optimizer = torch.optim.AdamW(classifier.parameters(), weight_decay=1e-2)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=6e-3, total_steps=steps)
     classifier.train()
-    with progress_bar("training a classifier", steps) as tell:
+    with progress_bar("training a classifier", steps) as on_progress:
         for step in range(steps):
             at = fold[order.at(step * batch, batch)]
             images = shifted(from_uint8(dataset.take(at)), shifts).to(device)
@@ -187,7 +192,7 @@ def _train(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             rate.step()
-            tell(step + 1)
+            on_progress(step + 1)
 
 
 def shifted(images: Images, random: torch.Generator) -> Images:

@@ -137,10 +137,8 @@ class ClassifierFeatures:
         return ClassifierConfig(width=self.width, num_features=self.num_features)
 
 
-Features = Annotated[
-    ClassifierFeatures | InceptionFeatures | EfficientNetFeatures | TimmFeatures,
-    Field(discriminator="kind"),
-]
+PretrainedFeatures = InceptionFeatures | EfficientNetFeatures | TimmFeatures
+Features = Annotated[ClassifierFeatures | PretrainedFeatures, Field(discriminator="kind")]
 MetricName = Annotated[str, AfterValidator(lambda name: find_metric(name).key)]
 """The key of a metric; an alias such as "fid" is accepted and replaced by the key."""
 
@@ -202,3 +200,8 @@ def default_features(shape: Shape, has_classes: bool, cache: Path | None = None)
         say(f"features efficientnet-lite0, since those of the FID are unavailable: {error}")
         return EfficientNetFeatures()
     return InceptionFeatures()
+
+
+def feature_network(features: PretrainedFeatures, cache: Path) -> FeatureNetwork:
+    """The network, its weights from the cache. Raises MetricError if it is unavailable."""
+    return features.build(make_folder(cache / "weights"))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,12 @@ import numpy as np
 import torch
 
 from sfumato.core.console import say
+from sfumato.core.errors import SfumatoError
 from sfumato.core.images import UInt8Images
 from sfumato.data.dataset import Dataset, Splits
 from sfumato.data.source import as_items
 from sfumato.evaluation.copies import Copies, find_copies
+from sfumato.evaluation.given_images import GivenImages, prepare
 from sfumato.evaluation.image_sources import (
     ArrayImages,
     GeneratedImages,
@@ -28,12 +30,10 @@ from sfumato.evaluation.protocol import (
     stamped_classes,
 )
 from sfumato.evaluation.reference import (
-    GivenImages,
     Reference,
     ScoresByClass,
     ScoresByKey,
-    Seen,
-    prepare,
+    Side,
     scores_of,
 )
 from sfumato.metrics import METRICS
@@ -46,7 +46,7 @@ POWER = 1.53
 MOST_IMAGES = 10_000_000
 """No advice to use more images than these."""
 UNEVEN, LISTED = 0.1, 5
-"""A class is listed if its floor has more or fewer images by that share; so many are listed."""
+"""A class is listed if its floor differs by that share of images; at most five are listed."""
 
 
 @dataclass(frozen=True)
@@ -126,37 +126,30 @@ def score(
     real = as_source(reference) if isinstance(reference, Dataset) else reference
     prepared = prepare(real, protocol, images, cache)
     seen = prepared.observe(images)
-    wanted = prepared.config.wanted
     stamp = prepared.protocol_of(images, seen)
-    scores = stamped(scores_of(wanted, seen.features, prepared.real), stamp)
-    floors = stamped(prepared.floors, stamp)
+    scores = scores_of(prepared.config.wanted, seen.features, prepared.real.features)
     classes, class_floors = {}, {}
     if by_class:
-        found = prepared.by_class(seen.features, seen.classes)
-        classes, class_floors = prepared.stamped_by_class(found, stamp), prepared.class_floors
-    if prepared.names_both:
-        class_floors = stamped_classes(class_floors, stamp)
-    absent = [
-        f"no {metric.label}: {reason}"
-        for metric in wanted
-        if (reason := metric.lacks(seen.features, prepared.real))
-    ]
-    notes = _notes_on_sets(images, prepared, classes, class_floors) if prepared.names_both else []
+        classes = prepared.stamped_by_class(prepared.by_class(seen), stamp)
+        class_floors = prepared.class_floors
+        if prepared.given is not None:
+            class_floors = stamped_classes(class_floors, stamp)
     copies, on_copies = _copies(images, prepared, seen)
-    if isinstance(images, GeneratedImages):
-        # No part of the digest: models and samplers are what is compared.
-        stamp = {**stamp, **images.provenance(images.seeds(prepared.num_images))}
-    return Scores(
-        scores=scores,
-        floors=floors,
+    found = Scores(
+        scores=stamped(scores, stamp),
+        floors=stamped(prepared.floors, stamp),
         protocol=stamp,
         class_histogram=class_histogram(seen.features, prepared),
         classes=classes,
         class_floors=class_floors,
         copies=copies,
-        warnings=(*notes, *absent, *small_sample_warnings(scores, floors), *on_copies),
         features=seen.features,
     )
+    notes = (*warnings_of(found, images, prepared), *on_copies)
+    if isinstance(images, GeneratedImages):
+        # No part of the digest: models and samplers are what is compared.
+        stamp = {**stamp, **images.provenance(images.seeds(prepared.num_images))}
+    return replace(found, protocol=stamp, warnings=notes)
 
 
 def as_source(images: UInt8Images | Dataset | ImageSource) -> ImageSource:
@@ -176,18 +169,25 @@ def class_histogram(features: ImageFeatures, reference: Reference) -> dict[str, 
 
 
 def _copies(
-    samples: ImageSource, reference: Reference, seen: Seen
+    samples: ImageSource, reference: Reference, seen: Side
 ) -> tuple[Copies | None, list[str]]:
     """Copies of training images, if the protocol asks for them; else why there are none."""
-    splits, notes = reference.originals(samples)
+    try:
+        splits = reference.originals()
+    except SfumatoError as error:
+        name = getattr(reference.given, "name", "")
+        return None, [f"no training images of {name} to look for copies of: {error}"]
     if splits is None:
-        return None, notes
+        return None, []
+    if splits.train.image_shape != samples.image_shape:
+        return None, ["copies are looked for only among images of the training images' size"]
     if isinstance(reference, GivenImages):
         say(
             f"looking for copies of {len(splits.train):,} training images; "
             "evaluation.memorization=false leaves this out"
         )
-    return find_copies(seen.images, seen.features.vectors, splits, reference.cache), notes
+    assert seen.images is not None
+    return find_copies(seen.images, seen.features.vectors, splits, reference.cache), []
 
 
 def plain(scores: Mapping[str, Estimate]) -> dict[str, dict[str, float | int | str | None]]:
@@ -244,15 +244,28 @@ def small_sample_warnings(
     return notes
 
 
-def _notes_on_sets(
-    samples: ImageSource,
-    reference: Reference,
-    classes: ScoresByClass,
-    class_floors: ScoresByClass,
-) -> list[str]:
-    """What a reader should know of the scores of one given set against another."""
-    notes, real, learned = [], reference.given, reference.learned_from()
-    if real is not None and (common := _common(samples, real)):
+def warnings_of(scores: Scores, samples: ImageSource, reference: Reference) -> list[str]:
+    """Why a score or the floor is absent, and what a reader should know of the others."""
+    fake, real = scores.features, reference.real.features
+    assert fake is not None
+    absent = [
+        f"no {metric.label}: {reason}"
+        for metric in reference.config.wanted
+        if (reason := metric.lacks(fake, real))
+    ]
+    notes = []
+    if reference.floor is None:
+        notes.append("no floor: only mean and covariance of the reference are known, no images")
+    if isinstance(reference.given, ImageSource):
+        notes += _notes_on_sets(samples, reference.given, reference)
+        notes += _uneven_classes(scores.classes, scores.class_floors)
+    return notes + absent + small_sample_warnings(scores.scores, scores.floors)
+
+
+def _notes_on_sets(samples: ImageSource, real: ImageSource, reference: Reference) -> list[str]:
+    """Images in common, other sizes, and a floor of fewer images than the score."""
+    notes, learned = [], reference.learned_from()
+    if common := _common(samples, real):
         notes.append(
             f"{common} images are the same on both sides, which lowers every distance; a fair "
             "comparison has none in common"
@@ -262,20 +275,21 @@ def _notes_on_sets(
             f"the features were learned from {common} of the images of {samples.name}, but from "
             "none of the floor's; name other images, or choose --features efficientnet-lite0"
         )
-    if real is not None and samples.image_shape != real.image_shape:
+    if samples.image_shape != real.image_shape:
         notes.append(
             f"images of {_pixels(samples)} are compared with images of {_pixels(real)} pixels; "
             "what resizing does to them is part of the score"
         )
-    floor, rest = reference.floor_sizes
-    sizes = reference.num_images, len(reference.real)
-    if floor and (floor < sizes[0] or rest < sizes[1]):
+    assert reference.floor is not None
+    floor, rest = (len(side.features) for side in reference.floor)
+    sizes = reference.num_images, len(reference.real.features)
+    if floor < sizes[0] or rest < sizes[1]:
         notes.append(
             f"the floor is of {floor} against {rest} images, for lack of more that are disjoint, "
             f"the score of {sizes[0]} against {sizes[1]}: at equal numbers it would be lower, and "
             "the excess larger"
         )
-    return notes + _uneven_classes(classes, class_floors)
+    return notes
 
 
 def _uneven_classes(classes: ScoresByClass, class_floors: ScoresByClass) -> list[str]:

@@ -25,6 +25,8 @@ from sfumato.evaluation.image_sources import ArrayImages
 from sfumato.evaluation.protocol import EvaluationConfig
 from sfumato.evaluation.reference import HeldOut
 from sfumato.evaluation.score import score
+from sfumato.metrics.features import ImageFeatures
+from sfumato.metrics.memorization import duplicates, suspicious_distance
 from sfumato.experiment.experiment import Experiment, build_model, with_plan
 from sfumato.experiment.load import check_same_experiment, describe
 from sfumato.experiment.plan_choice import choose_plan
@@ -239,6 +241,8 @@ class OnlineScores:
     def __init__(self, splits: Splits, config: EvaluationConfig, plan: Plan) -> None:
         self._plan = plan
         self._reference: HeldOut | None = None
+        self._suspicious: float | None = None
+        """The distance in features below which two images count as the same."""
         self.labels, self.num_images = distributed.on_main(lambda: self._prepare(splits, config))
 
     def _prepare(self, splits: Splits, config: EvaluationConfig) -> tuple[Labels | None, int]:
@@ -266,10 +270,19 @@ class OnlineScores:
                     "frechet_floor": found.floors["frechet_distance"].value,
                 },
                 {name: count / len(images) for name, count in counts.items()},
-                *reference.twins(found.features),
+                *self._twins(reference, found.features),
             )
 
         return distributed.on_main(measure)
+
+    def _twins(self, reference: HeldOut, features: ImageFeatures) -> tuple[float, float]:
+        """The share of images with a twin among the others: of generated and of held-out ones."""
+        real = reference.real.features.vectors[: reference.num_images]
+        if self._suspicious is None:
+            training = reference.cache.dataset(reference.splits.train).vectors
+            self._suspicious = suspicious_distance(real, training)
+        ours, theirs = (duplicates(x, self._suspicious) for x in (features.vectors, real))
+        return ours.value, theirs.value
 
 
 def sample_shared(
