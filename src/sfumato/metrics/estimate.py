@@ -23,14 +23,14 @@ class LeftOut:
     """What a statistic of N images is without some of them: how it varies from draw to draw.
 
     Two statistics whose image i came from the same noise can be subtracted (`minus`): the spread of
-    the difference then leaves out what the noise did to both alike.
+    the difference then leaves out what the noise did equally to both.
 
     Args:
         one: the statistic without image i.
         interaction: for pairs of images, N s - (N - 1)(s_-i + s_-j) + (N - 2) s_-ij; the pairs
             are the same for every statistic of N images. Empty: not known.
-        share: of the second-order variance that the jackknife has too much, how much is taken off.
-        second: of the jackknife's variance, the share to be taken off where no pairs tell it.
+        share: fraction of the second-order bias of the jackknife's variance to subtract.
+        second: fraction of the jackknife's variance to subtract if no pairs estimate it.
         strata: the classes, where their numbers were fixed in advance.
         draws: which draw each image is, where they are not all of 0 to N - 1 (one class of many).
         other: variance for reasons other than the draw of the images.
@@ -49,7 +49,7 @@ class LeftOut:
         """Of the statistic over draws of the images.
 
         The jackknife counts the second-order part twice (Efron & Stein 1981, section 4); it is
-        estimated from the pairs and taken off once. At most all of the variance is of second
+        estimated from the pairs and subtracted once. At most all of the variance is of second
         order, so no less than half is left.
         """
         first = stratified_variance(self.one, self.strata)
@@ -159,7 +159,7 @@ class Estimate:
         n: the number of images it was computed from.
         standard_error: of `value` over draws of the n images; None where none is known.
         protocol: digest of what the value means; values of different digests are not compared.
-        left_out: what each image does to the value, for paired comparisons; not written to JSON.
+        left_out: per-image jackknife terms, for paired comparisons; not written to JSON.
     """
 
     value: float

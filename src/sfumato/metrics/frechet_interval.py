@@ -41,7 +41,7 @@ def frechet_estimate(
     L^T C_f L by a matrix of rank one, and the change of the sum of square roots of eigenvalues is
     an integral of a logarithm of a scalar (`Jackknife._root_change`). The jackknife's variance
     counts the second-order part of the statistic twice (Efron & Stein 1981); that part is
-    estimated from pairs left out together and taken off again: once for N of at least twice the
+    estimated from pairs left out together and subtracted: once for N of at least twice the
     rank, half of it below, where leaving out an image also changes the rank and the expansion
     holds only roughly. Coverage is proved by simulation in docs/results/statistics.md.
 
@@ -169,7 +169,7 @@ class Jackknife:
 
 
 LEAST_PER_DIMENSION = 4
-"""Images a side for each feature, below which the bias is not yet a straight line in 1 / N."""
+"""Images per side and feature, below which the bias is not yet a straight line in 1 / N."""
 HALVINGS = 4
 """Random divisions into halves, of which the mean is taken."""
 
@@ -193,7 +193,7 @@ def extrapolated_distance(
         fake, real: features.
         strata: as for `frechet_estimate`.
     Raises:
-        MetricError: fewer than `LEAST_PER_DIMENSION` images a feature on a side.
+        MetricError: fewer than `LEAST_PER_DIMENSION` images per feature on a side.
     """
     n, m, d = len(fake), len(real), fake.shape[1]
     if min(n, m) < LEAST_PER_DIMENSION * d:

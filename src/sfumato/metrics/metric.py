@@ -43,7 +43,7 @@ class Metric:
         better: which direction is better.
         needs: what it asks for; where that is absent, `lacks` gives the reason.
         compute: (generated, real) -> the score.
-        least_per_dimension: images a side for each feature, below which it is not computed.
+        least_per_dimension: images per side and feature, below which it is not computed.
         aliases: other names that people type.
     """
 

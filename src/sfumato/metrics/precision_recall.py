@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage: fidelity and diversity told apart.
+"""Precision, recall, density and coverage: fidelity and diversity apart.
 
 Each set is taken for the union of balls around its images, up to the k-th neighbour. Intervals are
 over draws of fake images, the real ones fixed. Memory is O(N + M): features are read in blocks and
@@ -158,7 +158,7 @@ def density_coverage(
     without = LeftOut((counts.sum() - counts) / (n - 1), strata=strata)
     density = jackknifed(float(counts.mean()), without, least=0.0)
     without = LeftOut((covered - lost).double() / len(real), strata=strata)
-    # Of second order are the balls that hold two fake images. A third of that is taken off: orders
+    # Of second order are the balls that hold two fake images. A third of that is subtracted: orders
     # alternate in sign, and the interval then held the truth at its nominal rate.
     together = np.unique(torch.cat(by_two).numpy(), axis=0, return_counts=True)[1]
     pairs = float(np.square(together).sum()) / len(real) ** 2

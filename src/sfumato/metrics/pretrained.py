@@ -288,7 +288,7 @@ class TimmFeatures:
         model: its name in timm; the default is the DINOv2 that Stein et al. 2023 (Exposing flaws
             of generative model evaluation metrics) recommend.
         weights: a file with the model's state dict; None: timm downloads them.
-        size: pixels a side that images are resized to (transformers only); None: those that the
+        size: pixels per side that images are resized to (transformers only); None: those that the
             model was trained with, but 224 for DINOv2 as in Stein et al., not its 518.
     """
 
