@@ -17,7 +17,9 @@ from sfumato.cli.options import (
 from sfumato.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sfumato.evaluation.protocol import EvaluationConfig
+    from collections.abc import Callable
+
+    from sfumato.evaluation.protocol import EvaluationConfig, Features
 
 KINDS = ("inception", "efficientnet-lite0", "classifier", "timm")
 STAND_ALONE = ["frechet_distance", "kernel_distance", "precision", "recall"]
@@ -117,8 +119,12 @@ def _arrange(options: argparse.Namespace) -> None:
         options.reference = None
     for word in [word for word in options.overrides if "=" not in word]:
         raise ConfigError(f"{word!r} is one set too many; evaluate compares two, A and B")
-    if options.features is not None:
-        options.overrides += _feature_overrides(options.features)
+    if (name := options.features) is not None:
+        kind = name if name in KINDS else "timm"
+        options.overrides.append(f"evaluation.features.kind={kind}")
+        if kind != name:
+            model = DINOV2 if name == "dinov2" else name
+            options.overrides.append(f"evaluation.features.model={model}")
     names = options.metrics.split(",") if options.metrics else []
     options.nll = "nll" in names
     options.scored = not names or names != ["nll"]
@@ -171,9 +177,12 @@ def compare_sets(options: argparse.Namespace) -> None:
 
     ours, theirs = _divided(options.overrides)
     a, b = (image_source(str(name), theirs) for name in (options.run_dir, options.reference))
-    teachable = isinstance(b, StoredImages) and b.has_teacher
-    kind = _named_kind(ours) or default_features(b.image_shape, teachable).kind
-    results = score(a, b, _config(ours, kind, STAND_ALONE))
+
+    def default() -> "Features":
+        teachable = isinstance(b, StoredImages) and b.has_teacher
+        return default_features(b.image_shape, teachable)
+
+    results = score(a, b, _config(ours, default, STAND_ALONE))
     mapping = results.to_mapping()
     pairs = options.output or Path(PAIRS)
     if results.copies is not None:
@@ -218,8 +227,11 @@ def draw_floors(options: argparse.Namespace) -> None:
     given = override({"data": {"source": str(options.run_dir)}}, theirs)["data"]
     splits = load(parse(DataConfig, given, "override"))
     train = splits.train
-    kind = _named_kind(ours) or default_features(train.image_shape, train.num_classes > 0).kind
-    curve = floor_curve(splits, _config(ours, kind, ["frechet_distance"]))
+
+    def default() -> "Features":
+        return default_features(train.image_shape, train.num_classes > 0)
+
+    curve = floor_curve(splits, _config(ours, default, ["frechet_distance"]))
     mapping = curve.to_mapping()
     path = options.output or Path("floor-curve.png")
     draw_floor_curve(curve, path)
@@ -245,25 +257,16 @@ def _divided(overrides: list[str]) -> tuple[list[str], list[str]]:
     return ours, theirs
 
 
-def _config(overrides: list[str], features: str, metrics: list[str]) -> "EvaluationConfig":
+def _config(
+    overrides: list[str], default: "Callable[[], Features]", metrics: list[str]
+) -> "EvaluationConfig":
+    """How sets of images are scored: as the user asks, else with default features and metrics."""
     from sfumato.core.config import override, parse
     from sfumato.evaluation.protocol import EvaluationConfig
 
-    base: dict[str, Any] = {"features": {"kind": features}, "metrics": metrics}
-    mapping = override({"evaluation": base}, overrides)["evaluation"]
-    return parse(EvaluationConfig, mapping, "override")
-
-
-def _named_kind(overrides: list[str]) -> str | None:
-    """The features that the user named; None if the default applies."""
     start = "evaluation.features.kind="
     named = [o.removeprefix(start) for o in overrides if o.startswith(start)]
-    return named[-1] if named else None
-
-
-def _feature_overrides(name: str) -> list[str]:
-    kind = name if name in KINDS else "timm"
-    chosen = [f"evaluation.features.kind={kind}"]
-    if kind != name:
-        chosen.append(f"evaluation.features.model={DINOV2 if name == 'dinov2' else name}")
-    return chosen
+    kind = named[-1] if named else default().kind
+    base: dict[str, Any] = {"features": {"kind": kind}, "metrics": metrics}
+    mapping = override({"evaluation": base}, overrides)["evaluation"]
+    return parse(EvaluationConfig, mapping, "override")

@@ -25,7 +25,7 @@ SHOWN = 24
 COLUMNS = 6
 """Pairs side by side."""
 LARGE = 64
-"""Pixels a side to which small images are enlarged, to be judged by eye."""
+"""Pixels per side to which small images are enlarged, to be judged by eye."""
 
 
 @dataclass(frozen=True)

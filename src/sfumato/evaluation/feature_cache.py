@@ -5,6 +5,8 @@ import json
 import math
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from sfumato.core.images import UInt8Images
 from sfumato.core.tensors import read_tensors, write_tensors
 from sfumato.data.cache import make_folder, require_space
 from sfumato.data.dataset import Dataset
-from sfumato.evaluation.image_sources import At, ImageSource, Part, StoredImages
+from sfumato.evaluation.image_sources import At, ImageSource, Part, StoredImages, batches_of
 from sfumato.evaluation.judge import classify
 from sfumato.metrics.features import FeatureNetwork, ImageFeatures, weight_digest
 from sfumato.metrics.frechet import FrechetReference, Moments
@@ -29,12 +31,15 @@ IN_MEMORY = 2**28
 Rows = Int64[np.ndarray, " k"]
 
 
+@dataclass(frozen=True, eq=False)
 class Pictures:
     """Images of data sets, one set after another, read from disk when they are indexed."""
 
-    def __init__(self, parts: Sequence[Part]) -> None:
-        self._parts = parts
-        self._ends = np.cumsum([len(rows) for _, rows in parts])
+    parts: Sequence[Part]
+
+    @cached_property
+    def _ends(self) -> Int64[np.ndarray, " P"]:
+        return np.cumsum([len(rows) for _, rows in self.parts])
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -42,32 +47,30 @@ class Pictures:
     def __getitem__(self, at: Int64[Tensor, " b"] | slice) -> UInt8Images:
         positions = np.arange(len(self))[at] if isinstance(at, slice) else at.numpy()
         part = np.searchsorted(self._ends, positions, side="right")
-        shape = self._parts[0][0].image_shape
+        shape = self.parts[0][0].image_shape
         images = torch.empty(len(positions), *shape, dtype=torch.uint8)
         for k in np.unique(part):
-            (dataset, rows), inside = self._parts[k], part == k
+            (dataset, rows), inside = self.parts[k], part == k
             start = self._ends[k] - len(rows)
             images[torch.from_numpy(inside)] = dataset.take(rows[positions[inside] - start])
         return images
 
 
+@dataclass(frozen=True, eq=False)
 class FeatureCache:
     """Computes what metrics need of images, or reads it from the cache.
 
     Args:
         network: the features.
         judge: predicts the class of an image; None for data without labels.
-        cache: folder for the features of stored images.
+        folder: for the features of stored images.
         batch_size: images at a time; changes no feature.
     """
 
-    def __init__(
-        self, network: FeatureNetwork, judge: Classifier | None, cache: Path, batch_size: int
-    ) -> None:
-        self.network = network
-        self.judge = judge
-        self.batch_size = batch_size
-        self._cache = cache
+    network: FeatureNetwork
+    judge: Classifier | None
+    folder: Path
+    batch_size: int
 
     def observe(self, images: ImageSource, at: At) -> tuple[UInt8Images | Pictures, ImageFeatures]:
         """The images at positions `at`, and their features, in one pass."""
@@ -88,12 +91,7 @@ class FeatureCache:
     def stream(self, batches: Iterable[UInt8Images], count: int) -> ImageFeatures:
         """The features of `count` images in one pass. Memory for images is that of one batch."""
         features = storage((count, self.network.dim), torch.float32)
-        return self._found(features, self._fill(batches, features))
-
-    def _found(
-        self, features: Float[Tensor, "N d"], predicted: Int64[Tensor, " N"] | None
-    ) -> ImageFeatures:
-        return ImageFeatures(features, predicted, head=self.network.head)
+        return ImageFeatures(features, self._fill(batches, features), head=self.network.head)
 
     def _fill(
         self, batches: Iterable[UInt8Images], features: Float[Tensor, "N d"]
@@ -126,21 +124,27 @@ class FeatureCache:
         """
         path = self._path("seen", parts).with_suffix(".npy")
         classes = path.with_suffix(".classes.npy")
+        files = [path] if self.judge is None else [path, classes]
         try:
-            predicted = None if self.judge is None else _mapped(classes)
-            return self._found(_mapped(path), predicted)
-        except (OSError, ValueError, EOFError):  # not there, or damaged
+            return self._mapped(files)
+        except (OSError, ValueError, EOFError):  # missing or damaged
             count = sum(len(rows) for _, rows in parts)
         require_space(path.parent, 4 * count * self.network.dim)
         with atomic_path(path) as temporary:
             shape = (count, self.network.dim)
             features = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
-            predicted = self._fill(self._batches(parts), torch.from_numpy(features))
+            predicted = self._fill(batches_of(parts, self.batch_size), torch.from_numpy(features))
             features.flush()
         if predicted is not None:
             with atomic_path(classes) as temporary, temporary.open("wb") as file:
                 np.save(file, predicted.numpy(), allow_pickle=False)
-        return self._found(_mapped(path), predicted)
+        return self._mapped(files)
+
+    def _mapped(self, files: list[Path]) -> ImageFeatures:
+        """Arrays of the cache; changes to them stay within the process."""
+        arrays = (np.load(path, mmap_mode="c", allow_pickle=False) for path in files)
+        features, *predicted = map(torch.from_numpy, arrays)
+        return ImageFeatures(features, predicted[0] if predicted else None, head=self.network.head)
 
     def moments(self, parts: Sequence[Part]) -> ImageFeatures:
         """Mean and covariance alone, in memory that does not grow with the number of images."""
@@ -150,17 +154,12 @@ class FeatureCache:
             mean, covariance = tensors["mean"], tensors["covariance"]
         except (RunError, KeyError):
             moments = Moments(self.network.dim)
-            for images in self._batches(parts):
+            for images in batches_of(parts, self.batch_size):
                 moments.add(self.network(images))
             mean, covariance = moments.mean, moments.covariance
             write_tensors(path, {"mean": mean, "covariance": covariance})
         count = sum(len(rows) for _, rows in parts)
         return ImageFeatures(moments=FrechetReference.of_moments(mean, covariance, count))
-
-    def _batches(self, parts: Sequence[Part]) -> Iterator[UInt8Images]:
-        for dataset, rows in parts:
-            for start in range(0, len(rows), self.batch_size):
-                yield dataset.take(rows[start : start + self.batch_size])
 
     def _path(self, kind: str, parts: Sequence[Part]) -> Path:
         """Named by everything the content depends on."""
@@ -174,12 +173,7 @@ class FeatureCache:
             "judge": None if self.judge is None else weight_digest(self.judge),
         }
         key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:32]
-        return make_folder(self._cache / "features") / f"{key}.safetensors"
-
-
-def _mapped(path: Path) -> Tensor:
-    """An array of the cache; changes to it stay within the process."""
-    return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+        return make_folder(self.folder / "features") / f"{key}.safetensors"
 
 
 def storage(shape: tuple[int, ...], dtype: torch.dtype) -> Shaped[Tensor, "..."]:

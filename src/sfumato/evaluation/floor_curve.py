@@ -35,10 +35,10 @@ class FloorPoint:
     """The Fréchet distance between two draws of N real images.
 
     Args:
-        n: N, images a side.
+        n: N, images per side.
         distance: between them.
-        shared: images that are on both sides; above 0 the distance is too small, and at 2 N = all
-            and beyond there is no other way to draw.
+        shared: images that are on both sides. Above 0 the distance is too small. No other draw is
+            possible if 2 N exceeds the number of images.
     """
 
     n: int

@@ -9,7 +9,7 @@ import torch
 
 from sfumato.core.errors import ConfigError
 from sfumato.core.files import cache_folder
-from sfumato.data.dataset import Splits
+from sfumato.data.dataset import Dataset, Splits
 from sfumato.evaluation.feature_cache import FeatureCache
 from sfumato.evaluation.image_sources import (
     SAMPLES,
@@ -39,7 +39,7 @@ REFERENCE_SEEDS = 1_000_000
 
 
 def prepare(
-    reference: Splits | ImageSource | FrechetReference | Reference,
+    reference: Splits | Dataset | ImageSource | FrechetReference | Reference,
     config: EvaluationConfig,
     samples: ImageSource,
     cache: Path | None = None,
@@ -60,6 +60,8 @@ def prepare(
         return reference
     if isinstance(reference, Splits):
         return HeldOut(reference, config, cache)
+    if isinstance(reference, Dataset):
+        reference = StoredImages(reference.name, (reference,))
     if isinstance(config.features, ClassifierFeatures):
         return _with_classifier(reference, config, samples, cache)
     return GivenImages(reference, config, samples, cache)
@@ -89,7 +91,7 @@ def _with_classifier(
         )
     most = most_images(splits)
     count = config.num_images or min(most, samples.count or most)
-    require(samples, count)
+    count = number_of(samples, None, count)
     return HeldOut(splits, replace(config, num_images=count), cache, reference)
 
 
@@ -213,8 +215,8 @@ class GivenImages(Reference):
 
     def observe(self, samples: ImageSource) -> Side:
         """One pass over N of the samples. Raises ConfigError for too few."""
-        require(samples, self.num_images)
-        at = draw(self.num_images, samples.count or self.num_images, self.config.seed)
+        count = number_of(samples, None, self.num_images)
+        at = draw(count, samples.count or count, self.config.seed)
         samples = self._aligned(samples)
         images, features = self.cache.observe(samples, at)
         return Side(features, samples.labels(at), images)
@@ -228,18 +230,18 @@ class GivenImages(Reference):
         return None
 
 
-def require(images: ImageSource, wanted: int | None) -> None:
-    """Raise ConfigError for fewer images than are wanted."""
+def number_of(images: ImageSource, others: int | None, wanted: int | None) -> int:
+    """How many images are scored, against `others` images (None: unbounded).
+
+    Raises:
+        ConfigError: there are fewer images than are wanted.
+        MetricError: there are fewer than four.
+    """
     if wanted is not None and images.count is not None and wanted > images.count:
         raise ConfigError(
             f"evaluation.num_images is {wanted}, but {images.name} has {images.count} images; ask "
             "for at most that many, or leave it out"
         )
-
-
-def number_of(images: ImageSource, others: int | None, wanted: int | None) -> int:
-    """How many images are scored, against `others` images (None: unbounded)."""
-    require(images, wanted)
     count = wanted or images.count or min(others or SAMPLES, SAMPLES)
     if count < 4:
         raise MetricError(f"{images.name} has {count} images; a score needs at least 4")

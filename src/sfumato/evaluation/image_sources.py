@@ -171,9 +171,7 @@ class StoredImages:
 
     def batches(self, at: At, size: int) -> Iterator[UInt8Images]:
         """The images at positions `at`, in the order of `rows`, at most `size` at a time."""
-        for dataset, rows in self.rows(at):
-            for start in range(0, len(rows), size):
-                yield dataset.take(rows[start : start + size])
+        return batches_of(self.rows(at), size)
 
 
 @dataclass(frozen=True)
@@ -224,6 +222,13 @@ class GeneratedImages:
                 done += len(images)
                 on_progress(done)
                 yield images
+
+
+def batches_of(parts: Sequence[Part], size: int) -> Iterator[UInt8Images]:
+    """Images of data sets, one set after another, at most `size` at a time."""
+    for dataset, rows in parts:
+        for start in range(0, len(rows), size):
+            yield dataset.take(rows[start : start + size])
 
 
 def stored_images(text: str, overrides: Sequence[str] = ()) -> StoredImages:

@@ -27,7 +27,7 @@ from sfumato.networks.classifier import ClassifierConfig
 
 Protocol = Mapping[str, str | int | float]
 SMALLEST = 16
-"""Pixels a side below which ImageNet features say little."""
+"""Pixels per side below which ImageNet features say little."""
 OF_ALL_CLASSES = frozenset(
     {"training_digest", "reference", "reference_images", "reference_digest", "labels"}
 )
@@ -153,7 +153,7 @@ class EvaluationConfig:
         features: what distances are measured between.
         metrics: which to compute. Every further metric costs the comparisons of a study power.
             Label accuracy needs labels, the Inception Score the features "inception".
-            The extrapolation to N → ∞ needs 4 images a side for each feature.
+            The extrapolation to N → ∞ needs 4 images per side and feature.
         memorization: compare samples with every training image, in features and in pixels. None:
             yes for runs, and for two sets with classifier features; other features would have to
             be computed for all training images.

@@ -40,6 +40,7 @@ from sfumato.metrics import METRICS
 from sfumato.metrics.estimate import Estimate, Excess
 from sfumato.metrics.features import ImageFeatures
 from sfumato.metrics.frechet import FrechetReference
+from sfumato.metrics.metric import MISSING
 
 POWER = 1.53
 """Times its interval's half-width that a difference must be to be found with 85 % probability."""
@@ -122,9 +123,13 @@ def score(
         MetricError: images of another number or shape than the protocol's, or features that are
             unavailable.
     """
-    images = as_source(samples)
-    real = as_source(reference) if isinstance(reference, Dataset) else reference
-    prepared = prepare(real, protocol, images, cache)
+    if isinstance(samples, torch.Tensor):
+        images: ImageSource = ArrayImages(samples)
+    elif isinstance(samples, Dataset):
+        images = StoredImages(samples.name, (samples,))
+    else:
+        images = samples
+    prepared = prepare(reference, protocol, images, cache)
     seen = prepared.observe(images)
     stamp = prepared.protocol_of(images, seen)
     scores = scores_of(prepared.config.wanted, seen.features, prepared.real.features)
@@ -150,13 +155,6 @@ def score(
         # No part of the digest: models and samplers are what is compared.
         stamp = {**stamp, **images.provenance(images.seeds(prepared.num_images))}
     return replace(found, protocol=stamp, warnings=notes)
-
-
-def as_source(images: UInt8Images | Dataset | ImageSource) -> ImageSource:
-    """An array or a data set as a source of images."""
-    if isinstance(images, torch.Tensor):
-        return ArrayImages(images)
-    return StoredImages(images.name, (images,)) if isinstance(images, Dataset) else images
 
 
 def class_histogram(features: ImageFeatures, reference: Reference) -> dict[str, int]:
@@ -255,7 +253,7 @@ def warnings_of(scores: Scores, samples: ImageSource, reference: Reference) -> l
     ]
     notes = []
     if reference.floor is None:
-        notes.append("no floor: only mean and covariance of the reference are known, no images")
+        notes.append(f"no floor: {MISSING['features']}")
     if isinstance(reference.given, ImageSource):
         notes += _notes_on_sets(samples, reference.given, reference)
         notes += _uneven_classes(scores.classes, scores.class_floors)
