@@ -20,6 +20,12 @@ def rows_each(num_classes: int) -> int:
     return max(1, 4 // num_classes)
 
 
+def to_pil(pixels: UInt8[np.ndarray, "C H W"]) -> Image.Image:
+    """The picture of one image with 1, 3 or 4 channels."""
+    grey = len(pixels) == 1
+    return Image.fromarray(pixels[0] if grey else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+
+
 def image_grid(
     images: UInt8[np.ndarray, "N C H W"],
     columns: int,

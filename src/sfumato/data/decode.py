@@ -14,7 +14,7 @@ import PIL.WebPImagePlugin  # noqa: F401  initialization leaves these two out
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from sfumato.core.pictures import on_white
+from sfumato.core.pictures import on_white, to_pil
 
 MAX_PIXELS = 2**27
 """134 megapixels decode to 400 MB; a larger image counts as an attack."""
@@ -220,6 +220,5 @@ def prepare_array(
         return images
     prepared = np.empty((len(images), *preparation.shape), np.uint8)
     for row, image in enumerate(images):
-        pixels = image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
-        prepared[row] = preparation(Image.fromarray(pixels))
+        prepared[row] = preparation(to_pil(image))
     return prepared

@@ -15,9 +15,9 @@ from sfumato.core.errors import DataError
 from sfumato.core.files import atomic_path
 from sfumato.core.images import from_uint8, to_uint8
 from sfumato.core.noise import TrainingNoise
-from sfumato.core.pictures import image_grid
+from sfumato.core.pictures import image_grid, to_pil
 from sfumato.data.dataset import Dataset, Splits
-from sfumato.data.decode import MODES, Pixels, Preparation
+from sfumato.data.decode import Preparation
 from sfumato.data.packed import IMAGES_FILE, PackedSplit, Summary, write_description
 from sfumato.data.source import ImageArray, as_items, first_of_each
 
@@ -34,13 +34,6 @@ SAMPLE = 10_000
 COPIES, ORIGINALS = 11, 8
 """Numbers of augmented versions of each image, and of images, on the sheet."""
 GROUPS = ("blit", "geometric", "colour", "filtering", "noise", "cutout")
-
-
-def to_pil(pixels: Pixels) -> Image.Image:
-    """The picture of one image [C, H, W] with 1, 3 or 4 channels."""
-    channels = pixels.shape[0]
-    array = pixels[0] if channels == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
-    return Image.fromarray(array, MODES[channels])
 
 
 def write_png_folder(splits: Splits, folder: Path) -> None:

@@ -16,7 +16,7 @@ from sfumato.core.files import atomic_path
 from sfumato.core.images import Batch, Images, UInt8Images, from_uint8, to_uint8, within_range
 from sfumato.core.noise import Noise
 from sfumato.core.numbers import significant
-from sfumato.core.pictures import image_grid, save_animation
+from sfumato.core.pictures import image_grid, save_animation, to_pil
 from sfumato.data.dataset import Dataset
 from sfumato.diffusion.editing import NoiseEstimate, Snapshot
 from sfumato.diffusion.noise_schedule import NoiseSchedule
@@ -271,9 +271,8 @@ def write_frames(paths: Sequence[Images], folder: Path) -> Path:
     for number_of_path, images in enumerate(paths):
         inside = folder / f"{number_of_path:02d}"
         inside.mkdir(parents=True, exist_ok=True)
-        for point, image in enumerate(to_uint8(images).cpu()):
-            picture = image_grid(image[None].numpy(), 1, scale=1, padding=0)
-            picture.save(inside / f"{point:03d}.png")
+        for point, image in enumerate(to_uint8(images).cpu().numpy()):
+            to_pil(image).save(inside / f"{point:03d}.png")
     return folder
 
 

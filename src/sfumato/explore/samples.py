@@ -15,7 +15,7 @@ from sfumato.core.files import atomic_path
 from sfumato.core.generative_model import GenerativeModel, OnStep, Phase
 from sfumato.core.images import Images, Labels, UInt8Images, to_uint8, within_range
 from sfumato.core.noise import RandomStream
-from sfumato.core.pictures import image_grid, save_animation
+from sfumato.core.pictures import image_grid, save_animation, to_pil
 from sfumato.core.tensors import load_into, read_tensors
 from sfumato.data.output import file_name
 from sfumato.diffusion.diffusion_model import DiffusionModel
@@ -245,9 +245,9 @@ def labels_for(loaded: LoadedRun, number: int, classes: list[str] | None) -> Lab
 def _write_images(
     images: UInt8Images, labels: Labels | None, seeds: range, loaded: LoadedRun, output: Path
 ) -> Path:
-    array = images.numpy().transpose(0, 2, 3, 1)  # files are N, H, W, C
+    array = images.numpy()
     if output.suffix == ".npz":
-        arrays: dict[str, Any] = {"x": array, "seeds": np.array(seeds)}
+        arrays: dict[str, Any] = {"x": array.transpose(0, 2, 3, 1), "seeds": np.array(seeds)}
         if labels is not None:
             arrays["y"] = labels.numpy()
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -259,9 +259,7 @@ def _write_images(
         if labels is not None:
             folder = output / file_name(str(loaded.data["class_names"][int(labels[position])]))
         folder.mkdir(parents=True, exist_ok=True)
-        image = array[position]
-        picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-        picture.save(folder / f"{seed:06d}.png")
+        to_pil(array[position]).save(folder / f"{seed:06d}.png")
     return output
 
 
