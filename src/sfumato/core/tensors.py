@@ -60,19 +60,16 @@ def check_tensors(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], s
         RunError: names the first difference; the file is of another configuration.
     """
     for name in sorted({*expected, *given}):
-        if name not in given or name not in expected:
-            where = "missing from" if name not in given else "unknown to the model, but in"
-            raise RunError(f"tensor {name!r} is {where} {source}; it is of another configuration")
-        if expected[name].shape != given[name].shape:
+        ours, theirs = _form(expected.get(name)), _form(given.get(name))
+        if ours != theirs:
             raise RunError(
-                f"tensor {name!r} has shape {list(given[name].shape)} in {source} and "
-                f"{list(expected[name].shape)} in the model; it is of another configuration"
+                f"tensor {name!r} is {theirs} in {source} and {ours} in the model; the file is of "
+                "another configuration"
             )
-        if expected[name].dtype != given[name].dtype:
-            raise RunError(
-                f"tensor {name!r} is {given[name].dtype} in {source} and {expected[name].dtype} "
-                "in the model; it is of another configuration"
-            )
+
+
+def _form(tensor: Tensor | None) -> str:
+    return "missing" if tensor is None else f"{tensor.dtype} of shape {list(tensor.shape)}"
 
 
 def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
