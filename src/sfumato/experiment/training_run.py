@@ -25,11 +25,11 @@ from sfumato.evaluation.image_sources import ArrayImages
 from sfumato.evaluation.protocol import EvaluationConfig
 from sfumato.evaluation.reference import HeldOut
 from sfumato.evaluation.score import score
-from sfumato.metrics.features import ImageFeatures
-from sfumato.metrics.memorization import duplicates, suspicious_distance
 from sfumato.experiment.experiment import Experiment, build_model, with_plan
 from sfumato.experiment.load import check_same_experiment, describe
 from sfumato.experiment.plan_choice import choose_plan
+from sfumato.metrics.features import ImageFeatures
+from sfumato.metrics.memorization import duplicates, suspicious_distance
 from sfumato.runs import directory as run_directory
 from sfumato.speed.plan import Plan
 from sfumato.speed.plan_search import Choice
