@@ -210,7 +210,7 @@ def _figure(kind: str, title: str, file: str, rows: Rows) -> Figure:
     return file, curve_figure(title, "images seen", curves)
 
 
-def fronts(results: Results) -> list[tuple[Figure, str]]:
+def front_figures(results: Results) -> list[tuple[Figure, str]]:
     """A figure and the front in words, for each kind of cost in which arms differ."""
     found = results.fronts
     metric = results.metric(found.metric) if found else None

@@ -11,7 +11,7 @@ from sfumato.report import sections
 from sfumato.report.curves import (
     Figure,
     Group,
-    fronts,
+    front_figures,
     histories,
     level_figures,
     loss_figures,
@@ -119,7 +119,7 @@ def build(results: Results, directory: Path) -> View:
         level_figures=level_figures(logs),
         quality_figures=quality_figures(results, logs),
         sampler_figures=sampler_figures(results),
-        fronts=fronts(results),
+        fronts=front_figures(results),
         published=sections.published_rows(results),
         compared=sections.compared_lines(results),
         compared_samples=pictures.compared_samples(results, directory),
