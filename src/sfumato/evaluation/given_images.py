@@ -131,9 +131,10 @@ class GivenImages(Reference):
             self.real = Side(ImageFeatures(moments=given))
             floors = {}
         else:
-            images = with_real_frequencies(given, samples, config.seed)
-            if isinstance(images, GeneratedImages):
-                images = replace(images, first_seed=REFERENCE_SEEDS)
+            images = given
+            if isinstance(given, GeneratedImages):
+                images = replace(given, first_seed=REFERENCE_SEEDS)
+                images = with_real_frequencies(images, samples, config.seed)
                 known = number_of(images, samples.count, config.num_images)
             self.given = self._images = images
             self._size = known or 0
