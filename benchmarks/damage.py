@@ -104,7 +104,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def copies_found(splits: Splits, features: torch.Tensor, cached: Observer) -> dict[str, Any]:
+def copies_found(splits: Splits, features: torch.Tensor, cached: FeatureCache) -> dict[str, Any]:
     """Print the shares of copies of training images that are suspected."""
     train, held_out = (part.take(np.arange(len(part))) for part in (splits.train, splits.held_out))
     planted = train[:400]

@@ -1,4 +1,4 @@
-"""Augmentation that the network is told of: labels describe the change, and 0 is none."""
+"""Augmentation with labels for the network: they describe the change, and 0 is none."""
 
 import pytest
 import torch
@@ -41,22 +41,22 @@ def test_half_of_the_images_are_mirrored_and_labelled_so() -> None:
 
 
 def test_the_labels_say_which_matrix_it_was() -> None:
-    """The image made anew from its labels, by the formulas of the paper."""
+    """The image computed again from its labels, by the formulas of the paper."""
     from sfumato.augment import affine
 
     x = images(32, 1, 16, 24)
     augment = LabelledAugmentation(probability=1.0, mirror=False)
     found, labels = augment(x, TrainingNoise(0, global_batch=32))
-    told = labels.double()
-    factor = torch.exp2(0.2 * told[:, 2])
-    angle = torch.atan2(told[:, 4], told[:, 3] + 1)
-    direction = torch.atan2(told[:, 6], told[:, 5]) / 2
-    along = torch.exp2(0.2 * torch.hypot(told[:, 5], told[:, 6]))
+    given = labels.double()
+    factor = torch.exp2(0.2 * given[:, 2])
+    angle = torch.atan2(given[:, 4], given[:, 3] + 1)
+    direction = torch.atan2(given[:, 6], given[:, 5]) / 2
+    along = torch.exp2(0.2 * torch.hypot(given[:, 5], given[:, 6]))
     matrix = affine.rotate_2d(-angle) @ affine.scale_2d(factor, factor)
     matrix = affine.rotate_2d(-direction) @ matrix
     matrix = affine.rotate_2d(direction) @ affine.scale_2d(along, 1 / along) @ matrix
-    matrix = affine.translate_2d(told[:, 7] * 24 / 8, told[:, 8] * 16 / 8) @ matrix
-    upright = torch.where((told[:, 1] == 1)[:, None, None, None], x.flip(2), x)
+    matrix = affine.translate_2d(given[:, 7] * 24 / 8, given[:, 8] * 16 / 8) @ matrix
+    upright = torch.where((given[:, 1] == 1)[:, None, None, None], x.flip(2), x)
     torch.testing.assert_close(found, warp(upright, matrix), atol=2e-3, rtol=0)
 
 
@@ -68,8 +68,8 @@ def test_all_labels_0_add_nothing_and_others_do() -> None:
     torch.nn.init.normal_(embedding.embed_augment.weight)
     assert torch.equal(embedding(noise_label), plain)
     assert torch.equal(embedding(noise_label, augment_labels=torch.zeros(2, NUM_LABELS)), plain)
-    told = embedding(noise_label, augment_labels=torch.eye(NUM_LABELS)[:2])
-    assert (told != plain).any(1).all()
+    given = embedding(noise_label, augment_labels=torch.eye(NUM_LABELS)[:2])
+    assert (given != plain).any(1).all()
 
 
 @pytest.mark.parametrize(

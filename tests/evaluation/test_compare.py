@@ -127,8 +127,8 @@ def test_images_that_the_features_were_learned_from_are_noted(
     by_classifier = config(features={"kind": "classifier"}, num_images=50)
     own = score(digits, digits, by_classifier).warnings
     assert any(w.startswith("599 images are the same on both sides") for w in own)
-    told = score(stored_images("digits:train"), digits, by_classifier).warnings
-    assert any(w.startswith("the features were learned from 599 of the images") for w in told)
+    found = score(stored_images("digits:train"), digits, by_classifier).warnings
+    assert any(w.startswith("the features were learned from 599 of the images") for w in found)
 
 
 def test_planted_copies_are_drawn_beside_their_originals(
@@ -185,10 +185,10 @@ def test_copies_are_looked_for_whatever_the_features(tmp_path: Path) -> None:
     assert changed.copies is None
     assert any("have changed since it was trained" in warning for warning in changed.warnings)
     large = stored_images(save_npz(tmp_path / "large.npz", pictures(30, 6)[..., 0]))
-    told = score(large, stored_images("digits"), looking)
-    assert told.copies is None
+    found = score(large, stored_images("digits"), looking)
+    assert found.copies is None
     assert any(
-        "only among images of the training images' size" in warning for warning in told.warnings
+        "only among images of the training images' size" in warning for warning in found.warnings
     )
 
 
@@ -234,8 +234,8 @@ def test_a_class_whose_floor_is_of_fewer_images_is_told(tmp_path: Path) -> None:
     np.savez(path, x=train.images[rows], y=train.labels[rows])
     a = stored_images(str(path))
     assert a.class_names == train.class_names
-    (told,) = [w for w in score(a, stored_images("digits"), config()).warnings if "classes" in w]
-    assert re.search(r"\b3 \d\d for 80\b", told)
+    (found,) = [w for w in score(a, stored_images("digits"), config()).warnings if "classes" in w]
+    assert re.search(r"\b3 \d\d for 80\b", found)
     same = score(stored_images("digits"), stored_images("digits:train"), config(num_images=300))
     assert not any("numbers of images" in warning for warning in same.warnings)
 
@@ -323,7 +323,7 @@ def test_splits_of_a_named_set() -> None:
 def test_default_features_follow_the_reference(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """Grey or tiny with classes: the classifier; else the FID's network where it can be had."""
+    """Grey or tiny with classes: the classifier; else the FID's network if it is available."""
     digits = stored_images("digits")
     assert default_features(digits.image_shape, digits.has_teacher).kind == "classifier"
     assert default_features((1, 28, 28), False).kind == "efficientnet-lite0"
@@ -344,14 +344,14 @@ def test_a_conditional_run_takes_the_label_frequencies_of_real_images(tmp_path: 
     )
     assert with_real_frequencies(ours, digits, 0) is ours  # other classes
     digits = stored_images("digits")
-    alike = with_real_frequencies(ours, digits, 0)
+    same_shares = with_real_frequencies(ours, digits, 0)
     other = digits.other
-    assert isinstance(alike, GeneratedImages)
-    assert alike.classes is not None
+    assert isinstance(same_shares, GeneratedImages)
+    assert same_shares.classes is not None
     assert other is not None
     count = 200
     floor = torch.from_numpy(other.labels[draw(count, len(other), 0)])
-    assert torch.bincount(alike.classes[:count]).tolist() == torch.bincount(floor).tolist()
+    assert torch.bincount(same_shares.classes[:count]).tolist() == torch.bincount(floor).tolist()
     alone = with_real_frequencies(ours, replace(digits, other=None), 0)
     assert isinstance(alone, GeneratedImages)
     assert alone.classes is not None

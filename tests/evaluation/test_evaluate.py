@@ -185,7 +185,7 @@ def test_all_metrics_from_one_pass(splits: Splits, reference: HeldOut, cache: Pa
     assert infinity.low is not None
     assert infinity.high is not None
     assert infinity.low < 0.25 * plain.value  # most of a floor is the bias of finite N
-    # Just below 0: both splits hold the classes in the same shares, more alike than iid draws.
+    # Just below 0: both splits hold the classes in the same shares, closer than iid draws.
     assert -0.05 < every.floors["kernel_distance"].value < 0.02
     for scores in every.class_floors.values():
         assert tuple(scores) == tuple(name for name in names if name != "frechet_infinity")

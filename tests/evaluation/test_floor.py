@@ -31,7 +31,7 @@ def efficientnet(tmp_path: Path) -> FeatureNetwork:
 
 
 def timm(tmp_path: Path, model: str = "test_efficientnet") -> FeatureNetwork:
-    """With random weights: the published ones cannot be had everywhere."""
+    """With random weights: the published ones are not available everywhere."""
     write_random_timm(tmp_path / "w.pth", model)
     return TimmFeatures(model=model, weights=tmp_path / "w.pth").build(tmp_path)
 

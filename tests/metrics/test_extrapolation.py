@@ -13,7 +13,7 @@ from sfumato.metrics.frechet_interval import extrapolated_distance
 
 @pytest.mark.parametrize("shift", [0.0, 0.2])
 def test_the_bias_of_finite_samples_is_taken_off(shift: float) -> None:
-    """Gaussian clouds with known distance d shift^2; both sides are drawn anew each time."""
+    """Gaussian clouds with known distance d shift^2; both sides are drawn again each time."""
     n, d, repeats = 250, 16, 40
     plain, infinite = [], []
     for k in range(repeats):

@@ -100,7 +100,7 @@ def test_distance_to_itself_is_zero_and_never_negative(n: int) -> None:
 def test_collapsed_features_give_a_finite_distance_that_contains_itself(
     n: int, m: int, rank: int, scale: float
 ) -> None:
-    """Whatever the rank (0: all images alike), the interval is real and holds the value."""
+    """Whatever the rank (0: all images equal), the interval is real and holds the value."""
     fake = scale * cloud(n, 8, seed=3)
     fake[:, rank:] = 1.0
     estimate = frechet_estimate(fake, FrechetReference.of(cloud(m, 8, seed=4)))
@@ -129,9 +129,9 @@ def test_left_out_distances_equal_those_computed_anew(n: int, m: int, d: int) ->
     """The rank-one and rank-two formulas, above, at and below the dimension."""
     fake, reference = cloud(n, d, seed=8), FrechetReference.of(cloud(m, d, seed=9))
     left_out = Jackknife(fake, reference)
-    anew = [frechet_distance(torch.cat([fake[:i], fake[i + 1 :]]), reference) for i in range(n)]
-    spread = float(np.std(anew))
-    assert np.allclose(left_out.one(torch.arange(n)).numpy(), anew, rtol=0, atol=1e-5 * spread)
+    direct = [frechet_distance(torch.cat([fake[:i], fake[i + 1 :]]), reference) for i in range(n)]
+    spread = float(np.std(direct))
+    assert np.allclose(left_out.one(torch.arange(n)).numpy(), direct, rtol=0, atol=1e-5 * spread)
     i, j = torch.tensor([0, 1, n - 1]), torch.tensor([2, 3, 0])
     pairs = []
     for first, second in zip(i.tolist(), j.tolist(), strict=True):

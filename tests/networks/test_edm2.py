@@ -104,7 +104,7 @@ def test_operations_keep_unit_variance() -> None:
     assert rms(MPClassEmbedding(50, 64)(torch.arange(51), 51)) == pytest.approx(1, abs=0.01)
     joined = mp_cat(a, b)
     assert rms(joined) == pytest.approx(1, abs=0.01)
-    # both parts count alike to what reads them, in spite of their widths
+    # both parts have equal weight for the next layer, in spite of their widths
     assert rms(joined[:, :64]) * 8 == pytest.approx(rms(joined[:, 64:]) * 4, rel=0.01)
 
 

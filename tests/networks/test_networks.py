@@ -1,4 +1,4 @@
-"""What holds for every network: it learns, it is told time and class, it refuses with reason."""
+"""What holds for every network: it learns, it uses time and class, it refuses with a reason."""
 
 import re
 from typing import Any

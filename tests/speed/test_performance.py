@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from networks.test_pairs import PAIRS
+from networks.test_gan_networks import PAIRS
 from networks.tiny import TINY, moved
 from sfumato.core.config import merge, to_mapping
 from sfumato.core.console import say_once
@@ -235,7 +235,7 @@ def test_optimizers_are_fused_under_fast_plans_alone_and_exchange_their_state(ki
         random = torch.Generator().manual_seed(0)
         for parameter in trainer.model.parameters():
             drawn = torch.randn(parameter.shape, generator=random)
-            parameter.grad = torch.empty_like(parameter).copy_(drawn)  # laid out alike
+            parameter.grad = torch.empty_like(parameter).copy_(drawn)  # in the same layout
         next(iter(trainer.optimizers.values())).step()
         moved = [(p.detach() - before[n]).flatten() for n, p in trainer.model.named_parameters()]
         moved_by.append(torch.cat(moved))

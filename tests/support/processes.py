@@ -136,7 +136,7 @@ def train_and_hang(config: Any, run_dir: Path, marker: Path) -> None:
 
 
 def train_on_a_full_disk(config: Any, run_dir: Path) -> None:
-    """Files can grow to 20 kB only; exit code 2 when that is told as it should."""
+    """Files can grow to 20 kB only; exit code 2 if the message says so with a remedy."""
     import resource
 
     from sfumato.core.errors import RunError
@@ -146,8 +146,8 @@ def train_on_a_full_disk(config: Any, run_dir: Path) -> None:
     try:
         train_in(config, run_dir, resume=True)
     except RunError as error:
-        told = "cannot write" in str(error) and "Free some space" in str(error)
-        raise SystemExit(2 if told else 3) from None
+        explained = "cannot write" in str(error) and "Free some space" in str(error)
+        raise SystemExit(2 if explained else 3) from None
 
 
 def record_points(config: Any, run_dir: Path, into: Path) -> None:

@@ -167,7 +167,7 @@ def test_a_run_killed_again_and_again_at_any_moment_resumes(whole: Whole, tmp_pa
             os.kill(process.pid, signal.SIGKILL)
         process.join()
         kills += process.exitcode == -signal.SIGKILL
-        if process.exitcode == 0:  # it came to the end: the next one begins anew
+        if process.exitcode == 0:  # it came to the end: the next one starts again
             check_resumed(run_dir, whole)
             run_dir = tmp_path / f"run-{kills}"
     check_resumed(run_dir, whole)

@@ -1,4 +1,4 @@
-"""What a run can be asked for: float16, recomputation, noise levels, boards, scores, snapshots."""
+"""What a run can be asked for: float16, recomputation, noise levels, loggers, scores, snapshots."""
 
 import json
 import sys
