@@ -41,7 +41,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["train", "digits-dpm"], "there is no recipe 'digits-dpm'; give a path ending in .toml"),
+        (["train", "digits-dpm"], "there is no recipe 'digits-dpm'; did you mean 'digits-ddpm'?"),
         (["train", "no.toml"], "cannot read no.toml"),
         (
             ["train", "digits-ddpm", "training.learnin_rate=1"],

@@ -456,7 +456,7 @@ def test_several_lsun_categories_are_classes(tmp_path: Path) -> None:
 def test_lsun_without_the_extra_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_lmdb(tmp_path / "tower_train_lmdb", colours(2))
     monkeypatch.setattr(known_sets.importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(DataError, match=r"pip install sfumato\[lmdb\]"):
+    with pytest.raises(DataError, match=r"pip install 'sfumato\[lmdb\]'"):
         loaded(tmp_path)
 
 

@@ -20,7 +20,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "sfumato data list\n"
         "sfumato data show fashion-mnist\n"
         "sfumato data pack ~/photos data.resolution=64 --strict\n"
-        "sfumato data export cifar10 data.classes=[cat] --output cats.npz",
+        "sfumato data export cifar10 'data.classes=[cat]' --output cats.npz",
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     listed = add_verb(verbs, "list", "list the sets that have a name", "sfumato data list")
@@ -31,7 +31,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "show",
         "print counts, channel statistics and duplicates, and draw images of each class",
         "sfumato data show digits\n"
-        "sfumato data show cifar10 data.classes=[cat,frog] -o cats.png\n"
+        "sfumato data show cifar10 'data.classes=[cat,frog]' -o cats.png\n"
         "sfumato data show cifar10 --augment 0.8 --changes geometric colour",
     )
     add_output(show, "the picture (default: NAME.png in the current folder)")
@@ -57,7 +57,7 @@ def add_parser(subparsers: Subparsers) -> None:
         verbs,
         "pack",
         "prepare a set for training; training does so too if necessary",
-        "sfumato data pack ~/photos data.resolution=[64,96] data.fit=letterbox\n"
+        "sfumato data pack ~/photos 'data.resolution=[64,96]' data.fit=letterbox\n"
         "sfumato data pack ~/photos --output photos-64 data.resolution=64",
     )
     add_output(pack, "also write the chosen images into this folder, as a packed set")
@@ -81,7 +81,7 @@ def _add_set_verb(
     parser.add_argument(
         "source", metavar="NAME", help="a name of `sfumato data list`, hf:NAME, or a path"
     )
-    add_overrides(parser)
+    add_overrides(parser, "data.resolution=32")
     add_flag(parser, "--strict", "refuse odd images instead of converting them")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores)")
     return parser
@@ -91,12 +91,12 @@ def list_sets(options: argparse.Namespace) -> None:
     """Print the catalogue."""
     del options
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from sfumato.core.files import cache_folder
     from sfumato.data.catalogue import CATALOGUE, OTHER_SOURCES
 
-    table = Table("name", "images", "form", "from")
+    table = Table(Column("name", no_wrap=True), "images", "form", "from")
     for name, entry in CATALOGUE.items():
         table.add_row(name, entry.images, str(entry.form), entry.provenance)
     Console().print(table)

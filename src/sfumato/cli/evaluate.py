@@ -53,26 +53,26 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="B",
         help="any of these: A is scored against it; without B a run is scored by its own protocol",
     )
-    add_overrides(parser)
+    add_overrides(parser, "evaluation.num_images=500")
     parser.add_argument(
         "--metrics",
         metavar="NAME,NAME",
         help="what to compute instead of evaluation.metrics, for example fid,kid,recall; nll: bits "
         "per dimension of training and held-out images side by side (diffusion models)",
     )
-    add_option(parser, "--nll-images", default=64, help="of each split")
+    add_option(parser, "--nll-images", default=64, help="images of each split")
     parser.add_argument(
         "--nll-tolerance",
         type=float,
         default=1e-4,
         metavar="X",
-        help="of the ODE solver (default: 1e-4)",
+        help="tolerance of the ODE solver (default: 1e-4)",
     )
     parser.add_argument(
         "--nll-trace",
         choices=["hutchinson", "exact"],
         default="hutchinson",
-        help="of the ODE's Jacobian: estimated, or one backward pass per pixel (default: "
+        help="trace of the ODE's Jacobian: estimated, or one backward pass per pixel (default: "
         "hutchinson)",
     )
     parser.add_argument(

@@ -21,7 +21,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "sfumato info\nsfumato info fashion-mnist-ddpm\nsfumato info digits-ddpm --json",
     )
     parser.add_argument("recipe", nargs="?", help="name of a recipe, or path of a .toml file")
-    add_overrides(parser)
+    add_overrides(parser, "model.network.channels=32")
     add_option(parser, "--depth", default=3, help="levels of modules")
     add_json(parser)
     parser.set_defaults(run=run)

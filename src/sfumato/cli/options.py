@@ -23,13 +23,16 @@ def add_verb(
     return parser
 
 
-def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """`key=value` arguments."""
+def add_overrides(
+    parser: argparse.ArgumentParser, example: str = "training.learning_rate=2e-4"
+) -> None:
+    """`key=value` arguments; with a default, argparse does not call them required."""
     parser.add_argument(
         "overrides",
         nargs="*",
+        default=[],
         metavar="KEY=VALUE",
-        help="change any value of the config, for example training.learning_rate=2e-4",
+        help=f"change any value of the config, for example {example}",
     )
 
 
@@ -41,7 +44,7 @@ def add_output(parser: argparse.ArgumentParser, meaning: str) -> None:
 def add_run(parser: argparse.ArgumentParser) -> None:
     """`RUN KEY=VALUE ...`."""
     parser.add_argument("run_dir", type=Path, metavar="RUN", help="run directory")
-    add_overrides(parser)
+    add_overrides(parser, "model.sampler.steps=20")
 
 
 def add_option(

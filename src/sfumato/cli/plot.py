@@ -53,7 +53,7 @@ def add_parser(subparsers: Subparsers) -> None:
     forward.add_argument(
         "recipe", help="name of a recipe, path of a .toml file, or a run directory"
     )
-    add_overrides(forward)
+    add_overrides(forward, "model.schedule.kind=cosine")
     add_option(forward, "--times", default=TIMES, help="0 is the image, 1 the noise")
     add_num_images(forward, 4)
     add_output(forward, "the picture, .png, .svg or .pdf (default: forward.png)")

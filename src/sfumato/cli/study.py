@@ -20,7 +20,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "sfumato study demo\n"
         "sfumato study schedules --preset cpu\n"
         "sfumato study my-study.toml --output studies/mine\n"
-        "sfumato study demo budget.images=50000 seeds=[0,1] --jobs 2\n"
+        "sfumato study demo budget.images=50000 'seeds=[0,1]' --jobs 2\n"
         "sfumato study bedrooms --launcher ray --cpus 8 --gpus 1\n"
         "sfumato study cats --dry-run --preset cpu\n"
         "(repeat the command to continue an interrupted study; finished runs are skipped)",
@@ -28,7 +28,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "study", help="name of a study (sfumato info lists them), or path of a .toml file"
     )
-    add_overrides(parser)
+    add_overrides(parser, "budget.images=50000")
     parser.add_argument(
         "--preset", default="", metavar="NAME",
         help="a preset of the study's file; cpu ends within the stated hours on 2 cores",

@@ -51,7 +51,7 @@ def hub_dataset(name: str) -> Source:
         import datasets
     except ImportError:
         raise DataError(
-            f"hf:{name} needs the library datasets; install the extra: pip install sfumato[hub]"
+            f"hf:{name} needs the library datasets; install the extra: pip install 'sfumato[hub]'"
         ) from None
     folder = Path(name).expanduser()
     try:

@@ -252,7 +252,9 @@ def lsun_folder(folder: Path, name: str) -> Source:
         DataError: the extra is missing, or a category lacks its validation images.
     """
     if importlib.util.find_spec("lmdb") is None:
-        raise DataError(f"{name} is an LMDB database; install the extra: pip install sfumato[lmdb]")
+        raise DataError(
+            f"{name} is an LMDB database; install the extra: pip install 'sfumato[lmdb]'"
+        )
     train, test = _find_databases(folder, "train"), _find_databases(folder, "val")
     if (folder / DATABASE).is_file():
         train, test = {"": folder}, {}

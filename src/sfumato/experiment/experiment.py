@@ -1,5 +1,6 @@
 """An experiment: data, model, training and evaluation as one config, and recipes of it."""
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -113,9 +114,12 @@ def read_recipe(name_or_path: str) -> dict[str, Any]:
     if path.suffix != ".toml":
         path = RECIPES / f"{name_or_path}.toml"
         if not path.exists():
+            names = recipe_names()
+            near = difflib.get_close_matches(name_or_path, names, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
             raise ConfigError(
-                f"there is no recipe {name_or_path!r}; give a path ending in .toml, or one of: "
-                + ", ".join(recipe_names())
+                f"there is no recipe {name_or_path!r}; {hint}give a path ending in .toml, "
+                "or one of: " + ", ".join(names)
             )
     mapping = read_toml(path)
     base = mapping.pop("base", None)

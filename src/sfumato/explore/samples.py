@@ -199,8 +199,9 @@ def write_samples(
     Raises:
         RunError: no finished run, no such class, a number below 1, or an output that exists.
     """
-    if number < 1 or (batch_size is not None and batch_size < 1):
-        raise RunError(f"--number and --batch-size must be at least 1, got {number}, {batch_size}")
+    for option, value in (("--num-images", number), ("--batch-size", batch_size)):
+        if value is not None and value < 1:
+            raise RunError(f"{option} must be at least 1, got {value}")
     if output.exists() and (output.is_file() or any(output.iterdir())):
         raise RunError(f"{output} already exists; choose another with --output")
     loaded = load_run(run_dir, overrides)
