@@ -246,7 +246,7 @@ class ProgressBar:
             self._tenths = int(progress * 10)
             elapsed = time.monotonic() - self._began
             left = elapsed / max(progress - self._start, 1e-9) * (1 - progress)
-            say(f"{self._name}: {progress:4.0%}  {rate}  ETA {max(left, 0):.0f} s")
+            say(f"{self._name}: {min(progress, 1):4.0%}  {rate}  ETA {max(left, 0):.0f} s")
 
 
 def is_crossed(images: int, batch: int, interval: int) -> bool:
