@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from sfumato.core.config import component
+from sfumato.core.config import PositiveInt, component
 from sfumato.core.console import say
 from sfumato.core.files import cache_folder
 from sfumato.core.images import Shape
@@ -161,18 +161,14 @@ class EvaluationConfig:
         batch_size: images at a time; changes no score.
     """
 
-    num_images: int | None = None
+    num_images: Annotated[int, Field(ge=4)] | None = None
     features: Features = ClassifierFeatures()
     metrics: tuple[MetricName, ...] = ("frechet_distance", "label_accuracy")
     memorization: bool | None = None
     seed: int = 0
-    batch_size: int = 250
+    batch_size: PositiveInt = 250
 
     def __post_init__(self) -> None:
-        if self.num_images is not None and self.num_images < 4:
-            raise ValueError(f"num_images should be at least 4, got {self.num_images}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size should be at least 1, got {self.batch_size}")
         if "inception_score" in self.metrics and self.features.kind != "inception":
             raise ValueError(
                 "metrics names inception_score, which needs features.kind = 'inception', got "
