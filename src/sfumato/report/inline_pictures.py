@@ -81,14 +81,14 @@ def samples_of(results: Results, directory: Path) -> tuple[list[Sample], list[Sa
             alt = _with_rows(f"Samples of {arm.name}, seed {run.seed}", rows)
             notes = [f"NFE {arm.nfe}" if arm.nfe else ""]
             notes.append(f"seed {run.seed}" if len(arm.runs) > 1 else "")
-            notes.append("a class a row" if rows else "")
+            notes.append("one class per row" if rows else "")
             caption = " · ".join(note for note in notes if note)
             sample = Sample(arm.name, index % NUM_COLOURS, caption, alt, picture)
             (first if k == 0 else more).append(sample)
     real = read_picture(directory, results.data.get("grid"))
     if real is not None:
         rows = results.data.get("grid_rows", [])
-        caption = "held out from training" + (" · a class a row" if rows else "")
+        caption = "held out from training" + (" · one class per row" if rows else "")
         alt = _with_rows("Real held-out images", rows)
         first.append(Sample("Real images", None, caption, alt, real))
     return first, more
