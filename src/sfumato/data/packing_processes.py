@@ -309,6 +309,7 @@ def _end_with_parent() -> None:
 
 @lru_cache(maxsize=1)
 def _loaded(job: bytes) -> HeaderJob | ChunkJob:
+    """The job, from bytes that the parent made of its own object: nothing read from a file."""
     loaded: HeaderJob | ChunkJob = pickle.loads(job)
     return loaded
 
